@@ -1,0 +1,187 @@
+"""What the three programs share: errors, registries, configs, devices, atomic files."""
+import contextlib
+import difflib
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+
+# ---------------------------------------------------------------- errors
+
+class UserError(Exception):
+    """A mistake of the user's, told in one line: the programs print it and exit with status 2."""
+
+
+def run_main(main, debug=False):
+    """Run `main()` as a program and leave with its exit status.
+
+    `UserError` ends in one line on stderr and status 2, Ctrl-C in status 130; with `debug` the traceback is shown.
+    """
+    try:
+        status = main()
+    except UserError as error:
+        if debug:
+            raise
+        print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print('interrupted', file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)
+
+
+def one_or_two_dashes(argv):
+    """`-model x`, `--model x` and `--model=x` are one option: long options lose their second dash for argparse."""
+    return [a[1:] if a.startswith('--') and len(a) > 2 else a for a in argv]
+
+
+def nearest(name, known):
+    """', did you mean X?' or '', and the list of what is known."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    hint = f', did you mean {close[0]!r}?' if close else ''
+    return f'{hint} (known: {", ".join(sorted(map(str, known)))})'
+
+
+# ---------------------------------------------------------------- registries
+
+class Registry:
+    """Names to constructors; `make(spec)` builds from `{'name': ..., 'args': {...}}`."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.entries = {}
+
+    def register(self, name):
+        """Decorator. Raises ValueError if the name is taken; a failed registration changes nothing."""
+        def add(constructor):
+            if name in self.entries:
+                raise ValueError(f'{self.kind} {name!r} is registered twice')
+            self.entries[name] = constructor
+            return constructor
+        return add
+
+    def make(self, spec, **injected):
+        """Build what `spec` names. `injected` are arguments that the caller derives; a spec may not state them.
+
+        Raises UserError for a malformed spec, an unknown name or argument, and a missing argument.
+        """
+        if not isinstance(spec, dict) or 'name' not in spec or set(spec) - {'name', 'args'}:
+            raise UserError(f'a {self.kind} spec is {{name, args}}, not {spec!r}')
+        name, args = spec['name'], spec.get('args') or {}
+        if not isinstance(args, dict):
+            raise UserError(f'{self.kind} {name!r}: args is a mapping, not {args!r}')
+        if name not in self.entries:
+            raise UserError(f'unknown {self.kind} {name!r}{nearest(name, self.entries)}')
+        constructor = self.entries[name]
+        parameters = inspect.signature(constructor).parameters
+        known = [k for k in parameters if k not in injected]
+        for key in args:
+            if key not in known:
+                raise UserError(f'{self.kind} {name!r} has no argument {key!r}{nearest(key, known)}')
+        for key in known:
+            if parameters[key].default is inspect.Parameter.empty and key not in args:
+                raise UserError(f'{self.kind} {name!r} needs the argument {key!r}')
+        return constructor(**args, **injected)
+
+
+# ---------------------------------------------------------------- configs
+
+def load_config(path, schema=None):
+    """Read a YAML config. `base: other.yaml` (or a list of them), relative to the file, is read first and overridden
+    key by key; with `schema`, a nested dict of the known keys (None: anything goes below), an unknown key is refused.
+
+    Returns a dict. Raises UserError for a missing or malformed file, a circular base, an unknown key.
+    """
+    config = _load_with_bases(Path(path), ())
+    if schema is not None:
+        check_keys(config, schema, str(path))
+    return config
+
+
+def _load_with_bases(path, above):
+    if path.resolve() in above:
+        raise UserError(f'{path}: configs inherit from each other in a circle')
+    try:
+        with open(path, encoding='utf-8') as file:
+            config = yaml.load(file, ConfigLoader)
+    except OSError as error:
+        raise UserError(f'{path}: cannot read the config ({error.strerror})') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f'{path}: not valid YAML: {error}') from error
+    if not isinstance(config, dict):
+        raise UserError(f'{path}: a config is a mapping of keys to values')
+    bases = config.pop('base', [])
+    merged = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = merge(merged, _load_with_bases(path.parent / base, (*above, path.resolve())))
+    return merge(merged, config)
+
+
+class ConfigLoader(yaml.SafeLoader):
+    """YAML in which `1e-4` is a number, as people expect, and not a string."""
+
+
+ConfigLoader.add_implicit_resolver(
+    'tag:yaml.org,2002:float', re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'), list('-+.0123456789'))
+
+
+def merge(below, above):
+    """`above` laid over `below`, mapping by mapping; a spec with another `name` replaces the whole spec."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    if 'name' in above and above['name'] != below.get('name', above['name']):
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = merge(below[key], value) if key in below else value
+    return merged
+
+
+def check_keys(config, schema, where):
+    """Refuse keys of the nested dict `config` that `schema` does not have, naming the nearest known one."""
+    for key, value in config.items():
+        if key not in schema:
+            raise UserError(f'{where}: unknown key {key!r}{nearest(key, schema)}')
+        if isinstance(schema[key], dict) and value is not None:
+            if not isinstance(value, dict):
+                raise UserError(f'{where}: {key!r} is a mapping, not {value!r}')
+            check_keys(value, schema[key], f'{where}: {key}')
+
+
+# ---------------------------------------------------------------- devices and files
+
+def choose_device(name=None):
+    """torch.device: the one named, else CUDA, MPS or CPU, whichever is there first. Raises UserError if it is absent."""
+    mps = getattr(torch.backends, 'mps', None)
+    if name is None:
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if mps and mps.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f'device {name!r} is not available here') from error
+    return device
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    The file is flushed to disk first, so `path` is at every moment the old file or the whole new one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.stem}.{os.getpid()}.partial{path.suffix}')
+    try:
+        yield temporary
+        with open(temporary, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
