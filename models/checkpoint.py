@@ -1,0 +1,93 @@
+"""Weight files: `{'model': {'name', 'args', 'sd'}, 'meta': {...}}`, plain tensors, numbers and strings."""
+import pickle
+from pathlib import Path
+
+import torch
+
+from models.published import from_published
+from models.registry import make, models
+from models.rim import fold_state
+from utils import UserError, atomic_path
+
+
+def build(spec):
+    """The model of a spec, which it carries as `.spec`; `.meta`, what its weight file tells of it, is empty."""
+    model = make(spec)
+    model.spec, model.meta = spec, {}
+    return model
+
+
+def save(path, model, meta=None):
+    """Write a model's weights, spec and `meta` (strings and numbers) to `path`, all or nothing."""
+    content = {'model': {**model.spec, 'sd': model.state_dict()}, 'meta': dict(model.meta if meta is None else meta)}
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(path, dtype=torch.float32):
+    """The model of a weight file or training checkpoint, own or published, ready for inference.
+
+    In evaluation mode on the CPU, with parameters of `dtype`, RIM folded (in that precision) into plain convolutions, with `.spec` and `.meta`.
+    Raises UserError for a file that is missing, truncated, of another kind, carries code, or does not fit its own spec.
+    """
+    content = read(path)
+    if not isinstance(content, dict) or not isinstance(content.get('model'), dict) or not {'name', 'sd'} <= set(content['model']):
+        raise UserError(f'{path}: holds no model; a weight file is {{"model": {{"name", "args", "sd"}}}}')
+    name, args, state = content['model']['name'], content['model'].get('args') or {}, content['model']['sd']
+    try:
+        spec = {'name': name, 'args': args}
+        if name not in models.entries:
+            spec, state = from_published(name, args, state)
+        model = fold(fitted(spec, state, dtype))
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f'{path}: the spec in this file makes no model ({type(error).__name__}: {error})') from error
+    model.meta = content.get('meta') or {}
+    return model.eval().requires_grad_(False)
+
+
+def read(path):
+    """The content of a file that torch.save wrote, on the CPU. Raises UserError if it is not whole or not plain data."""
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such file')
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f'{path}: refused, it is no weight file or carries code besides weights') from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise UserError(f'{path}: not a whole weight file ({type(error).__name__})') from error
+
+
+def fitted(spec, state, dtype=torch.float32):
+    """The model of `spec` with the weights `state`. Raises UserError, naming parameters, if they do not fit."""
+    model = build(spec).to(dtype)
+    own = model.state_dict()
+    missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
+    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
+    for what, keys in (('lacks', missing), ('has unknown', unknown), ('has another shape of', shapes)):
+        if keys:
+            raise UserError(f'weights of another architecture: {what} {keys[0]}' + (f' and {len(keys) - 1} more' if keys[1:] else ''))
+    model.load_state_dict(state)
+    return model
+
+
+def fold(model):
+    """The model with plain convolutions that computes the same; the model itself if it has no RIM."""
+    if not model.spec['args'].get('rim'):
+        return model
+    like = next(model.parameters())
+    folded = fitted({**model.spec, 'args': {**model.spec['args'], 'rim': False}}, fold_state(model), like.dtype)
+    folded.meta = model.meta
+    return folded.train(model.training).to(like.device)
+
+
+def next_stage(model):
+    """The model that the next stage of cumulative training starts from: folded, then a fresh RIM on every kernel of MSNO and
+    MSSA. It computes what `model` computes. Source: MSIT (arXiv 2403.06536), cumulative training."""
+    folded = fold(model)
+    like = next(model.parameters())
+    staged = build({**folded.spec, 'args': {**folded.spec['args'], 'rim': True}}).to(like)
+    staged.load_state_dict({**staged.state_dict(), **folded.state_dict()})
+    staged.meta = model.meta
+    return staged.train(model.training)

@@ -1,0 +1,48 @@
+"""EDSR without its upsampling tail and without mean shift, as an encoder."""
+from torch import nn
+
+from models.registry import register
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, n_feats, res_scale):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(n_feats, n_feats, 3, padding=1), nn.ReLU(),
+                                  nn.Conv2d(n_feats, n_feats, 3, padding=1))
+        self.res_scale = res_scale
+
+    def forward(self, x):
+        return x + self.body(x) * self.res_scale
+
+
+class EDSR(nn.Module):
+    """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, n_feats, H, W)`.
+
+    Source: Lim et al., *Enhanced Deep Residual Networks for Single Image Super-Resolution*, arXiv 1707.02921, section 3.
+
+    Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees.
+    """
+
+    def __init__(self, n_resblocks, n_feats, res_scale):
+        super().__init__()
+        self.out_dim = n_feats
+        self.receptive_field = 2 * n_resblocks + 2
+        self.head = nn.Sequential(nn.Conv2d(3, n_feats, 3, padding=1))
+        self.body = nn.Sequential(*[ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)],
+                                  nn.Conv2d(n_feats, n_feats, 3, padding=1))
+
+    def forward(self, x):
+        x = self.head(x)
+        return x + self.body(x)
+
+
+@register('edsr-baseline')
+def edsr_baseline(n_resblocks=16, n_feats=64, res_scale=1):
+    """The small EDSR: 16 blocks of 64 features, 1.22 M parameters."""
+    return EDSR(n_resblocks, n_feats, res_scale)
+
+
+@register('edsr')
+def edsr(n_resblocks=32, n_feats=256, res_scale=0.1):
+    """The large EDSR: 32 blocks of 256 features, residuals scaled by 0.1."""
+    return EDSR(n_resblocks, n_feats, res_scale)

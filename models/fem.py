@@ -1,0 +1,35 @@
+"""FEM, feature enhancement: every channel is replaced by neighbouring pixels of itself."""
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from utils import UserError, nearest
+
+# (dy, dx) that a channel reads from, by channel mod 8; two entries are added up.
+READS = (((0, 1),), ((0, -1),), ((1, 0),), ((-1, 0),),
+         ((0, 1), (-1, 1)), ((0, -1), (1, -1)), ((1, 0), (1, 1)), ((-1, 0), (-1, -1)))
+PADDINGS = ('replicate', 'circular')
+
+
+class FEM(nn.Module):
+    """Shifts channels by one pixel, `(B, C, H, W)` to the same; no parameters.
+
+    `padding` says what lies beyond the border: the border pixel ('replicate') or, as in the published model, the opposite
+    border ('circular'). Source: MSIT (arXiv 2403.06536), feature enhancement. Raises UserError for another padding.
+    """
+
+    receptive_field = 1
+
+    def __init__(self, channels, padding='replicate'):
+        super().__init__()
+        if padding not in PADDINGS:
+            raise UserError(f'FEM: unknown padding {padding!r}{nearest(padding, PADDINGS)}')
+        self.padding = padding
+        kernel = torch.zeros(channels, 1, 3, 3)
+        for channel in range(channels):
+            for dy, dx in READS[channel % 8]:
+                kernel[channel, 0, 1 + dy, 1 + dx] = 1
+        self.register_buffer('kernel', kernel, persistent=False)
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode=self.padding), self.kernel, groups=len(self.kernel))

@@ -1,0 +1,65 @@
+"""Where the pixels of two images of different size lie on each other, one axis at a time.
+
+Pixel `i` of `n` has its centre at `-1 + (2 i + 1) / n`; coordinates are `(y, x)` in [-1, 1]. Source: MSIT (arXiv
+2403.06536) and LIIF (arXiv 2012.09161); ties are decided here, in integer arithmetic, for every way of rendering.
+"""
+import torch
+
+
+def pixel_centres(h, w, device=None):
+    """Coordinates of all pixels, row by row: `(h * w, 2)`, (y, x) in [-1, 1], float64."""
+    axes = [(2 * torch.arange(n, dtype=torch.float64, device=device) + 1) / n - 1 for n in (h, w)]
+    return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(-1, 2)
+
+
+def cell_size(h, w):
+    """The size of a pixel in an image of `h x w`, for `query`: `(2,)`, (2/h, 2/w), float64."""
+    return torch.tensor([2 / h, 2 / w], dtype=torch.float64)
+
+
+def nearest_index(n_lr, n_out):
+    """The LR pixel that each of `n_out` output pixels belongs to, `(n_out,)` int64: `(2 i + 1) n_lr / (2 n_out) - 1/2`
+    rounded half to even."""
+    doubled = (2 * torch.arange(n_out) + 1) * n_lr - n_out
+    below = torch.div(doubled, 2 * n_out, rounding_mode='floor')
+    rest = doubled - below * 2 * n_out                     # in units of 1 / (2 n_out): n_out is the tie
+    return below + ((rest > n_out) | ((rest == n_out) & (below % 2 == 1))).long()
+
+
+def nearest_pixel(position, n_lr):
+    """The LR pixel whose area holds `position`, in pixels of the LR axis: any shape, to int64 of that shape.
+
+    Agrees with `nearest_index` at pixel centres: a position that is a tie but for its rounding counts as a tie.
+    """
+    below = position.floor()
+    rest = position - below
+    slack = 4 * max(n_lr, 1) * torch.finfo(position.dtype).eps
+    tie = (rest - 0.5).abs() <= slack
+    up = torch.where(tie, below.remainder(2) == 1, rest > 0.5)
+    return (below + up).clamp(0, n_lr - 1).long()
+
+
+class Blocks:
+    """The output pixels of one axis, sorted into the LR pixels they belong to.
+
+    Attributes, all on the CPU:
+    `size`: output pixels of the fullest LR pixel; `pixels (P,)`: the LR pixels that have any (all of them from x1 up), and for each of these
+    `offset (P, size)` float64: from the LR pixel's centre to the output pixel's, in LR pixels, in [-1/2, 1/2];
+    `output (P, size)` int64: the output pixels, the last one repeated where there are fewer than `size`;
+    `slot (n_out,)` int64: where output pixel `i` stands in the flattened `(P, size)`.
+    """
+
+    def __init__(self, n_lr, n_out):
+        index = nearest_index(n_lr, n_out)
+        self.pixels, row, count = index.unique_consecutive(return_inverse=True, return_counts=True)
+        first = count.cumsum(0) - count
+        self.size = int(count.max())
+        self.output = torch.minimum(first[:, None] + torch.arange(self.size), (first + count - 1)[:, None])
+        doubled = (2 * self.output + 1) * n_lr - n_out * (2 * self.pixels[:, None] + 1)
+        self.offset = doubled.double() / (2 * n_out)
+        self.slot = row * self.size + torch.arange(n_out) - first[row]
+
+
+def linear_weights(offset):
+    """Weights of linear interpolation on the pixel before, at and after the nearest one: `(...)` to `(..., 3)`."""
+    return torch.stack([(-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)], dim=-1)

@@ -1,0 +1,28 @@
+"""MSC, multi-scale convolution: equal chunks of the channels, each with its own kernel size."""
+import torch
+from torch import nn
+
+from models.rim import conv2d
+from utils import UserError
+
+
+class MSC(nn.Module):
+    """Chunk `i` of the channels goes through a dense convolution with kernel `kernels[i]`: `(B, C, H, W)` to the same.
+
+    `rim` trains the kernels' interaction instead of the kernels (see `models/rim.py`).
+    Source: MSIT (arXiv 2403.06536), multi-scale convolution of MSNO and of MSSA's query and key.
+    Raises UserError if the channels cannot be divided so, or a kernel size is even.
+    """
+
+    def __init__(self, channels, kernels, rim=False):
+        super().__init__()
+        if not kernels or channels % len(kernels):
+            raise UserError(f'{channels} channels cannot be cut into {len(kernels)} equal chunks, one for each kernel size')
+        if any(k < 1 or k % 2 == 0 for k in kernels):
+            raise UserError(f'kernel sizes are odd and positive, not {list(kernels)}')
+        chunk = channels // len(kernels)
+        self.receptive_field = max(kernels) // 2
+        self.convs = nn.ModuleList(conv2d(chunk, chunk, k, rim) for k in kernels)
+
+    def forward(self, x):
+        return torch.cat([conv(part) for conv, part in zip(self.convs, x.chunk(len(self.convs), dim=1))], dim=1)

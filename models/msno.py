@@ -1,0 +1,28 @@
+"""MSNO, the multi-scale neural operator."""
+from torch import nn
+
+from models.fem import FEM
+from models.msc import MSC
+from models.sim import SIM
+
+
+class MSNO(nn.Module):
+    """`project(SIM(MSC(FEM(S))) * V)` with 1x1 projections `S` and `V` of the input: `(B, C, H, W)` to the same.
+
+    `kernels` are MSC's kernel sizes; `fem` is FEM's padding, or None for no FEM.
+    Source: MSIT (arXiv 2403.06536), multi-scale neural operator.
+    """
+
+    def __init__(self, channels, kernels, fem='replicate', rim=False):
+        super().__init__()
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.scales = nn.Conv2d(channels, channels, 1, bias=False)
+        self.fem = nn.Identity() if fem is None else FEM(channels, fem)
+        self.msc = MSC(channels, kernels, rim)
+        self.sim = SIM(channels, groups=len(kernels))
+        self.project = nn.Conv2d(channels, channels, 1)
+        self.receptive_field = self.msc.receptive_field + (0 if fem is None else FEM.receptive_field)
+
+    def forward(self, x):
+        scales = self.sim(self.msc(self.fem(self.scales(x))))
+        return self.project(scales * self.value(x))

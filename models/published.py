@@ -1,0 +1,89 @@
+"""Published weight files in the project's own terms: their specs and parameter names."""
+import re
+
+from utils import UserError
+
+# Old name to new name, applied in order to every parameter.
+ENCODER_NAMES = (
+    (r'^encoder\.SFENet([12])\.', lambda m: f'encoder.shallow.{int(m[1]) - 1}.'),
+    (r'^encoder\.RDBs\.(\d+)\.convs\.(\d+)\.conv\.0\.', r'encoder.blocks.\1.convs.\2.'),
+    (r'^encoder\.RDBs\.(\d+)\.LFF\.', r'encoder.blocks.\1.fuse.'),
+    (r'^encoder\.GFF\.', 'encoder.fuse.'),
+)
+MSIT_NAMES = (
+    (r'\.convmap\.weight$', '.interaction'),
+    (r'\.linear\.weight$', '.gain'),
+    (r'^conv_ch\.', 'project.'),
+    (r'^amsno\.Ms_conv_(\d+)\.', lambda m: f'msno.msc.convs.{int(m[1]) - 1}.'),
+    (r'^amsno\.v\.', 'msno.value.'),
+    (r'^amsno\.s\.', 'msno.scales.'),
+    (r'^amsno\.proj\.', 'msno.project.'),
+    (r'^amsno\.sim0\.', 'msno.sim.expand.'),
+    (r'^amsno\.bn\.', 'msno.sim.norm.'),
+    (r'^amsno\.sim1\.', 'msno.sim.project.'),
+    (r'^multi_conv_qs\.0\.local_conv_(\d+)\.', lambda m: f'mssa.msc.convs.{int(m[1]) - 1}.'),
+    (r'^multi_conv_qs\.0\.proj0\.', 'mssa.inner.'),
+    (r'^multi_conv_qs\.0\.proj1\.', 'mssa.sim.expand.'),
+    (r'^multi_conv_qs\.0\.bn\.', 'mssa.sim.norm.'),
+    (r'^multi_conv_qs\.0\.proj2\.', 'mssa.sim.project.'),
+    (r'^conv_vs\.0\.', 'mssa.value.'),
+    (r'^pb_encoder\.proj\.', 'mssa.position_bias.proj.'),
+    (r'^imnets\.0\.', 'imnet.'),
+)
+# Constants of the published modules that hold nothing learned.
+UNUSED = re.compile(r'^(encoder\.(sub_mean|add_mean)\.|amsno\.lem\.)')
+
+
+def from_published(name, args, state):
+    """The spec and state dict, in this project's terms, of a published `amsit` checkpoint.
+
+    Raises UserError for another model or a configuration that the published code could run but MSIT does not describe.
+    """
+    if name != 'amsit':
+        raise UserError(f'no published model of the name {name!r} is known')
+    fixed = {'imnet_num': 1, 'conv_num': 1, 'is_cell': True, 'local_attn': True}
+    for key, value in fixed.items():
+        if args.get(key, value) != value:
+            raise UserError(f'published model {name!r} with {key} = {args[key]!r} is not supported, only {value!r}')
+    spec = {'name': 'msit', 'args': {
+        'encoder_spec': encoder_spec(args['encoder_spec']),
+        'imnet_spec': {'name': 'mlp', 'args': dict(args['imnet_spec'].get('args', {}))},
+        'channels': args.get('base_dim', 256),
+        'heads': args.get('head', 8),
+        'radius': args.get('r', 3),
+        'msno_kernels': [3 + 2 * i for i in range(args.get('MsC_heads', 16))],
+        'mssa_kernels': [3 + 2 * i for i in range(args.get('MsSA_q', 4))],
+        'fem': 'circular' if args.get('use_lem', True) else None,
+        'position_bias_spec': position_bias_spec(args.get('pb_spec')),
+        'rim': any(key.endswith('.convmap.weight') for key in state),
+    }}
+    return spec, rename(state, MSIT_NAMES + ENCODER_NAMES)
+
+
+def encoder_spec(spec):
+    args = dict(spec.get('args') or {})
+    args.pop('no_upsampling', None)
+    if spec['name'] == 'rdn':
+        sizes = {'A': (20, 6, 32), 'B': (16, 8, 64)}[args.pop('RDNconfig', 'B')]
+        return {'name': 'rdn', 'args': dict(zip(('n_blocks', 'n_convs', 'growth'), sizes), n_feats=args.pop('G0', 64))}
+    return {'name': spec['name'], 'args': args}
+
+
+def position_bias_spec(spec):
+    if spec is None:
+        return None
+    args = spec.get('args', {})
+    if args.get('posenc_type', 'sinusoid') != 'sinusoid':
+        raise UserError(f'position bias {args["posenc_type"]!r} is not supported, only \'sinusoid\'')
+    return {'name': 'sinusoid', 'args': {'features': args['enc_dims'], 'max_exponent': args['posenc_scale']}}
+
+
+def rename(state, names):
+    renamed = {}
+    for key, value in state.items():
+        if UNUSED.match(key):
+            continue
+        for pattern, replacement in names:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed
