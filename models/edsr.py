@@ -1,4 +1,5 @@
 """EDSR without its upsampling tail and without mean shift, as an encoder."""
+import torch
 from torch import nn
 
 from models.registry import register
@@ -12,7 +13,7 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x):
-        return x + self.body(x) * self.res_scale
+        return torch.add(x, self.body(x), alpha=self.res_scale)
 
 
 class EDSR(nn.Module):

@@ -158,4 +158,4 @@ def windows(x, pixel, radius, padding):
     corner = corner + torch.arange(batch, device=pixel.device)[:, None] * (wide * rows)
     side = torch.arange(2 * radius + 1, device=pixel.device)
     index = corner.reshape(-1, 1) + (side[:, None] * wide + side).reshape(-1)
-    return flat[index.reshape(-1)].reshape(*index.shape, channels)
+    return flat.index_select(0, index.reshape(-1)).reshape(*index.shape, channels)
