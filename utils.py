@@ -1,4 +1,5 @@
-"""What the three programs share: errors, registries, configs, devices, atomic files."""
+"""What the three programs share: errors, arguments, registries, configs, devices, atomic files."""
+import argparse
 import contextlib
 import difflib
 import inspect
@@ -47,6 +48,20 @@ def nearest(name, known):
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
     hint = f', did you mean {close[0]!r}?' if close else ''
     return f'{hint} (known: {", ".join(sorted(map(str, known)))})'
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a program: options with one or two dashes, never abbreviated; a mistake ends in one line and status 2."""
+
+    def __init__(self, description):
+        super().__init__(description=description, allow_abbrev=False, add_help=False)
+        self.add_argument('-h', '-help', action='help', help='show this and stop')
+
+    def parse_args(self):
+        return super().parse_args(one_or_two_dashes(sys.argv[1:]))
+
+    def error(self, message):
+        self.exit(2, f'error: {" ".join(message.split())}\n')
 
 
 # ---------------------------------------------------------------- registries

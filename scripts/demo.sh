@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Super-resolves the bundled photo with the bundled weights, and puts the result beside bicubic.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+environment requirements.txt
+mkdir -p "$root/demo_output"
+"$python" "$root/demo.py" -input "$root/scripts/demo.png" -scale 4 \
+    -output "$root/demo_output/demo_x4.png" -compare "$root/demo_output/comparison.png"

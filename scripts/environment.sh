@@ -1,0 +1,46 @@
+# Sourced by the other scripts. `environment FILE...` leaves $python, the interpreter of a .venv in the repository that
+# has everything in the requirement FILEs (relative to the repository). A file is installed when it is new or has changed;
+# a copy of it in .venv, made after the installation has succeeded, says that it is done.
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+python=$venv/bin/python
+
+environment() {
+    if ! usable "$python" pip; then
+        local base
+        base=$(base_python) || return 1
+        echo "making $venv with $("$base" --version)"
+        "$base" -m venv --clear "$venv" || return 1
+    fi
+    local file stamp
+    for file in "$@"; do
+        stamp=$venv/installed-${file//\//-}
+        cmp -s "$root/$file" "$stamp" && continue
+        echo "installing $file"
+        rm -f "$stamp"
+        if ! "$python" -m pip install --no-input --disable-pip-version-check -r "$root/$file"; then
+            echo "error: $file could not be installed; run the script again to go on" >&2
+            return 1
+        fi
+        cp "$root/$file" "$stamp"
+    done
+}
+
+# The name of a Python that can make the environment.
+base_python() {
+    local name
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
+        if usable "$name" ensurepip; then
+            echo "$name"
+            return
+        fi
+    done
+    echo "error: no Python 3.10 or newer with venv and ensurepip was found (python3 is $(python3 --version 2>&1 || true))" >&2
+    return 1
+}
+
+# Whether the interpreter $1 runs, is 3.10 or newer and has the module $2.
+usable() {
+    "$1" -c "import sys, venv, $2; sys.exit(sys.version_info < (3, 10))" >/dev/null 2>&1
+}
