@@ -1,6 +1,6 @@
-# Sourced by the other scripts. `environment FILE...` leaves $python, the interpreter of a .venv in the repository that
-# has everything in the requirement FILEs (relative to the repository). A file is installed when it is new or has changed;
-# a copy of it in .venv, made after the installation has succeeded, says that it is done.
+# Sourced by the other scripts. `environment FILE...` sees to it that $python, of the .venv in the repository, has what
+# the requirement FILEs (relative to the repository) ask for. A file is installed when it is new or has changed: a copy
+# of it in .venv, made after the installation has succeeded, says that it is done.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -36,7 +36,7 @@ base_python() {
             return
         fi
     done
-    echo "error: no Python 3.10 or newer with venv and ensurepip was found (python3 is $(python3 --version 2>&1 || true))" >&2
+    echo "error: Python 3.10 or newer with venv and ensurepip is needed; python3 is $(python3 --version 2>&1)" >&2
     return 1
 }
 

@@ -1,0 +1,70 @@
+"""Pictures for people: results of several methods beside each other."""
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch.nn import functional as F
+from torchvision.transforms.functional import to_pil_image
+
+PANEL = 400             # longest side of a panel, in pixels
+CROP = 28               # longest side of the part shown enlarged, in LR pixels, where it is not given
+GAP, TEXT = 12, 18      # space around the panels and height of the labels, in pixels
+
+
+def comparison(lr, panels, crop=None):
+    """A PIL image of columns, the LR input and then the `panels`: label, whole image, enlarged part.
+
+    `lr (3, H, W)` and the images of `panels`, a list of `(label, image (3, h, w))`, are RGB, clamped to [0, 1], and may
+    differ in size. `crop`: the part, `(top, left, height, width)` in LR pixels; None: where `lr` has most detail.
+    """
+    top, left, height, width = crop or most_detailed(lr)
+    rows, columns = lr.shape[1:]
+    box = (left / columns, top / rows, (left + width) / columns, (top + height) / rows)
+    parts = [column(label, image, box) for label, image in [('input', lr), *panels]]
+    size = (sum(part.width + GAP for part in parts) + GAP, max(part.height for part in parts) + 2 * GAP)
+    figure = Image.new('RGB', size, 'white')
+    x = GAP
+    for part in parts:
+        figure.paste(part, (x, GAP))
+        x += part.width + GAP
+    return figure
+
+
+def column(label, image, box):
+    """A PIL image: the label and the size of `image (3, h, w)`, the whole image with the part marked, and the part.
+
+    `box`: the edges of the part, (left, top, right, bottom), as fractions of the image's.
+    """
+    image = to_pil_image(image.detach().clamp(0, 1).cpu())
+    whole, part = enlarged(image, (0, 0, 1, 1)), enlarged(image, box)
+    left, top, right, bottom = (round(edge * side) for edge, side in zip(box, whole.size * 2))
+    corners = (left, top, max(left, right - 1), max(top, bottom - 1))
+    ImageDraw.Draw(whole).rectangle(corners, outline='red', width=2)
+
+    text, font = f'{label}  {image.height} x {image.width}', ImageFont.load_default(TEXT)
+    width = max(round(font.getlength(text)) + 1, whole.width, part.width)
+    drawn = Image.new('RGB', (width, TEXT + GAP + whole.height + GAP + part.height), 'white')
+    ImageDraw.Draw(drawn).text((0, 0), text, 'black', font)
+    drawn.paste(whole, (0, TEXT + GAP))
+    drawn.paste(part, (0, TEXT + GAP + whole.height + GAP))
+    return drawn
+
+
+def enlarged(image, box):
+    """The part `box` (fractions, as above) of a PIL image, its longer side brought to `PANEL`; pixels stay squares."""
+    left, top, right, bottom = box = [edge * side for edge, side in zip(box, image.size * 2)]
+    factor = PANEL / max(right - left, bottom - top)
+    size = max(1, round((right - left) * factor)), max(1, round((bottom - top) * factor))
+    return image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS, box)
+
+
+def most_detailed(lr):
+    """Where neighbours in `lr (3, H, W)` differ most: `(top, left, height, width)` of a part with the image's
+    proportions and at most `CROP` pixels a side."""
+    rows, columns = lr.shape[1:]
+    height, width = (max(1, round(n * min(1, CROP / max(rows, columns)))) for n in (rows, columns))
+    grey = lr.mean(0)
+    detail = torch.zeros_like(grey)
+    detail[1:] += grey.diff(dim=0).abs()
+    detail[:, 1:] += grey.diff(dim=1).abs()
+    sums = F.avg_pool2d(F.avg_pool2d(detail[None], (height, 1), 1), (1, width), 1)[0]
+    top, left = divmod(int(sums.argmax()), sums.shape[1])
+    return top, left, height, width

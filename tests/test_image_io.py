@@ -1,0 +1,263 @@
+"""Reading and writing single images: every kind comes back as it was, bad ones end in one line."""
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageCms, ImageOps
+
+from datasets import image_io, png16
+from datasets.image_io import Picture, check_output, read_image, write_image
+from utils import UserError
+
+SIZE = (5, 7)           # height, width
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def random_samples(channels, dtype=np.uint8, size=SIZE):
+    samples = np.random.default_rng(channels).integers(0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True)
+    return samples.squeeze(2) if channels == 1 else samples
+
+
+def samples_in(planes, peak=255):
+    """A tensor (C, H, W) in [0, 1] as whole numbers (H, W, C)."""
+    return (planes * peak).round().permute(1, 2, 0).numpy().astype(int)
+
+
+# ---------------------------------------------------------------- kinds of images
+
+@pytest.mark.parametrize('mode, grey, alpha', [
+    ('1', True, False), ('L', True, False), ('LA', True, True), ('RGB', False, False), ('RGBA', False, True),
+])
+def test_8_bit_modes_are_read_as_they_are(tmp_path, mode, grey, alpha):
+    image = Image.fromarray(random_samples({'1': 1, 'L': 1, 'LA': 2, 'RGB': 3, 'RGBA': 4}[mode])).convert(mode)
+    image.save(tmp_path / 'a.png')
+    picture, notes = read_image(tmp_path / 'a.png')
+    assert (picture.grey, picture.alpha is not None, picture.bits, notes) == (grey, alpha, 8, [])
+    assert picture.rgb.shape == (3, *SIZE) and picture.rgb.dtype == torch.float32
+    expected = np.asarray(image.convert('RGBA'))
+    assert (samples_in(picture.rgb) == expected[..., :3]).all()
+    if alpha:
+        assert (samples_in(picture.alpha) == expected[..., 3:]).all()
+
+
+def test_palette_with_transparency(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), 'P')
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.save(tmp_path / 'a.png', transparency=1)
+    picture, _ = read_image(tmp_path / 'a.png')
+    assert samples_in(picture.rgb).tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
+    assert samples_in(picture.alpha).ravel().tolist() == [255, 0, 255]
+
+
+def test_cmyk_comes_as_rgb(tmp_path):
+    Image.new('CMYK', (8, 8), (255, 0, 0, 0)).save(tmp_path / 'a.jpg', quality=100)
+    picture, _ = read_image(tmp_path / 'a.jpg')
+    assert np.abs(samples_in(picture.rgb) - [0, 255, 255]).max() <= 2 and not picture.grey
+
+
+@pytest.mark.parametrize('format', ['BMP', 'GIF', 'PNG', 'TIFF', 'WEBP'])
+def test_lossless_formats_by_content_not_by_name(tmp_path, format):
+    samples = random_samples(3) // 64 * 64
+    path = tmp_path / 'misnamed.jpg'
+    Image.fromarray(samples).save(path, format, lossless=True)
+    assert (samples_in(read_image(path)[0].rgb) == samples).all()
+
+
+def test_only_the_first_frame_is_used_and_said_so(tmp_path):
+    frames = [Image.new('RGB', (4, 4), colour) for colour in ('red', 'blue')]
+    frames[0].save(tmp_path / 'a.tiff', save_all=True, append_images=frames[1:])
+    picture, notes = read_image(tmp_path / 'a.tiff')
+    assert samples_in(picture.rgb)[0, 0].tolist() == [255, 0, 0] and '2 frames' in notes[0]
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tiff'])
+def test_16_bit_grey(tmp_path, suffix):
+    samples = random_samples(1, np.uint16)
+    Image.fromarray(samples).save(tmp_path / f'a{suffix}')
+    picture, notes = read_image(tmp_path / f'a{suffix}')
+    assert (picture.grey, picture.bits, notes) == (True, 16, [])
+    assert (samples_in(picture.rgb[:1], 65535)[..., 0] == samples).all()
+
+
+def test_16_bit_transparent_colour(tmp_path):
+    samples = random_samples(1, np.uint16)
+    samples[2, 3] = 4321
+    Image.fromarray(samples).save(tmp_path / 'a.png', transparency=4321)
+    picture, _ = read_image(tmp_path / 'a.png')
+    assert picture.bits == 16
+    assert (samples_in(picture.alpha, 65535)[..., 0] == np.where(samples == 4321, 0, 65535)).all()
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('bits', [8, 16])
+def test_exif_orientation(tmp_path, orientation, bits):
+    image = Image.fromarray(random_samples(1, np.uint8 if bits == 8 else np.uint16))
+    exif = Image.Exif()
+    exif[image_io.ORIENTATION] = orientation
+    image.save(tmp_path / 'a.png', exif=exif)
+    with Image.open(tmp_path / 'a.png') as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored))
+    assert (samples_in(read_image(tmp_path / 'a.png')[0].rgb, 2 ** bits - 1)[..., 0] == expected).all()
+
+
+def test_turned_tiff_is_turned_once(tmp_path):
+    samples = random_samples(3)
+    Image.fromarray(samples).save(tmp_path / 'a.tiff', tiffinfo={image_io.ORIENTATION: 6})
+    assert (samples_in(read_image(tmp_path / 'a.tiff')[0].rgb) == np.rot90(samples, -1)).all()
+
+
+# ---------------------------------------------------------------- there and back
+
+@QUICK
+@given(st.sampled_from([8, 16]), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.data())
+def test_png_keeps_every_sample(tmp_path, bits, channels, height, width, data):
+    samples = data.draw(arrays(np.uint8 if bits == 8 else np.uint16, (channels, height, width)))
+    planes = torch.from_numpy(samples.astype(np.float32) / (2 ** bits - 1))
+    grey, alpha = channels <= 2, planes[-1:] if channels in (2, 4) else None
+    rgb = planes[:1].repeat(3, 1, 1) if grey else planes[:3]
+    picture = Picture(rgb, alpha, grey, bits, b'profile')
+    assert write_image(tmp_path / 'a.png', picture) == []
+    again, notes = read_image(tmp_path / 'a.png')
+    assert notes == [] and (again.grey, again.bits, again.icc) == (picture.grey, picture.bits, picture.icc)
+    assert torch.equal(again.rgb, picture.rgb)
+    assert again.alpha is None if alpha is None else torch.equal(again.alpha, alpha)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_16_bit_png_is_one_that_others_read(channels):
+    samples = random_samples(channels, np.uint16).reshape(*SIZE, channels)
+    with Image.open(io.BytesIO(png16.encode(samples))) as image:
+        image.verify()
+    with Image.open(io.BytesIO(png16.encode(samples))) as image:
+        read = np.asarray(image)
+    if channels == 1:
+        assert (read == samples[..., 0]).all()
+    else:
+        assert (read == (samples >> 8)[..., [0, 0, 0, 1] if channels == 2 else range(channels)]).all()
+
+
+@pytest.mark.parametrize('suffix, mode', [('.jpg', 'L'), ('.jpeg', 'L'), ('.bmp', 'L'), ('.tif', 'LA')])
+def test_grey_stays_grey_where_the_format_knows_it(tmp_path, suffix, mode):
+    alpha = torch.ones(1, 6, 6) if 'A' in mode else None
+    write_image(tmp_path / f'a{suffix}', Picture(torch.rand(1, 6, 6).repeat(3, 1, 1), alpha, grey=True))
+    with Image.open(tmp_path / f'a{suffix}') as image:
+        assert image.mode == mode
+
+
+def test_colour_profile_is_kept(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    for suffix in ('.png', '.jpg', '.webp', '.tif'):
+        write_image(tmp_path / f'a{suffix}', Picture(torch.rand(3, 4, 4), icc=profile))
+        assert read_image(tmp_path / f'a{suffix}')[0].icc == profile
+    assert 'profile' in write_image(tmp_path / 'a.bmp', Picture(torch.rand(3, 4, 4), icc=profile))[0]
+
+
+def test_what_a_format_cannot_hold_is_noted(tmp_path):
+    notes = write_image(tmp_path / 'a.jpg', Picture(torch.zeros(3, 8, 8), torch.zeros(1, 8, 8), bits=16))
+    assert len(notes) == 2 and 'alpha' in notes[0] and '8 bits' in notes[1]
+    assert samples_in(read_image(tmp_path / 'a.jpg')[0].rgb).min() >= 254       # transparent black over white
+
+
+def test_values_are_clamped_and_rounded(tmp_path):
+    write_image(tmp_path / 'a.png', Picture(torch.tensor([-1., 0.4999 / 255, 0.5001 / 255, 2.]).expand(3, 1, 4)))
+    assert samples_in(read_image(tmp_path / 'a.png')[0].rgb)[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+# ---------------------------------------------------------------- bad input
+
+def one_line(caught):
+    return '\n' not in str(caught.value) and str(caught.value)
+
+
+def test_missing_files_and_folders(tmp_path):
+    for path, said in ((tmp_path / 'none.png', 'no such file'), (tmp_path, 'not an image file')):
+        with pytest.raises(UserError, match=said) as caught:
+            read_image(path)
+        assert str(path) in one_line(caught)
+
+
+@pytest.mark.parametrize('content', [
+    b'', b'\0' * 100, b'\x89PNG\r\n\x1a\n', b'GIF89a', b'II*\0', b'II*\0\x08\0\0\0\xff\xff', b'BM' + b'\xff' * 60,
+    b'RIFF\xff\xff\xff\xffWEBPVP8 ', b'\xff\xd8\xff\xe0', 'Grüße'.encode(),
+])
+def test_what_is_no_image_is_refused(tmp_path, content):
+    (tmp_path / 'a.png').write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_image(tmp_path / 'a.png')
+    assert str(tmp_path / 'a.png') in one_line(caught)
+
+
+@settings(QUICK, max_examples=150)
+@given(st.sampled_from(['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PNG16']), st.data())
+def test_damaged_images_are_read_or_refused(tmp_path, format, data):
+    file = io.BytesIO()
+    if format == 'PNG16':
+        file.write(png16.encode(random_samples(3, np.uint16)))
+    else:
+        Image.fromarray(random_samples(3)).save(file, format)
+    content = bytearray(file.getvalue())
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / 'a'
+    path.write_bytes(content[:data.draw(st.integers(0, len(content)))])
+    try:
+        picture, _ = read_image(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert picture.rgb.shape[0] == 3 and 0 <= picture.rgb.min() and picture.rgb.max() <= 1
+
+
+def test_damaged_tiff_writes_nothing_of_its_own(tmp_path, capfd):
+    Image.fromarray(random_samples(3)).save(tmp_path / 'a.tiff', compression='tiff_deflate')
+    content = bytearray((tmp_path / 'a.tiff').read_bytes())
+    content[12:40] = bytes(28)
+    (tmp_path / 'a.tiff').write_bytes(content)
+    with pytest.raises(UserError):
+        read_image(tmp_path / 'a.tiff')
+    assert capfd.readouterr() == ('', '')
+
+
+def test_bomb_is_refused_and_the_limit_named(tmp_path):
+    content = png16.encode(np.zeros((1, 1, 3), np.uint16))
+    header = content[12:16] + 2 * (100_000).to_bytes(4, 'big') + content[24:29]
+    (tmp_path / 'a.png').write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, 'big') + content[33:])
+    with pytest.raises(UserError, match=f'{image_io.INPUT_LIMIT:,} pixels') as caught:
+        read_image(tmp_path / 'a.png')
+    assert one_line(caught)
+
+
+def test_32_bit_samples_are_refused(tmp_path):
+    Image.fromarray(np.zeros((3, 3), np.float32)).save(tmp_path / 'a.tiff')
+    with pytest.raises(UserError, match='32 bits'):
+        read_image(tmp_path / 'a.tiff')
+
+
+@pytest.mark.parametrize('name, size, said', [
+    ('a.pngg', (1, 1), r"did you mean '\.png'"), ('a', (1, 1), 'known'), ('none/a.png', (1, 1), 'no folder'),
+    ('folder.png', (1, 1), 'is a folder'), ('a.webp', (16384, 1), '16383'), ('a.jpg', (1, 65501), '65500'),
+])
+def test_impossible_outputs_are_refused_beforehand(tmp_path, name, size, said):
+    (tmp_path / 'folder.png').mkdir()
+    with pytest.raises(UserError, match=said) as caught:
+        check_output(tmp_path / name, size)
+    assert str(tmp_path / name) in one_line(caught)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / 'a.png'
+    write_image(path, Picture(torch.zeros(3, 4, 4)))
+    before = path.read_bytes()
+
+    def full(self, file, *_, **__):
+        Path(file).write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(Image.Image, 'save', full)
+    with pytest.raises(UserError, match='No space left'):
+        write_image(path, Picture(torch.ones(3, 4, 4)))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.png']

@@ -1,0 +1,113 @@
+"""The set-up of the two commands, with a Python that only writes down what it is asked to do."""
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FAKE = """#!/bin/sh
+# -m venv --clear FOLDER puts a copy of this into FOLDER/bin; -m pip fails where the file `offline` exists.
+echo "$@" >> "$LOG"
+case "$*" in
+    *'-m venv'*) mkdir -p "$4/bin"; rm -f "$4/bin/python"; cp "$0" "$4/bin/python" ;;
+    *'-m pip'*) test ! -e "$(dirname "$LOG")/offline" ;;
+    *version_info*) test -z "$OLD" ;;
+    --version) echo 'Python 3.9.9' ;;
+esac
+"""
+TOOLS = ['bash', 'cmp', 'cp', 'dirname', 'mkdir', 'rm', 'sh']       # all that the scripts may need besides Python
+needs_bash = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason='there is no bash')
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the scripts, in a folder with a space, and `bin`, the only programs: the tools and a fake Python."""
+    folder = tmp_path / 'my project'
+    shutil.copytree(ROOT / 'scripts', folder / 'scripts', ignore=shutil.ignore_patterns('*.py', '__pycache__'))
+    (folder / 'tests').mkdir()
+    (folder / 'requirements.txt').write_text('torch\n')
+    (folder / 'tests/requirements.txt').write_text('pytest\n')
+    (folder / 'bin').mkdir()
+    for tool in TOOLS:
+        (folder / 'bin' / tool).symlink_to(shutil.which(tool))
+    (folder / 'bin/python3').write_text(FAKE)
+    (folder / 'bin/python3').chmod(0o755)
+    return folder
+
+
+def run(project, script, *arguments, cwd='/', old=''):
+    """The finished process and what Python was asked to do."""
+    log = project / 'log'
+    log.write_text('')
+    command = [shutil.which('bash'), os.path.relpath(project / 'scripts' / script, cwd), *arguments]
+    environment = {'PATH': str(project / 'bin'), 'LOG': str(log), 'OLD': old}
+    done = subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    return done, [line for line in log.read_text().splitlines() if not line.startswith(('-c', '--version'))]
+
+
+@needs_bash
+@pytest.mark.parametrize('script', sorted([*ROOT.glob('scripts/*.sh'), ROOT / '.ci/run']), ids=lambda p: p.name)
+def test_syntax(script):
+    subprocess.run(['bash', '-n', script], check=True)
+
+
+@needs_bash
+def test_set_up_is_done_once(project):
+    done, asked = run(project, 'demo.sh')
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in asked[:2]] == ['venv', 'pip']
+    assert asked[1].endswith('my project/requirements.txt')
+    assert asked[2].startswith(f'{project}/demo.py') and len(asked) == 3
+
+    (project / 'offline').touch()
+    done, asked = run(project, 'demo.sh', cwd=project / 'tests')
+    assert done.returncode == 0 and len(asked) == 1 and 'demo.py' in asked[0]
+
+
+@needs_bash
+def test_only_what_is_missing_or_changed_is_installed(project):
+    run(project, 'demo.sh')
+    done, asked = run(project, 'test.sh', '-k', 'some test')
+    assert done.returncode == 0 and [line.split()[-1] for line in asked] == ['project/tests/requirements.txt', 'test']
+    assert asked[-1] == '-m pytest -q -k some test'
+
+    (project / 'requirements.txt').write_text('torch\neinops\n')
+    _, asked = run(project, 'test.sh')
+    assert [line.split()[-1] for line in asked] == ['project/requirements.txt', '-q']
+
+
+@needs_bash
+def test_failed_installation_is_said_and_tried_again(project):
+    (project / 'offline').touch()
+    done, asked = run(project, 'demo.sh')
+    assert done.returncode == 1 and 'requirements.txt could not be installed' in done.stderr
+    assert not any('demo.py' in line for line in asked)
+
+    (project / 'offline').unlink()
+    done, asked = run(project, 'demo.sh')
+    assert done.returncode == 0 and [line.split()[1] for line in asked[:1]] == ['pip']
+
+
+@needs_bash
+def test_broken_environment_is_made_again(project):
+    run(project, 'demo.sh')
+    (project / '.venv/bin/python').unlink()
+    (project / '.venv/bin/python').symlink_to(project / 'gone')
+    _, asked = run(project, 'demo.sh')
+    assert 'venv' in asked[0]
+
+
+@needs_bash
+def test_old_python_is_refused_in_one_line(project):
+    done, asked = run(project, 'demo.sh', old='yes')
+    assert done.returncode == 1 and done.stderr.count('\n') == 1 and '3.10' in done.stderr and '3.9.9' in done.stderr
+    assert not asked and not (project / '.venv').exists()
+
+
+@needs_bash
+def test_the_suite_s_status_is_the_script_s(project):
+    run(project, 'test.sh')
+    (project / '.venv/bin/python').write_text('#!/bin/sh\ntest "$2" != pytest || exit 5\n')
+    assert run(project, 'test.sh')[0].returncode == 5
