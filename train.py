@@ -102,14 +102,13 @@ def predict(model, batch):
     lr, hr, index = batch['lr'].float() / 255, batch['hr'], batch['index']
     h, w = hr.shape[-2:]
     features = model.encode(lr)
-    cell = grid.cell_size(h, w).to(lr.device)
     if batch['draw'] == 'pixel':
-        colour = model.query(features, grid.pixel_centres(h, w, lr.device)[index], cell)
+        colour = model.query(features, grid.pixel_centres(h, w, lr.device)[index], grid.cell_size(h, w).to(lr.device))
     else:
         height, width = lr.shape[-2:]
         rows, columns = grid.Blocks(height, h), grid.Blocks(width, w)
         y, x = index // width, index % width
-        colour = model.query_blocks(features, index, rows.offset.to(lr.device)[y], columns.offset.to(lr.device)[x], cell)
+        colour = model.query_blocks(features, model.plan(rows, columns, grid.relative_cell((height, width), (h, w))), y, x)
         index = rows.output.to(lr.device)[y][..., :, None] * w + columns.output.to(lr.device)[x][..., None, :]
         index = index.flatten(2)                                                 # (B, P, m)
     target = hr.flatten(2).transpose(1, 2)                                        # (B, h * w, 3)

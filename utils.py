@@ -60,6 +60,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self):
         return super().parse_args(one_or_two_dashes(sys.argv[1:]))
 
+    def _get_option_tuples(self, option_string):
+        return []           # the options that `option_string` abbreviates: `allow_abbrev` spares those with one dash
+
     def error(self, message):
         self.exit(2, f'error: {" ".join(message.split())}\n')
 

@@ -17,6 +17,11 @@ def cell_size(h, w):
     return torch.tensor([2 / h, 2 / w], dtype=torch.float64)
 
 
+def relative_cell(lr_size, size):
+    """The size of an output pixel where an LR pixel counts 2: `(2,)`, (2/scale_y, 2/scale_x), float64."""
+    return torch.tensor([2 * n_lr / n for n_lr, n in zip(lr_size, size)], dtype=torch.float64)
+
+
 def nearest_index(n_lr, n_out):
     """The LR pixel that each of `n_out` output pixels belongs to, `(n_out,)` int64: `(2 i + 1) n_lr / (2 n_out) - 1/2`
     rounded half to even."""
@@ -43,21 +48,31 @@ class Blocks:
     """The output pixels of one axis, sorted into the LR pixels they belong to.
 
     Attributes, all on the CPU:
-    `size`: output pixels of the fullest LR pixel; `pixels (P,)`: the LR pixels that have any (all of them from x1 up), and for each of these
+    `size`: output pixels of the fullest LR pixel;
+    `pixels (P,)` int64: the LR pixels that have any (all of them from x1 up), and for each of these
     `offset (P, size)` float64: from the LR pixel's centre to the output pixel's, in LR pixels, in [-1/2, 1/2];
-    `output (P, size)` int64: the output pixels, the last one repeated where there are fewer than `size`;
-    `slot (n_out,)` int64: where output pixel `i` stands in the flattened `(P, size)`.
+    `output (P, size)` int64: the output pixels, the last one repeated where there are fewer than `size`.
     """
 
     def __init__(self, n_lr, n_out):
-        index = nearest_index(n_lr, n_out)
-        self.pixels, row, count = index.unique_consecutive(return_inverse=True, return_counts=True)
+        self.pixels, count = nearest_index(n_lr, n_out).unique_consecutive(return_counts=True)
         first = count.cumsum(0) - count
         self.size = int(count.max())
         self.output = torch.minimum(first[:, None] + torch.arange(self.size), (first + count - 1)[:, None])
         doubled = (2 * self.output + 1) * n_lr - n_out * (2 * self.pixels[:, None] + 1)
         self.offset = doubled.double() / (2 * n_out)
-        self.slot = row * self.size + torch.arange(n_out) - first[row]
+
+    def part(self, first, last, origin=0):
+        """The blocks `first` to `last - 1`, their LR pixels counted from `origin`."""
+        part = object.__new__(Blocks)
+        part.size, part.pixels = self.size, self.pixels[first:last] - origin
+        part.offset, part.output = self.offset[first:last], self.output[first:last]
+        return part
+
+    def slots(self):
+        """Where the output pixels of these blocks, in order, stand in the flattened `(P, size)`: int64."""
+        new = self.output.flatten().diff(prepend=self.output.new_full((1,), -1)) > 0
+        return new.nonzero().flatten()
 
 
 def linear_weights(offset):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import grid
-from models.mssa import MSSA
+from models.mssa import MSSA, attend
 from models.msno import MSNO
 from models.registry import make, register
 from models.render import render
@@ -54,54 +54,65 @@ class MSIT(nn.Module):
     def query(self, features, coord, cell):
         """Colours at any points, point by point as the paper states it.
 
-        `coord (B, Q, 2)` (y, x) in [-1, 1]; `cell (2,)`, `(B, 2)` or `(B, Q, 2)`, the size of a pixel in the same units. Both best in
-        float64 (`models.grid`). Returns `(B, Q, 3)` in the scale of [0, 1], not clamped.
+        `coord (B, Q, 2)` (y, x) in [-1, 1]; `cell (2,)`, `(B, 2)` or `(B, Q, 2)`, the size of a pixel in the same units. Both
+        best in float64 (`models.grid`). Returns `(B, Q, 3)` in the scale of [0, 1], not clamped.
         """
-        pixel, offset = self.locate(features, coord)
-        query, keys, values = self.gather(features, pixel, offset[:, :, None])              # one point a pixel
-        attention = self.mssa.weights(query, keys, self.window_bias(offset[:, :, None]).flatten(0, 1))
-        n, heads, _, window = attention.shape
-        attention = attention.reshape(n, heads, window).transpose(1, 2)                     # (N, K, heads)
-        latent = values.reshape(n, window, heads, -1) * attention[..., None].to(values.dtype)
+        y, x, offset = self.locate(features, coord)
+        weight = bilinear_weights(offset)[:, :, None]                                       # (B, Q, 1, 9)
+        query, keys, values = self.gather(features, y, x, weight)
+        n, heads = query.shape[0], self.mssa.heads
+        bias = self.mssa.bias(offset, self.radius).flatten(0, 1)[:, :, None]                # (N, heads, 1, K)
+        query = query.reshape(n, 1, heads, -1).transpose(1, 2)                              # (N, heads, 1, d)
+        keys = keys.reshape(self.window, n, heads, -1).permute(1, 2, 3, 0)                  # (N, heads, d, K)
+        attention = attend(query, keys, bias).squeeze(2).permute(2, 0, 1)                   # (K, N, heads)
+        latent = values.reshape(self.window, n, heads, -1) * attention[..., None].to(values.dtype)
+        latent = latent.transpose(0, 1).reshape(n, -1)                                      # (N, K * C)
         height, width = features.lr.shape[-2:]
         cell = cell.to(coord) if cell.ndim == 3 else cell.to(coord).reshape(-1, 1, 2)
         cell = (cell * cell.new_tensor([height, width])).expand(coord.shape).reshape(n, 2)
-        colour = self.imnet(torch.cat([latent.flatten(1), cell.to(latent.dtype)], dim=-1))
-        skip = self.skip(features, pixel, offset[:, :, None]).squeeze(2)
-        return (colour.reshape(skip.shape) + skip) * 0.5 + 0.5
+        colour = self.imnet(torch.cat([latent, cell.to(latent.dtype)], dim=-1)).reshape(*y.shape, -1)
+        return (colour + self.skip(features, y, x, weight).squeeze(2)) * 0.5 + 0.5
 
-    def query_blocks(self, features, pixel, rows, columns, cell):
+    def plan(self, rows, columns, relative_cell):
+        """What blocks of output pixels need to know of where they lie, the same for all images of a size: a `Plan` from the
+        `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`."""
+        first = self.imnet.layers[0]
+        constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
+        along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
+                 for axis, blocks in enumerate((rows, columns))]
+        return Plan(rows, columns, *along, constant)
+
+    def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.
 
-        The first layer of the MLP is applied to the window's values once for each LR pixel and then weighed, instead of weighing the values once for
-        each output pixel: the same sum in another order.
+        The first layer of the MLP is applied to a window's values once for each LR pixel and its results are weighed,
+        instead of weighing the values once for each output pixel: the same sum in another order.
 
-        `pixel (B, P)`: the LR pixels, `y * W + x`; `rows (B, P, my)` and `columns (B, P, mx)`: offsets of the output rows and columns
-        from the LR pixel's centre, in LR pixels, in [-1/2, 1/2]; `cell (2,)`: size of an output pixel in [-1, 1] units. Returns `(B, P, my * mx, 3)` in the
-        scale of [0, 1], not clamped.
+        `i`, `j` int64 `(B, P)`, or `(1, P)` for the same in all images: which of the plan's rows and columns of blocks.
+        Returns `(B, P, my * mx, 3)` in the scale of [0, 1], not clamped.
         """
-        batch, count, my = rows.shape
-        mx = columns.shape[-1]
-        offset = torch.stack([rows[..., :, None].expand(-1, -1, -1, mx), columns[..., None, :].expand(-1, -1, my, -1)], dim=-1)
-        offset = offset.flatten(2, 3)                                                       # (B, P, m, 2)
-        query, keys, values = self.gather(features, pixel, offset)
-        dy, dx = self.window_offsets(rows), self.window_offsets(columns)
-        bias = self.mssa.bias(dy[..., :, None, :], dx[..., None, :, :])                     # (B, P, my, mx, heads, K)
-        bias = bias.reshape(batch * count, my * mx, *bias.shape[-2:]) if bias.ndim else bias
-        attention = self.mssa.weights(query, keys, bias)                                    # (N, heads, m, K)
-
-        first = self.imnet.layers[0]
-        n, heads, m, window = attention.shape
-        depth = values.shape[-1] // heads
-        of_window = first.weight[:, :-2].reshape(-1, window, heads, depth).permute(2, 1, 3, 0)     # (heads, K, d, hidden)
-        values = values.reshape(n, window, heads, depth).permute(2, 1, 0, 3)                       # (heads, K, N, d)
-        shared = torch.matmul(values, of_window).flatten(0, 1).transpose(0, 1)                     # (N, heads * K, hidden)
-        height, width = features.lr.shape[-2:]
-        relative_cell = (cell * cell.new_tensor([height, width])).to(first.weight)
-        constant = F.linear(relative_cell, first.weight[:, -2:], first.bias)
-        hidden = torch.matmul(attention.transpose(1, 2).flatten(2).to(shared.dtype), shared) + constant
-        colour = self.imnet.after_first(hidden)                                                    # (N, m, 3)
-        return (colour.reshape(batch, count, m, -1) + self.skip(features, pixel, offset)) * 0.5 + 0.5
+        batch = len(features.lr)
+        i, j = i.expand(batch, -1), j.expand(batch, -1)
+        device = features.lr.device
+        y, x = plan.rows.pixels.to(device)[i], plan.columns.pixels.to(device)[j]
+        dy, dx = plan.rows.offset.to(device)[i], plan.columns.offset.to(device)[j]          # (B, P, my), (B, P, mx)
+        weight = (grid.linear_weights(dy)[..., :, None, :, None] * grid.linear_weights(dx)[..., None, :, None, :])
+        weight = weight.flatten(-2).flatten(2, 3)                                           # (B, P, m, 9)
+        query, keys, values = self.gather(features, y, x, weight)
+        n, m, channels = query.shape
+        heads, depth = self.mssa.heads, channels // self.mssa.heads
+        first = self.imnet.layers[0].weight
+        first = first[:, :-2].reshape(len(first), self.window, channels).permute(1, 2, 0).to(values.dtype)  # (K, C, hidden)
+        hidden = plan.constant.to(values.dtype).expand(n, m, -1)
+        buffer = None if torch.is_grad_enabled() else values.new_empty(self.window, n, first.shape[-1])
+        for head in range(heads):                  # one at a time, so that what a head's pixels share stays in the cache
+            part = slice(head * depth, (head + 1) * depth)
+            bias = self.mssa.sum_along(plan.row_bias[i, ..., head], plan.column_bias[j, ..., head])
+            attention = attend(query[:, :, part], keys[:, :, part].permute(1, 2, 0), bias.reshape(n, m, -1))
+            shared = torch.bmm(values[:, :, part], first[:, part], out=buffer)                              # (K, N, hidden)
+            hidden = torch.baddbmm(hidden, attention.to(values.dtype), shared.transpose(0, 1))
+        colour = self.imnet.after_first(hidden).reshape(*i.shape, m, -1)
+        return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 
     def render(self, lr, size, tile=None):
         """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped."""
@@ -110,37 +121,36 @@ class MSIT(nn.Module):
     # ------------------------------------------------------------ parts
 
     def locate(self, features, coord):
-        """The nearest LR pixel of points `(B, Q, 2)` and the offset from its centre: `(B, Q)` int64, `y * W + x`, and
+        """The nearest LR pixel, `y` and `x (B, Q)` int64, of points `(B, Q, 2)`, and their offset from its centre,
         `(B, Q, 2)` in LR pixels."""
         height, width = features.lr.shape[-2:]
         position = ((coord + 1) * coord.new_tensor([height, width]) - 1) / 2
         y, x = grid.nearest_pixel(position[..., 0], height), grid.nearest_pixel(position[..., 1], width)
-        return y * width + x, position - torch.stack([y, x], dim=-1)
+        return y, x, position - torch.stack([y, x], dim=-1)
 
-    def window_offsets(self, offset):
-        """From each row (or column) of the window to the point: `(...)` to `(..., 2 r + 1)`, in LR pixels."""
-        return offset[..., None] - torch.arange(-self.radius, self.radius + 1, device=offset.device)
+    def gather(self, features, y, x, weight):
+        """Queries, keys and values of LR pixels `y, x (B, P)` for points with bilinear `weight (B, P, m, 9)`, `N = B * P`.
 
-    def window_bias(self, offset):
-        """Position bias of points at `offset (..., 2)` from their LR pixel: `(..., heads, K)`."""
-        return self.mssa.bias(self.window_offsets(offset[..., 0]), self.window_offsets(offset[..., 1]))
-
-    def gather(self, features, pixel, offset):
-        """Queries, keys and values of LR pixels `(B, P)` for points at `offset (B, P, m, 2)`.
-
-        Returns `(N, m, C)`, the query map sampled bilinearly (zeros outside), and twice `(N, K, C)`, the windows (zeros outside), `N = B * P`.
+        Returns `(N, m, C)`, the query map sampled bilinearly (zeros outside), and twice `(K, N, C)`, the windows (zeros outside).
         """
-        keys, values = (windows(x, pixel, self.radius, 'constant') for x in features[1:])
-        side = 2 * self.radius + 1
-        nearest = keys.unflatten(1, (side, side))[:, self.radius - 1:self.radius + 2, self.radius - 1:self.radius + 2].flatten(1, 2)
-        weight = bilinear_weights(offset).flatten(0, 1).to(keys.dtype)                      # (N, m, 9)
-        return torch.matmul(weight, nearest), keys, values
+        keys, values = (windows(maps, y, x, self.radius, 'constant') for maps in features[1:])
+        middle = slice(self.radius - 1, self.radius + 2)
+        nearest = keys.unflatten(0, (2 * self.radius + 1, -1))[middle, middle].flatten(0, 1)                # (9, N, C)
+        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest.transpose(0, 1)), keys, values
 
-    def skip(self, features, pixel, offset):
+    def skip(self, features, y, x, weight):
         """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`."""
-        weight = bilinear_weights(offset)
-        nearest = windows(features.lr, pixel, 1, 'replicate').reshape(*pixel.shape, 9, 3)
-        return torch.matmul(weight.to(nearest.dtype), nearest)
+        nearest = windows(features.lr, y, x, 1, 'replicate')                                # (9, N, 3)
+        return torch.bmm(weight.flatten(0, 1).to(nearest.dtype), nearest.transpose(0, 1)).reshape(*weight.shape[:3], -1)
+
+
+class Plan(NamedTuple):
+    """Where blocks of output pixels lie in their LR pixels, and what depends on that alone."""
+    rows: grid.Blocks
+    columns: grid.Blocks
+    row_bias: torch.Tensor          # (rows of blocks, my, 2 r + 1, heads)
+    column_bias: torch.Tensor       # (columns of blocks, mx, 2 r + 1, heads)
+    constant: torch.Tensor          # (hidden,): the first layer's bias and what the relative cell adds to it
 
 
 def bilinear_weights(offset):
@@ -149,13 +159,12 @@ def bilinear_weights(offset):
     return (y[..., :, None] * x[..., None, :]).flatten(-2)
 
 
-def windows(x, pixel, radius, padding):
-    """The `(2 radius + 1)^2` pixels around LR pixels: `(B, C, H, W)` and `(B, P)` int64 `y * W + x` to `(B * P, K, C)`."""
-    batch, channels, _, width = x.shape
-    flat = F.pad(x, (radius,) * 4, mode=padding).permute(0, 2, 3, 1).reshape(-1, channels)
-    wide, rows = width + 2 * radius, x.shape[2] + 2 * radius
-    corner = pixel.div(width, rounding_mode='floor') * wide + pixel % width
-    corner = corner + torch.arange(batch, device=pixel.device)[:, None] * (wide * rows)
-    side = torch.arange(2 * radius + 1, device=pixel.device)
-    index = corner.reshape(-1, 1) + (side[:, None] * wide + side).reshape(-1)
+def windows(maps, y, x, radius, padding):
+    """The `K = (2 radius + 1)^2` pixels around LR pixels, rows outermost: `maps (B, C, H, W)` and `y, x (B, P)` to `(K, B * P, C)`."""
+    batch, channels, height, width = maps.shape
+    flat = F.pad(maps, (radius,) * 4, mode=padding).permute(0, 2, 3, 1).reshape(-1, channels)
+    height, width = height + 2 * radius, width + 2 * radius
+    corner = (torch.arange(batch, device=y.device)[:, None] * height + y) * width + x
+    side = torch.arange(2 * radius + 1, device=y.device)
+    index = (side[:, None] * width + side).reshape(-1, 1) + corner.reshape(-1)
     return flat.index_select(0, index.reshape(-1)).reshape(*index.shape, channels)

@@ -32,23 +32,32 @@ class MSSA(nn.Module):
     def forward(self, z):
         return self.sim(self.msc(self.inner(z))), self.value(z)
 
-    def bias(self, dy, dx):
-        """Position bias of a window from the offsets of its rows and columns, one LR pixel counting 1.
+    def bias_along(self, axis, offset, radius):
+        """What the offsets along `axis` (0: y, 1: x) add to the logits of a window's rows or columns.
 
-        `dy (..., K)` and `dx (..., K)`, broadcast against each other, give `(..., heads, K * K)`, rows outermost.
+        `offset (...)`, from the nearest LR pixel to the point, in LR pixels, gives `(..., 2 radius + 1, heads)`.
         """
+        window = offset[..., None] - torch.arange(-radius, radius + 1, device=offset.device)
         if self.position_bias is None:
-            return dy.new_zeros(()).float()
-        rows = self.position_bias.along(0, 2 * dy) + self.position_bias.constant()    # (..., K, heads)
-        columns = self.position_bias.along(1, 2 * dx)                                # (..., K, heads)
-        window = rows.transpose(-1, -2)[..., :, None] + columns.transpose(-1, -2)[..., None, :]
-        return window.flatten(-2)                                                    # (..., heads, K * K)
+            return window.new_zeros(*window.shape, self.heads, dtype=self.inner.weight.dtype)
+        along = self.position_bias.along(axis, 2 * window)              # the bias counts an LR pixel as 2
+        return along + self.position_bias.constant() if axis == 0 else along
 
-    def weights(self, query, keys, bias):
-        """Softmax over the window: `query (N, m, C)`, `keys (N, K, C)`, `bias (N, m, heads, K)` give `(N, heads, m, K)`."""
-        n, m, channels = query.shape
-        depth = channels // self.heads
-        query = query.reshape(n, m, self.heads, depth).transpose(1, 2)               # (N, heads, m, d)
-        keys = keys.reshape(n, -1, self.heads, depth).permute(0, 2, 3, 1)            # (N, heads, d, K)
-        logits = torch.matmul(query * depth ** -0.5, keys)
-        return (logits + (bias.transpose(1, 2) if bias.ndim else bias)).softmax(dim=-1)
+    @staticmethod
+    def sum_along(rows, columns):
+        """The bias of blocks of points: `(..., my, side)` and `(..., mx, side)` to `(..., my * mx, side * side)`."""
+        bias = rows[..., :, None, :, None] + columns[..., None, :, None, :]
+        return bias.flatten(-2).flatten(-3, -2)
+
+    def bias(self, offset, radius):
+        """The bias of single points: `offset (..., 2)`, (y, x), to `(..., heads, K)`, rows of the window outermost."""
+        rows, columns = (self.bias_along(axis, offset[..., axis], radius).transpose(-1, -2) for axis in (0, 1))
+        return (rows[..., :, None] + columns[..., None, :]).flatten(-2)
+
+
+def attend(query, keys, bias):
+    """Attention weights: the softmax of `query keys / sqrt(d) + bias` over the window.
+
+    `query (..., m, d)`, `keys (..., d, K)` and `bias (..., m, K)` give `(..., m, K)`.
+    """
+    return (torch.matmul(query * query.shape[-1] ** -0.5, keys) + bias).softmax(dim=-1)

@@ -4,7 +4,7 @@ import torch
 from models import grid
 from utils import UserError
 
-CHUNK = 2048            # LR pixels decoded at once
+CHUNK = 128             # LR pixels decoded at once
 
 
 @torch.no_grad()
@@ -18,23 +18,50 @@ def render(model, lr, size, tile=None):
     h, w = size
     if min(h, w) < 1 or int(h) != h or int(w) != w:
         raise UserError(f'the output size is two whole numbers from 1 up, not {h} x {w}')
+    if tile is not None and tile < 1:
+        raise UserError(f'the tile is a whole number of LR pixels from 1 up, not {tile}')
     height, width = lr.shape[-2:]
     rows, columns = grid.Blocks(height, h), grid.Blocks(width, w)
-    cell = grid.cell_size(h, w).to(lr.device)
-    out = lr.new_empty(lr.shape[0], h, w, 3)
-    features = model.encode(lr)
-    step = max(1, CHUNK // (len(columns.pixels) * lr.shape[0]))
-    for first in range(0, len(rows.pixels), step):
-        y = slice(first, first + step)
-        ys, count = rows.pixels[y], len(rows.pixels[y])
-        pixel = (ys[:, None] * width + columns.pixels).reshape(1, -1).expand(lr.shape[0], -1).to(lr.device)
-        dy = rows.offset[y][:, None].expand(-1, len(columns.pixels), -1).reshape(1, -1, rows.size)
-        dx = columns.offset[None].expand(count, -1, -1).reshape(1, -1, columns.size)
-        colour = model.query_blocks(features, pixel, dy.expand(lr.shape[0], -1, -1).to(lr.device),
-                                    dx.expand(lr.shape[0], -1, -1).to(lr.device), cell)
-        colour = colour.reshape(lr.shape[0], count, -1, rows.size, columns.size, 3).transpose(2, 3)
-        colour = colour.reshape(lr.shape[0], count * rows.size, -1, 3)
-        start = rows.output[first, 0]
-        chosen = rows.slot[start:rows.output[y][-1, -1] + 1] - first * rows.size
-        out[:, start:start + len(chosen)] = colour[:, chosen.to(lr.device)][:, :, columns.slot.to(lr.device)]
-    return out.permute(0, 3, 1, 2)
+    relative_cell = grid.relative_cell((height, width), (h, w))
+    out = lr.new_empty(lr.shape[0], 3, h, w)
+    for top, bottom in pieces(height, tile):
+        for left, right in pieces(width, tile):
+            y, x = margin(top, bottom, height, model.receptive_field), margin(left, right, width, model.receptive_field)
+            plan = model.plan(cut(rows, top, bottom, y.start), cut(columns, left, right, x.start), relative_cell)
+            if len(plan.rows.pixels) and len(plan.columns.pixels):
+                decode(model, model.encode(lr[:, :, y, x]), plan, out)
+    return out
+
+
+def pieces(n, tile):
+    """`n` pixels in pieces of `tile`: pairs of first and last + 1."""
+    return [(first, min(first + tile, n)) for first in range(0, n, tile)] if tile else [(0, n)]
+
+
+def margin(first, last, n, width):
+    return slice(max(first - width, 0), min(last + width, n))
+
+
+def cut(blocks, first, last, origin):
+    """The blocks of the LR pixels `first` to `last - 1`, counted from `origin`."""
+    at = torch.searchsorted(blocks.pixels, torch.tensor([first, last]))
+    return blocks.part(int(at[0]), int(at[1]), origin)
+
+
+def decode(model, features, plan, out):
+    """Write the output pixels of all of the plan's blocks to `out (B, 3, h, w)`, a few blocks at a time."""
+    batch = len(out)
+    n_rows, n_columns = len(plan.rows.pixels), len(plan.columns.pixels)
+    wide = max(1, min(n_columns, CHUNK // batch))
+    high = max(1, CHUNK // (batch * wide))
+    for top in range(0, n_rows, high):
+        for left in range(0, n_columns, wide):
+            i, j = torch.arange(top, min(top + high, n_rows)), torch.arange(left, min(left + wide, n_columns))
+            pairs = torch.cartesian_prod(i, j).to(out.device)
+            colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
+            colour = colour.reshape(batch, len(i), len(j), plan.rows.size, plan.columns.size, 3)
+            colour = colour.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, len(i) * plan.rows.size, len(j) * plan.columns.size)
+            rows, columns = plan.rows.part(top, top + high), plan.columns.part(left, left + wide)
+            colour = colour[:, :, rows.slots().to(out.device)][:, :, :, columns.slots().to(out.device)]
+            y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
+            out[:, :, y:y + colour.shape[2], x:x + colour.shape[3]] = colour
