@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(one_or_two_dashes(sys.argv[1:]))
 
     def _get_option_tuples(self, option_string):
-        return []           # the options that `option_string` abbreviates: `allow_abbrev` spares those with one dash
+        return []           # what an option may abbreviate: nothing, which `allow_abbrev` says of two dashes only
 
     def error(self, message):
         self.exit(2, f'error: {" ".join(message.split())}\n')
