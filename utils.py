@@ -51,7 +51,7 @@ def nearest(name, known):
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments of a program: options with one or two dashes, never abbreviated; a mistake ends in one line and status 2."""
+    """Arguments of a program: options with one or two dashes, never abbreviated; mistakes end in one line, status 2."""
 
     def __init__(self, description):
         super().__init__(description=description, allow_abbrev=False, add_help=False)
