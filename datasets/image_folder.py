@@ -1,0 +1,163 @@
+"""Datasets that read images from folders, as they are; LR/HR pairs are made in `wrappers.py`."""
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.registry import register
+from utils import UserError, atomic_path, nearest
+
+CACHES = ('none', 'in_memory', 'bin')
+
+
+@register('image-folder')
+class ImageFolder:
+    """The images of one folder in natural order (`img_2` before `img_10`); subfolders, hidden and other files are left out.
+
+    `split_file`: a text file with one file name a line, or a JSON list of them, to take instead of all; `first_k`: only the first k; `repeat`:
+    the length is that many times the images. `cache`: 'none' decodes at every access, 'in_memory' once, 'bin' once into a
+    file that is then mapped into memory, so that all workers share it and only what is cropped is read.
+
+    An item is a uint8 array `(H, W, 3)`, RGB in 0..255: grey gives three equal channels, alpha is dropped.
+    Raises UserError, naming folder or file, for what is missing, empty or no image.
+    """
+
+    def __init__(self, root_path, split_file=None, first_k=None, repeat=1, cache='none'):
+        if cache not in CACHES:
+            raise UserError(f'image-folder: unknown cache {cache!r}{nearest(cache, CACHES)}')
+        if not isinstance(repeat, int) or repeat < 1 or (first_k is not None and (not isinstance(first_k, int) or first_k < 1)):
+            raise UserError(f'image-folder: repeat and first_k are whole numbers from 1 up, not {repeat!r} and {first_k!r}')
+        self.root = Path(root_path)
+        self.files = (list_images(self.root) if split_file is None else listed_images(self.root, split_file))[:first_k]
+        self.repeat = repeat
+        self.images = None
+        if cache == 'in_memory':
+            self.images = [read_rgb(file) for file in self.files]
+        elif cache == 'bin':
+            self.images = mapped_images(self.root, self.files)
+
+    def __len__(self):
+        return len(self.files) * self.repeat
+
+    def __getitem__(self, i):
+        i = self.number(i)
+        return read_rgb(self.files[i]) if self.images is None else self.images[i]
+
+    def name(self, i):
+        """The image's file name without its ending."""
+        return self.files[self.number(i)].stem
+
+    def number(self, i):
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return i % len(self.files)
+
+
+@register('paired-image-folders')
+class PairedImageFolders:
+    """LR images in `root_path_1` and HR images in `root_path_2`, both as in `ImageFolder`, paired by name.
+
+    An LR file has the HR file's name, or that with a scale behind it (`baby.png`, `babyx2.png`, `baby_x2.png`).
+    An item is `(lr, hr)`. Raises UserError, saying which files and how many, if the folders do not match.
+    """
+
+    def __init__(self, root_path_1, root_path_2, split_file=None, first_k=None, repeat=1, cache='none'):
+        self.hr = ImageFolder(root_path_2, split_file, None, repeat, cache)
+        self.lr = ImageFolder(root_path_1, None, None, repeat, cache)
+        by_name = {re.sub(r'_?x\d+(\.\d+)?$', '', file.stem, flags=re.IGNORECASE): k for k, file in enumerate(self.lr.files)}
+        by_name.update({file.stem: k for k, file in enumerate(self.lr.files)})
+        lacking = [file.name for file in self.hr.files if file.stem not in by_name]
+        if lacking:
+            raise UserError(f'{self.lr.root}: no LR image for {len(lacking)} of the {len(self.hr.files)} HR images of {self.hr.root}: '
+                            f'{", ".join(lacking[:3])}{" ..." if lacking[3:] else ""}')
+        if split_file is None and len(self.lr.files) != len(self.hr.files):
+            used = {by_name[file.stem] for file in self.hr.files}
+            extra = [file.name for k, file in enumerate(self.lr.files) if k not in used]
+            raise UserError(f'{self.hr.root}: no HR image for {len(extra)} of the {len(self.lr.files)} LR images of {self.lr.root}: '
+                            f'{", ".join(extra[:3])}{" ..." if extra[3:] else ""}')
+        self.pairs = [(by_name[file.stem], k) for k, file in enumerate(self.hr.files)][:first_k]
+        self.repeat = repeat
+
+    def __len__(self):
+        return len(self.pairs) * self.repeat
+
+    def __getitem__(self, i):
+        lr, hr = self.pairs[i % len(self.pairs)] if 0 <= i < len(self) else self.pairs[len(self)]
+        return self.lr[lr], self.hr[hr]
+
+    def name(self, i):
+        """The HR image's file name without its ending."""
+        return self.hr.name(self.pairs[i % len(self.pairs)][1])
+
+
+def list_images(folder):
+    """The image files of a folder in natural order. Raises UserError if it is missing or has none."""
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such folder')
+    endings = Image.registered_extensions()
+    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith('.') and f.suffix.lower() in endings]
+    if not files:
+        raise UserError(f'{folder}: no images in this folder')
+    return sorted(files, key=lambda f: [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', f.name)])
+
+
+def listed_images(folder, split_file):
+    """The files that `split_file` names, in its order. Raises UserError if one is missing."""
+    try:
+        text = Path(split_file).read_text(encoding='utf-8')
+        names = json.loads(text) if Path(split_file).suffix == '.json' else [line.strip() for line in text.splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f'{split_file}: cannot read the list of images ({error.strerror})') from error
+    except ValueError as error:
+        raise UserError(f'{split_file}: not a list of file names ({error})') from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f'{split_file}: not a list of file names')
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f'{folder}: lacks {len(missing)} of the {len(names)} images that {split_file} names: {", ".join(missing[:3])}')
+    return [folder / name for name in names]
+
+
+def read_rgb(file):
+    """`(H, W, 3)` uint8, RGB. Raises UserError if the file is not a whole image."""
+    try:
+        with Image.open(file) as image:
+            if image.mode in ('I', 'I;16', 'I;16B', 'F'):                       # 16 bits: PIL's own conversion would clip
+                wide = np.asarray(image).astype(np.float64)
+                return np.repeat(np.floor(wide / 257 + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+            return np.asarray(image.convert('RGB'))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f'{file}: not an image that can be read ({error})') from error
+
+
+def mapped_images(root, files):
+    """The decoded images in one file mapped into memory; the file is made anew when an image changes.
+
+    It lies in `.cache` in the images' folder, or where that cannot be written, in `.cache` in the current folder.
+    """
+    stamps = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+    for folder in (root / '.cache', Path('.cache')):
+        data, index = folder / f'{key}.bin', folder / f'{key}.json'
+        try:
+            if not index.is_file():
+                folder.mkdir(exist_ok=True)
+                shapes = []
+                with atomic_path(data) as temporary, open(temporary, 'wb') as out:
+                    for file in files:
+                        image = read_rgb(file)
+                        shapes.append(image.shape)
+                        out.write(image.tobytes())
+                with atomic_path(index) as temporary:
+                    temporary.write_text(json.dumps(shapes))
+            break
+        except OSError as error:
+            if folder == Path('.cache'):
+                raise UserError(f'{folder}: cannot write the cache ({error.strerror})') from error
+    shapes = json.loads(index.read_text())
+    pixels = np.memmap(data, np.uint8, mode='r')
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    return [pixels[end - int(np.prod(shape)):end].reshape(shape) for end, shape in zip(ends, shapes)]

@@ -1,0 +1,126 @@
+"""Wrappers that make LR/HR pairs of images: for training at a random scale, for evaluation at a given one."""
+import numpy as np
+import torch
+
+from datasets.registry import make, register
+from datasets.resize import degrade, pil_resize, scale_pair
+from utils import UserError
+
+DRAWS = ('pixel', 'block')
+
+
+def built(dataset):
+    return make(dataset) if isinstance(dataset, dict) else dataset
+
+
+def to_tensor(image):
+    """`(H, W, 3)` uint8 array to `(3, H, W)` uint8 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+@register('sr-evaluation')
+class Evaluation:
+    """HR images and their LR images at a fixed scale, made on the fly as `resize.degrade` says.
+
+    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not. An item:
+    `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
+    """
+
+    def __init__(self, dataset, scale):
+        self.dataset, self.scale = built(dataset), scale_pair(scale)
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, i):
+        try:
+            lr, hr = degrade(self.dataset[i], self.scale)
+        except UserError as error:
+            raise UserError(f'{self.dataset.name(i)}: {error}') from error
+        return {'name': self.dataset.name(i), 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': self.scale}
+
+
+@register('sr-evaluation-paired')
+class PairedEvaluation:
+    """HR images and LR images that someone has made; the scale is what the sizes say.
+
+    `dataset`: a spec or dataset of pairs. An item is as in `Evaluation`; at a whole scale HR is cropped to a multiple of it.
+    Raises UserError where LR is larger than HR or the sizes do not belong together.
+    """
+
+    def __init__(self, dataset):
+        self.dataset = built(dataset)
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, i):
+        lr, hr = self.dataset[i]
+        scale = [n_hr // n_lr for n_hr, n_lr in zip(hr.shape[:2], lr.shape[:2])]
+        if scale[0] != scale[1] or scale[0] < 1 or any(n_hr - s * n_lr >= s for n_hr, n_lr, s in zip(hr.shape, lr.shape, scale)):
+            scale = [n_hr / n_lr for n_hr, n_lr in zip(hr.shape[:2], lr.shape[:2])]
+            if min(scale) < 1 or not 0.9 < scale[0] / scale[1] < 1.1:
+                raise UserError(f'{self.dataset.name(i)}: an LR image of {lr.shape[0]} x {lr.shape[1]} does not belong to '
+                                f'an HR image of {hr.shape[0]} x {hr.shape[1]} pixels')
+        hr = hr[:round(lr.shape[0] * scale[0]), :round(lr.shape[1] * scale[1])]
+        return {'name': self.dataset.name(i), 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255,
+                'scale': tuple(float(s) for s in scale)}
+
+
+@register('sr-training')
+class Training:
+    """Training samples, each a function of its number alone: workers and resuming need no random state.
+
+    Sample `n` belongs to step `n // batch_size`; a step has one scale, uniform in [scale_min, scale_max]. A square of
+    `round(patch * scale)` HR pixels is cropped at random from the epoch's next image, flipped and transposed at random (`augment`), and
+    reduced to `patch x patch` by PIL's antialiased bicubic. Source: LIIF (arXiv 2012.09161, section 4), MSIT (arXiv 2403.06536).
+
+    An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel' `(queries,)` HR pixels
+    `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all of whose HR pixels are meant, `P` such that these are about
+    `queries`. Raises UserError for an image that is smaller than the largest crop, and for numbers that make no sense.
+    """
+
+    def __init__(self, dataset, scale_min, scale_max, batch_size, steps, patch=48, queries=2304, draw='pixel', augment=True, seed=0):
+        if draw not in DRAWS:
+            raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')
+        if not 1 <= scale_min <= scale_max:
+            raise UserError(f'sr-training: scales from {scale_min} to {scale_max} make no sense')
+        self.dataset = built(dataset)
+        self.scales = (scale_min, scale_max)
+        self.batch_size, self.steps, self.patch, self.queries = batch_size, steps, patch, queries
+        self.draw, self.augment, self.seed = draw, augment, seed
+        largest = round(patch * scale_max)
+        for i in range(len(self.dataset)):
+            height, width = self.dataset[i].shape[:2]
+            if min(height, width) < largest:
+                raise UserError(f'{self.dataset.name(i)}: an image of {height} x {width} pixels is smaller than the '
+                                f'{largest} x {largest} that a patch of {patch} takes at scale {scale_max:g}')
+
+    def __len__(self):
+        return self.steps * self.batch_size
+
+    def random(self, *what):
+        return np.random.default_rng((self.seed, *what))
+
+    def __getitem__(self, n):
+        scale = self.random(0, n // self.batch_size).uniform(*self.scales)
+        epoch, place = divmod(n, len(self.dataset))
+        image = self.dataset[int(self.random(2, epoch).permutation(len(self.dataset))[place])]
+        random = self.random(1, n)
+        side = round(self.patch * scale)
+        top, left = (int(random.integers(extent - side + 1)) for extent in image.shape[:2])
+        hr = image[top:top + side, left:left + side]
+        if self.augment:
+            if random.random() < 0.5:
+                hr = hr[::-1]
+            if random.random() < 0.5:
+                hr = hr[:, ::-1]
+            if random.random() < 0.5:
+                hr = hr.transpose(1, 0, 2)
+        hr = np.ascontiguousarray(hr)
+        if self.draw == 'pixel':
+            index = random.choice(side * side, self.queries, replace=self.queries > side * side)
+        else:
+            count = round(self.queries * (self.patch / side) ** 2)
+            index = random.choice(self.patch ** 2, min(max(count, 1), self.patch ** 2), replace=False)
+        return {'lr': to_tensor(pil_resize(hr, (self.patch, self.patch))), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}
