@@ -38,6 +38,7 @@ SCHEMA = {
     'validate_every': None, 'save_every': None,
 }
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+LOG_EVERY = 100                         # steps
 MAX_BAD_STEPS = 10                      # non-finite steps in a row that are skipped before the run stops
 
 
@@ -231,36 +232,38 @@ class Run:
     def train_stage(self, writer, deadline):
         config, stage = self.config, self.stages[self.stage]
         loader = train_loader(config, stage, self.stage, self.step)
-        bar = tqdm(loader, desc=stage['name'], initial=self.step, total=stage['steps'], unit='step', smoothing=0.05,
+        bar = tqdm(desc=stage['name'], initial=self.step, total=stage['steps'], unit='step', smoothing=0.05,
                    disable=not sys.stderr.isatty())
-        bad, clock, losses = 0, time.perf_counter(), []
-        for batch in bar:
+        bad, meter, batches = 0, Meter(), iter(loader)
+        while self.step < stage['steps']:
+            meter.waiting_begins()
+            batch = next(batches)
+            meter.waiting_ends()
             batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()} | {'draw': config['draw']}
             loss = self.train_step(batch)
-            if loss != loss:
-                bad += 1
+            meter.add(loss, config['batch_size'])
+            bad = 0 if loss == loss else bad + 1
+            if bad:
                 self.log(stage=stage['name'], step=self.step, skipped='loss or gradient not finite')
-                if bad > MAX_BAD_STEPS:
-                    torch.save(batch, self.folder / 'bad-batch.pth')
-                    raise UserError(f'step {self.step}: the loss or its gradient was not finite {bad} times in a row; '
-                                    f'the batch is in {self.folder / "bad-batch.pth"}')
-            else:
-                bad = 0
-                losses.append(loss)
+            if bad > MAX_BAD_STEPS:
+                with atomic_path(self.folder / 'bad-batch.pth') as temporary:
+                    torch.save(batch, temporary)
+                raise UserError(f'step {self.step}: the loss or its gradient was not finite {bad} times in a row; '
+                                f'the batch is in {self.folder / "bad-batch.pth"}')
             self.step += 1
-            if self.step % 100 == 0 or self.step == stage['steps']:
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                mean, lr = float(np.mean(losses)) if losses else float('nan'), self.optimizer.param_groups[0]['lr']
-                images = config['batch_size'] * min(100, self.step) / seconds
-                losses = []
-                bar.set_postfix(loss=f'{mean:.4f}', lr=f'{lr:.2e}', images_s=f'{images:.1f}')
-                for name, value in (('loss', mean), ('lr', lr), ('images per second', images)):
+            bar.update()
+            if self.step % LOG_EVERY == 0 or self.step == stage['steps']:
+                numbers = {'loss': meter.loss(), 'lr': self.optimizer.param_groups[0]['lr'], **meter.rates()}
+                bar.set_postfix({k: f'{v:.4g}' for k, v in numbers.items()})
+                for name, value in numbers.items():
                     writer.add_scalar(f'{stage["name"]}/{name}', value, self.step)
-                self.log(stage=stage['name'], step=self.step, loss=mean, lr=lr, images_per_second=images)
+                self.log(stage=stage['name'], step=self.step, **numbers)
+                meter = Meter()
             last = self.step == stage['steps']
             if time.monotonic() > deadline:
                 self.stopping = 'time limit'
             if last or self.stopping == 'time limit' or self.step % config['validate_every'] == 0:
+                began = time.perf_counter()
                 scores = self.validate()
                 for name, value in scores.items():
                     writer.add_scalar(f'{stage["name"]}/PSNR {name}', value, self.step)
@@ -268,14 +271,45 @@ class Run:
                 bar.write(f'{stage["name"]} step {self.step}: ' + ', '.join(f'{k} {v:.3f} dB' for k, v in scores.items()))
                 if last:
                     self.save_result(f'{stage["name"]}.pth', scores)
-                clock = time.perf_counter()
+                meter.pause(began)
             if self.step % config['save_every'] == 0:
                 self.save_checkpoint(f'{stage["name"]}-{self.step}.pth')
             if last or self.stopping or self.step % config['validate_every'] == 0:
                 self.save_checkpoint()
             if self.stopping and not last:
+                bar.close()
                 return False
+        bar.close()
         return True
+
+
+class Meter:
+    """Mean loss, images per second and the share of time spent waiting for data, since it was made."""
+
+    def __init__(self):
+        self.began, self.waited, self.images, self.losses = time.perf_counter(), 0., 0, []
+
+    def waiting_begins(self):
+        self.wait_began = time.perf_counter()
+
+    def waiting_ends(self):
+        self.waited += time.perf_counter() - self.wait_began
+
+    def add(self, loss, images):
+        self.images += images
+        if loss == loss:
+            self.losses.append(loss)
+
+    def pause(self, began):
+        """What has passed since `began` was no training."""
+        self.began += time.perf_counter() - began
+
+    def loss(self):
+        return sum(self.losses) / len(self.losses) if self.losses else float('nan')
+
+    def rates(self):
+        seconds = time.perf_counter() - self.began
+        return {'images/s': self.images / seconds, 'waiting': self.waited / seconds}
 
 
 def provenance():
@@ -307,8 +341,8 @@ def main(args):
         config['init'] = args.init
     device = choose_device(args.device)
     folder = Path('save') / (args.name or Path(args.config).stem)
-    if args.resume and not (folder / 'last.pth').is_file():
-        raise UserError(f'{folder / "last.pth"}: no such file, there is no run to resume')
+    if args.resume and not folder.is_dir():
+        raise UserError(f'{folder}: no such run to resume')
     if not args.resume and folder.exists():
         raise UserError(f'{folder} exists: -resume goes on with that run, -name gives this one another folder')
     random.seed(config['seed'])
@@ -316,14 +350,16 @@ def main(args):
     torch.manual_seed(config['seed'])
 
     run = Run(config, folder, device)
-    if args.resume:
+    if (folder / 'last.pth').is_file():
         run.resume()
     else:
         run.previous = models.load(config['init']).requires_grad_(True) if config['init'] else None
         run.begin_stage()
         train_loader(config, run.stages[0], 0, 0)         # a data set that does not do is refused before the folder exists
-        folder.mkdir(parents=True)
-        (folder / 'config.yaml').write_text(yaml.safe_dump(config, sort_keys=False), encoding='utf-8')
+        folder.mkdir(parents=True, exist_ok=True)
+        run.save_checkpoint()
+    with atomic_path(folder / 'config.yaml') as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding='utf-8')
     run.log(start=provenance(), device=str(device), parameters=sum(p.numel() for p in run.model.parameters()))
 
     def stop(signum, _):
