@@ -1,5 +1,4 @@
 """Train a model from a config, stage by stage: `python train.py -config configs/train/train_edsr_light_MsIT.yaml -name light`."""
-import argparse
 import json
 import platform
 import random
@@ -24,7 +23,7 @@ import models
 from models import grid
 from models.checkpoint import fitted, read
 from models.evaluation import evaluate
-from utils import UserError, atomic_path, check_keys, choose_device, load_config, one_or_two_dashes, run_main
+from utils import Parser, UserError, atomic_path, check_keys, choose_device, load_config, run_main
 
 STAGE = {'rim': None, 'scales': None, 'steps': None, 'lr': None, 'warmup_steps': None, 'warmup_lr': None}
 SCHEMA = {
@@ -324,7 +323,7 @@ def provenance():
 
 
 def parse():
-    parser = argparse.ArgumentParser(description='Train a model from a config.', allow_abbrev=False)
+    parser = Parser('Train a model from a config.')
     parser.add_argument('-config', required=True, help='YAML config, see configs/train')
     parser.add_argument('-name', help='name of the run, a folder in save/; the config\'s name if left out')
     parser.add_argument('-resume', action='store_true', help='go on where the run of this name stopped')
@@ -332,7 +331,7 @@ def parse():
     parser.add_argument('-time-limit', type=float, metavar='MINUTES', help='validate, save and stop after so long')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
-    return parser.parse_args(one_or_two_dashes(sys.argv[1:]))
+    return parser.parse_args()
 
 
 def main(args):
