@@ -99,7 +99,7 @@ def predict(model, batch):
 
     The batch's `index` counts HR pixels, or LR pixels all of whose HR pixels are taken (`draw`, see `datasets/wrappers.py`).
     """
-    lr, hr, index = batch['lr'].float() / 255, batch['hr'], batch['index']
+    lr, hr, index = batch['lr'].to(next(model.parameters()).dtype) / 255, batch['hr'], batch['index']
     h, w = hr.shape[-2:]
     features = model.encode(lr)
     if batch['draw'] == 'pixel':
@@ -113,7 +113,7 @@ def predict(model, batch):
         index = index.flatten(2)                                                 # (B, P, m)
     target = hr.flatten(2).transpose(1, 2)                                        # (B, h * w, 3)
     chosen = torch.gather(target, 1, index.flatten(1)[..., None].expand(-1, -1, 3))
-    return colour, chosen.reshape(colour.shape).float() / 255
+    return colour, chosen.reshape(colour.shape).to(lr.dtype) / 255
 
 
 # ---------------------------------------------------------------- the run
@@ -161,7 +161,7 @@ class Run:
         dtype = PRECISIONS[self.config['precision']]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             colour, target = predict(self.model, batch)
-        loss = (colour.float() - target).abs().mean()
+        loss = (colour.to(target.dtype) - target).abs().mean()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config['clip_grad'] or float('inf'))

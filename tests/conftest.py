@@ -1,0 +1,51 @@
+"""What several test files use."""
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A small model that has every part.
+TINY = {'name': 'msit', 'args': {
+    'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8}},
+    'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8, 8], 'act': 'gelu'}},
+    'channels': 8, 'heads': 2, 'radius': 1, 'msno_kernels': [3, 5], 'mssa_kernels': [3, 5],
+    'position_bias_spec': {'name': 'sinusoid', 'args': {'features': 8}},
+}}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with five small images that have structure, `tmp_path/photos`."""
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    y, x = np.mgrid[:40, :44]
+    for k in range(5):
+        waves = [127 + 100 * np.sin((y * (k + 1) + x * (c + 1)) / 9) for c in range(3)]
+        Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8)).save(folder / f'photo{k}.png')
+    return folder
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch, capfd):
+    """`program('test.py', *arguments)` runs a program in `tmp_path` and returns its exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, 'argv', [str(ROOT / name), *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / name), run_name='__main__')
+        return stopped.value.code, *capfd.readouterr()
+    return run
+
+
+def refused(result, *said):
+    """The program ended with status 2 and one line on stderr that has the words `said`."""
+    status, out, err = result
+    assert status == 2 and out == '' and err.startswith('error: ') and err.count('\n') == 1, (out, err)
+    for words in said:
+        assert words in err
