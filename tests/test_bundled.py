@@ -1,0 +1,45 @@
+"""The bundled weights on the bundled photographs."""
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import models
+from datasets.resize import degrade, matlab_resize
+from models.metrics import psnr
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='module')
+def model():
+    return models.load(ROOT / 'modelzoo/EDSR_light_MSIT.pth')
+
+
+def tensor(image):
+    """`(H, W, 3)`, 0..255, to `(3, H, W)` float32 in [0, 1]."""
+    return torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1).clamp(0, 1)
+
+
+@pytest.mark.parametrize('scale', [2, 3, 3.3, 4, 6])
+@pytest.mark.parametrize('photo', sorted(ROOT.glob('tests/photos/*.png')), ids=lambda path: path.stem)
+def test_better_than_bicubic(model, photo, scale):
+    """By 0.4 dB of luma at least, on a 192 x 192 part."""
+    lr, hr = degrade(np.asarray(Image.open(photo))[60:252, 60:252], scale)
+    size, factors = hr.shape[:2], (hr.shape[0] / lr.shape[0], hr.shape[1] / lr.shape[1])
+    bicubic = tensor(matlab_resize(lr, size, factors, to_uint8=False))
+    result = model.render(tensor(lr)[None], size)[0].clamp(0, 1)
+    ours, theirs = (psnr(image, tensor(hr), 'benchmark', factors) for image in (result, bicubic))
+    assert ours > theirs + 0.4
+
+
+def test_demo_takes_them_by_default(tmp_path, monkeypatch, capsys):
+    command = ['demo.py', '-input', ROOT / 'scripts/demo.png', '-scale', '1.5', '-output', tmp_path / 'out.png']
+    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / 'demo.py'), run_name='__main__')
+    assert not stopped.value.code and 'size     255 x 255' in capsys.readouterr().out
