@@ -14,10 +14,15 @@ from utils import UserError
 
 
 class Features(NamedTuple):
-    """What `encode` finds in an LR image; all in the network's scale of [-1, 1] for colours."""
-    lr: torch.Tensor            # (B, 3, H, W)
-    query_key: torch.Tensor     # (B, C, H, W)
-    value: torch.Tensor         # (B, C, H, W)
+    """What `encode` finds in an LR image of `H x W`, laid out and padded for reading windows of it."""
+    lr: torch.Tensor            # (B, H + 2, W + 2, 3) in the network's scale of [-1, 1], the border continued
+    query_key: torch.Tensor     # (B, H + 2 r, W + 2 r, C), zeros around
+    value: torch.Tensor         # (B, H + 2 r, W + 2 r, C), zeros around
+
+    @property
+    def size(self):
+        """(H, W)"""
+        return self.lr.shape[1] - 2, self.lr.shape[2] - 2
 
 
 @register('msit')
@@ -49,7 +54,7 @@ class MSIT(nn.Module):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
         lr = (lr - 0.5) / 0.5
         query_key, value = self.mssa(self.msno(self.project(self.encoder(lr))))
-        return Features(lr, query_key, value)
+        return Features(padded(lr, 1, 'replicate'), padded(query_key, self.radius), padded(value, self.radius))
 
     def query(self, features, coord, cell):
         """Colours at any points, point by point as the paper states it.
@@ -67,9 +72,8 @@ class MSIT(nn.Module):
         attention = attend(query, keys, bias).squeeze(2).permute(2, 0, 1)                   # (K, N, heads)
         latent = values.reshape(self.window, n, heads, -1) * attention[..., None].to(values.dtype)
         latent = latent.transpose(0, 1).reshape(n, -1)                                      # (N, K * C)
-        height, width = features.lr.shape[-2:]
         cell = cell.to(coord) if cell.ndim == 3 else cell.to(coord).reshape(-1, 1, 2)
-        cell = (cell * cell.new_tensor([height, width])).expand(coord.shape).reshape(n, 2)
+        cell = (cell * cell.new_tensor(features.size)).expand(coord.shape).reshape(n, 2)
         colour = self.imnet(torch.cat([latent, cell.to(latent.dtype)], dim=-1)).reshape(*y.shape, -1)
         return (colour + self.skip(features, y, x, weight).squeeze(2)) * 0.5 + 0.5
 
@@ -78,9 +82,10 @@ class MSIT(nn.Module):
         `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
+        weight = first.weight[:, :-2].reshape(len(first.weight), self.window, -1).permute(1, 2, 0).contiguous()
         along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
-        return Plan(rows, columns, *along, constant)
+        return Plan(rows, columns, *along, weight, constant)
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.
@@ -101,8 +106,7 @@ class MSIT(nn.Module):
         query, keys, values = self.gather(features, y, x, weight)
         n, m, channels = query.shape
         heads, depth = self.mssa.heads, channels // self.mssa.heads
-        first = self.imnet.layers[0].weight
-        first = first[:, :-2].reshape(len(first), self.window, channels).permute(1, 2, 0).to(values.dtype)  # (K, C, hidden)
+        first = plan.weight.to(values.dtype)
         hidden = plan.constant.to(values.dtype).expand(n, m, -1)
         buffer = None if torch.is_grad_enabled() else values.new_empty(self.window, n, first.shape[-1])
         for head in range(heads):                  # one at a time, so that what a head's pixels share stays in the cache
@@ -123,7 +127,7 @@ class MSIT(nn.Module):
     def locate(self, features, coord):
         """The nearest LR pixel, `y` and `x (B, Q)` int64, of points `(B, Q, 2)`, and their offset from its centre,
         `(B, Q, 2)` in LR pixels."""
-        height, width = features.lr.shape[-2:]
+        height, width = features.size
         position = ((coord + 1) * coord.new_tensor([height, width]) - 1) / 2
         y, x = grid.nearest_pixel(position[..., 0], height), grid.nearest_pixel(position[..., 1], width)
         return y, x, position - torch.stack([y, x], dim=-1)
@@ -133,15 +137,16 @@ class MSIT(nn.Module):
 
         Returns `(N, m, C)`, the query map sampled bilinearly (zeros outside), and twice `(K, N, C)`, the windows (zeros outside).
         """
-        keys, values = (windows(maps, y, x, self.radius, 'constant') for maps in features[1:])
+        keys, values = (windows(maps, y, x, self.radius) for maps in (features.query_key, features.value))
         middle = slice(self.radius - 1, self.radius + 2)
         nearest = keys.unflatten(0, (2 * self.radius + 1, -1))[middle, middle].flatten(0, 1)                # (9, N, C)
         return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest.transpose(0, 1)), keys, values
 
     def skip(self, features, y, x, weight):
-        """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`."""
-        nearest = windows(features.lr, y, x, 1, 'replicate')                                # (9, N, 3)
-        return torch.bmm(weight.flatten(0, 1).to(nearest.dtype), nearest.transpose(0, 1)).reshape(*weight.shape[:3], -1)
+        """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under autocast."""
+        nearest = windows(features.lr, y, x, 1).unflatten(1, y.shape)                       # (9, B, P, 3)
+        weight = weight.to(nearest.dtype)
+        return sum(weight[..., k, None] * nearest[k, :, :, None] for k in range(9))
 
 
 class Plan(NamedTuple):
@@ -150,6 +155,7 @@ class Plan(NamedTuple):
     columns: grid.Blocks
     row_bias: torch.Tensor          # (rows of blocks, my, 2 r + 1, heads)
     column_bias: torch.Tensor       # (columns of blocks, mx, 2 r + 1, heads)
+    weight: torch.Tensor            # (K, C, hidden), the first layer's weight of a window's values
     constant: torch.Tensor          # (hidden,): the first layer's bias and what the relative cell adds to it
 
 
@@ -159,12 +165,18 @@ def bilinear_weights(offset):
     return (y[..., :, None] * x[..., None, :]).flatten(-2)
 
 
-def windows(maps, y, x, radius, padding):
-    """The `K = (2 radius + 1)^2` pixels around LR pixels, rows outermost: `maps (B, C, H, W)` and `y, x (B, P)` to `(K, B * P, C)`."""
-    batch, channels, height, width = maps.shape
-    flat = F.pad(maps, (radius,) * 4, mode=padding).permute(0, 2, 3, 1).reshape(-1, channels)
-    height, width = height + 2 * radius, width + 2 * radius
+def padded(maps, radius, mode='constant'):
+    """`(B, C, H, W)` to `(B, H + 2 radius, W + 2 radius, C)`."""
+    return F.pad(maps, (radius,) * 4, mode=mode).permute(0, 2, 3, 1).contiguous()
+
+
+def windows(maps, y, x, radius):
+    """The `K = (2 radius + 1)^2` pixels around LR pixels, rows outermost.
+
+    `maps (B, H + 2 radius, W + 2 radius, C)` and `y, x (B, P)` to `(K, B * P, C)`.
+    """
+    batch, height, width, channels = maps.shape
     corner = (torch.arange(batch, device=y.device)[:, None] * height + y) * width + x
     side = torch.arange(2 * radius + 1, device=y.device)
     index = (side[:, None] * width + side).reshape(-1, 1) + corner.reshape(-1)
-    return flat.index_select(0, index.reshape(-1)).reshape(*index.shape, channels)
+    return maps.reshape(-1, channels).index_select(0, index.reshape(-1)).reshape(*index.shape, channels)
