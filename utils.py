@@ -18,6 +18,15 @@ class UserError(Exception):
     """A mistake of the user's, told in one line: the programs print it and exit with status 2."""
 
 
+@contextlib.contextmanager
+def about(what):
+    """A `UserError` raised in this context says what it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{what}: {error}') from error
+
+
 def run_main(main, debug=False):
     """Run `main()` as a program and leave with its exit status.
 

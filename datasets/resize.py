@@ -57,13 +57,25 @@ def degrade(hr, scale):
     Raises UserError for a scale that is not positive and finite or leaves no LR pixel.
     """
     scales = scale_pair(scale)
-    lr_size = [math.floor(n / s + 1e-9) for n, s in zip(hr.shape, scales)]
-    if min(lr_size) < 1:
-        raise UserError(f'an image of {hr.shape[0]} x {hr.shape[1]} pixels is too small for scale {scales[0]:g} x {scales[1]:g}')
-    hr = hr[:round(lr_size[0] * scales[0]), :round(lr_size[1] * scales[1])]
-    if scales[0] == scales[1] and scales[0] in (2, 3, 4):
+    lr_size, hr_size = sizes(hr.shape[:2], scales)
+    hr = hr[:hr_size[0], :hr_size[1]]
+    if by_matlab(scales):
         return matlab_resize(hr, lr_size, (1 / scales[0], 1 / scales[1])), hr
     return pil_resize(hr, lr_size), hr
+
+
+def sizes(size, scale):
+    """The protocol's sizes at `scale` (sy, sx) for an HR image of `size` (h, w): of the LR image, and of the part of the
+    HR image that it shows. Raises UserError if no LR pixel is left."""
+    lr_size = tuple(math.floor(n / s + 1e-9) for n, s in zip(size, scale))
+    if min(lr_size) < 1:
+        raise UserError(f'an image of {size[0]} x {size[1]} pixels is too small for scale {scale[0]:g} x {scale[1]:g}')
+    return lr_size, tuple(round(n * s) for n, s in zip(lr_size, scale))
+
+
+def by_matlab(scale):
+    """Whether the protocol makes the LR images of a scale (sy, sx) by MATLAB's bicubic; PIL's otherwise."""
+    return scale[0] == scale[1] and scale[0] in (2, 3, 4)
 
 
 def scale_pair(scale):

@@ -3,8 +3,8 @@ import numpy as np
 import torch
 
 from datasets.registry import make, register
-from datasets.resize import degrade, pil_resize, scale_pair
-from utils import UserError
+from datasets.resize import degrade, pil_resize, scale_pair, sizes
+from utils import UserError, about
 
 DRAWS = ('pixel', 'block')
 
@@ -15,7 +15,7 @@ def built(dataset):
 
 def to_tensor(image):
     """`(H, W, 3)` uint8 array to `(3, H, W)` uint8 tensor."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 @register('sr-evaluation')
@@ -32,12 +32,17 @@ class Evaluation:
     def __len__(self):
         return len(self.dataset)
 
+    def measure(self, i):
+        """Name, HR size (h, w) and scale (sy, sx) of item `i`, without making its LR image."""
+        name = self.dataset.name(i)
+        with about(name):
+            return name, sizes(self.dataset[i].shape[:2], self.scale)[1], self.scale
+
     def __getitem__(self, i):
-        try:
+        name = self.dataset.name(i)
+        with about(name):
             lr, hr = degrade(self.dataset[i], self.scale)
-        except UserError as error:
-            raise UserError(f'{self.dataset.name(i)}: {error}') from error
-        return {'name': self.dataset.name(i), 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': self.scale}
+        return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': self.scale}
 
 
 @register('sr-evaluation-paired')
@@ -53,6 +58,11 @@ class PairedEvaluation:
 
     def __len__(self):
         return len(self.dataset)
+
+    def measure(self, i):
+        """Name, HR size (h, w) and scale (sy, sx) of item `i`."""
+        item = self[i]
+        return item['name'], tuple(item['hr'].shape[-2:]), item['scale']
 
     def __getitem__(self, i):
         lr, hr = self.dataset[i]
