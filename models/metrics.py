@@ -8,52 +8,66 @@ from utils import UserError, nearest
 
 LUMA = (65.738, 129.057, 25.064)            # of 256, for RGB in [0, 1]; MATLAB's rgb2ycbcr
 EXTRA_SHAVE = {'benchmark': 0, 'div2k': 6}  # pixels besides ceil(scale)
+WINDOW = 11                                 # pixels of SSIM's window, a side
+
+
+def border(protocol, scale):
+    """Pixels that the protocol leaves out at each border, (rows, columns), at `scale` (sy, sx).
+
+    Raises UserError for an unknown protocol.
+    """
+    if protocol not in list(EXTRA_SHAVE):
+        raise UserError(f'unknown protocol {protocol!r}{nearest(protocol, EXTRA_SHAVE)}')
+    return tuple(math.ceil(s) + EXTRA_SHAVE[protocol] for s in scale)
+
+
+def check_size(size, protocol, scale):
+    """Raise UserError if of an image of `size` (h, w) too little is left without the border for SSIM's window."""
+    rows, columns = border(protocol, scale)
+    if min(size[0] - 2 * rows, size[1] - 2 * columns) < WINDOW:
+        raise UserError(f'an image of {size[0]} x {size[1]} pixels is too small for the protocol {protocol!r}: without '
+                        f'{rows} rows and {columns} columns at each border, less than {WINDOW} x {WINDOW} are left')
 
 
 def shave(image, protocol, scale):
-    """`(..., h, w)` without the border that the protocol leaves out: `ceil(scale)` pixels of each axis, and 6 more for 'div2k'.
-
-    Raises UserError for an unknown protocol and an image that is too small.
-    """
-    if protocol not in EXTRA_SHAVE:
-        raise UserError(f'unknown protocol {protocol!r}{nearest(protocol, EXTRA_SHAVE)}')
-    top, left = (math.ceil(s) + EXTRA_SHAVE[protocol] for s in scale)
-    h, w = image.shape[-2:]
-    if h <= 2 * top or w <= 2 * left:
-        raise UserError(f'an image of {h} x {w} pixels is too small for the protocol, which leaves out {top} rows and {left} columns at each border')
-    return image[..., top:h - top, left:w - left]
+    """`(..., h, w)` without the protocol's border. Raises UserError as `check_size` does."""
+    check_size(image.shape[-2:], protocol, scale)
+    (rows, columns), (h, w) = border(protocol, scale), image.shape[-2:]
+    return image[..., rows:h - rows, columns:w - columns]
 
 
 def luma(rgb):
-    """`(3, h, w)` in [0, 1] to the luma `(h, w)` in [0, 235 - 16] of 255, without the offset of 16."""
-    return (rgb.double() * rgb.new_tensor(LUMA, dtype=torch.float64)[:, None, None]).sum(0) / 256 * 255
+    """RGB `(3, h, w)` in [0, 1] to luma `(h, w)` in [0, 219 / 255], without the offset of 16 / 255; float64."""
+    return torch.einsum('chw,c->hw', rgb.double(), rgb.new_tensor(LUMA, dtype=torch.float64)) / 256
 
 
 def psnr(sr, hr, protocol, scale):
     """PSNR in dB: of luma under 'benchmark', of RGB under 'div2k'; infinite for equal images.
 
     `sr`, `hr` `(3, h, w)` in [0, 1], already clamped (and rounded, where 8-bit figures are wanted); `scale` (sy, sx).
+    Raises UserError as `check_size` does.
     """
-    error = luma(sr.double() - hr.double()) / 255 if protocol == 'benchmark' else sr.double() - hr.double()
-    mean = shave(error, protocol, scale).square().mean().item()
+    error = sr.double() - hr.double()
+    error = shave(luma(error) if protocol == 'benchmark' else error, protocol, scale)
+    mean = error.square().mean().item()
     return -10 * math.log10(mean) if mean else math.inf
 
 
 def ssim(sr, hr, protocol, scale):
-    """SSIM of luma, as MATLAB's `ssim_index`: 11x11 Gaussian of sigma 1.5, K1 0.01, K2 0.03, valid region; arguments as in `psnr`.
+    """SSIM of luma in 0..255, as MATLAB's `ssim_index`: 11x11 Gaussian of sigma 1.5, K1 0.01, K2 0.03, valid region.
 
-    Source: Wang et al., *Image Quality Assessment: From Error Visibility to Structural Similarity*, 2004.
-    Raises UserError for an image with less than 11 pixels to a side when shaved.
+    Arguments as in `psnr`. Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural
+    Similarity, 2004. Raises UserError as `check_size` does.
     """
-    x, y = (shave(luma(image) + 16, protocol, scale) for image in (sr, hr))
-    if min(x.shape) < 11:
-        raise UserError(f'SSIM takes 11 x 11 pixels at least, not {x.shape[0]} x {x.shape[1]}')
-    gauss = torch.exp(-(torch.arange(11, dtype=torch.float64, device=x.device) - 5).square() / (2 * 1.5 ** 2))
+    x, y = (shave(16 + 255 * luma(image), protocol, scale) for image in (sr, hr))
+    offset = torch.arange(WINDOW, dtype=torch.float64, device=x.device) - WINDOW // 2
+    gauss = torch.exp(-(offset / 1.5).square() / 2)
     gauss = gauss / gauss.sum()
-    maps = torch.stack([x, y, x * x, y * y, x * y])[:, None]
+    maps = torch.stack([x, y, x * x, y * y, x * y])[:, None]                            # (5, 1, h, w)
     maps = F.conv2d(F.conv2d(maps, gauss.reshape(1, 1, -1, 1)), gauss.reshape(1, 1, 1, -1))
-    mean_x, mean_y, square_x, square_y, product = maps[:, 0]
+    mean_x, mean_y, square_x, square_y, product = maps[:, 0]                            # each (h - 10, w - 10)
     var_x, var_y, covariance = square_x - mean_x ** 2, square_y - mean_y ** 2, product - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x ** 2 + mean_y ** 2 + c1) * (var_x + var_y + c2))
-    return similarity.mean().item()
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x ** 2 + mean_y ** 2 + c1)
+    contrast_structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return (luminance * contrast_structure).mean().item()
