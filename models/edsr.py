@@ -21,13 +21,15 @@ class EDSR(nn.Module):
 
     Source: Lim et al., *Enhanced Deep Residual Networks for Single Image Super-Resolution*, arXiv 1707.02921, section 3.
 
-    Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees.
+    Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees;
+    `floats_per_pixel`, about how many numbers a pixel are held at a time.
     """
 
     def __init__(self, n_resblocks, n_feats, res_scale):
         super().__init__()
         self.out_dim = n_feats
         self.receptive_field = 2 * n_resblocks + 2
+        self.floats_per_pixel = 4 * n_feats
         self.head = nn.Sequential(nn.Conv2d(3, n_feats, 3, padding=1))
         self.body = nn.Sequential(*[ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)],
                                   nn.Conv2d(n_feats, n_feats, 3, padding=1))

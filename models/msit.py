@@ -48,6 +48,7 @@ class MSIT(nn.Module):
         self.msno = MSNO(channels, msno_kernels, fem, rim)
         self.mssa = MSSA(channels, heads, mssa_kernels, position_bias_spec, rim)
         self.imnet = make(imnet_spec, in_dim=self.window * channels + 2)
+        self.floats_per_pixel = self.encoder.floats_per_pixel + 14 * channels       # that encoding holds at a time
         self.receptive_field = (self.encoder.receptive_field + self.msno.receptive_field + self.mssa.receptive_field + radius)
 
     def encode(self, lr):
@@ -118,9 +119,12 @@ class MSIT(nn.Module):
         colour = self.imnet.after_first(hidden).reshape(*i.shape, m, -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 
-    def render(self, lr, size, tile=None):
-        """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped."""
-        return render(self, lr, size, tile)
+    def render(self, lr, size, **options):
+        """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped.
+
+        `options`: `tile`, `precision`, `progress`, see `models.render.render`.
+        """
+        return render(self, lr, size, **options)
 
     # ------------------------------------------------------------ parts
 

@@ -26,13 +26,15 @@ class RDN(nn.Module):
 
     Source: Zhang et al., *Residual Dense Network for Image Super-Resolution*, arXiv 1802.08797, section 3.
 
-    Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees.
+    Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees;
+    `floats_per_pixel`, about how many numbers a pixel are held at a time.
     """
 
     def __init__(self, n_blocks=16, n_convs=8, growth=64, n_feats=64):
         super().__init__()
         self.out_dim = n_feats
         self.receptive_field = n_blocks * n_convs + 3
+        self.floats_per_pixel = 2 * max(n_blocks * n_feats, n_feats + n_convs * growth) + n_blocks * n_feats
         self.shallow = nn.ModuleList([nn.Conv2d(3, n_feats, 3, padding=1), nn.Conv2d(n_feats, n_feats, 3, padding=1)])
         self.blocks = nn.ModuleList(ResidualDenseBlock(n_feats, growth, n_convs) for _ in range(n_blocks))
         self.fuse = nn.Sequential(nn.Conv2d(n_blocks * n_feats, n_feats, 1), nn.Conv2d(n_feats, n_feats, 3, padding=1))

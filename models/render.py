@@ -1,67 +1,165 @@
 """Rendering a whole image, LR pixel by LR pixel and tile by tile, in bounded memory."""
+import math
+import os
+import warnings
+
 import torch
+from tqdm import tqdm
 
 from models import grid
 from utils import UserError
 
-CHUNK = 128             # LR pixels decoded at once
+CHUNK = {'cpu': 128}            # LR pixels decoded at once, by device: on a CPU so many that their work stays in the cache
+CHUNK_ELSEWHERE = 4096
+LARGEST_WORK = 2 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
+SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
+DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 @torch.no_grad()
-def render(model, lr, size, tile=None):
+def render(model, lr, size, tile=None, precision='fp32', progress=False):
     """Render `lr (B, 3, H, W)` in [0, 1] at `size = (h, w)`: `(B, 3, h, w)`, not clamped.
 
-    `tile`: side of the square of LR pixels that is encoded at once, with a margin as wide as the receptive field, so that
-    every pixel comes out as if the image were encoded whole; None: the whole image.
-    Raises UserError for a size or tile that is not positive.
+    The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out as
+    if it were encoded whole, and decoded a few LR pixels at a time. `tile`: side of a tile's inner part in LR pixels; None:
+    what fits into the memory that is free. A tile that does not fit is cut into four. `precision`: 'fp32' (that of the model),
+    'bf16' or 'fp16'; an output that is not finite is made again in that of the model, with a warning. `progress`: a bar when it
+    takes more than two seconds.
+
+    Raises UserError for a size or tile that is not positive, an unknown precision, and when memory does not suffice for the smallest tile.
     """
-    h, w = size
-    if min(h, w) < 1 or int(h) != h or int(w) != w:
-        raise UserError(f'the output size is two whole numbers from 1 up, not {h} x {w}')
-    if tile is not None and tile < 1:
-        raise UserError(f'the tile is a whole number of LR pixels from 1 up, not {tile}')
-    height, width = lr.shape[-2:]
-    rows, columns = grid.Blocks(height, h), grid.Blocks(width, w)
+    check(lr, size, tile, precision)
+    (height, width), (h, w) = lr.shape[-2:], map(int, size)
+    axes = grid.Blocks(height, h), grid.Blocks(width, w)
     relative_cell = grid.relative_cell((height, width), (h, w))
-    out = lr.new_empty(lr.shape[0], 3, h, w)
-    for top, bottom in pieces(height, tile):
-        for left, right in pieces(width, tile):
-            y, x = margin(top, bottom, height, model.receptive_field), margin(left, right, width, model.receptive_field)
-            plan = model.plan(cut(rows, top, bottom, y.start), cut(columns, left, right, x.start), relative_cell)
-            if len(plan.rows.pixels) and len(plan.columns.pixels):
-                decode(model, model.encode(lr[:, :, y, x]), plan, out)
+    try:
+        out = lr.new_empty(lr.shape[0], 3, h, w)
+    except RuntimeError as error:
+        raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
+    regions = tiles(height, width, *(tile_size(model, lr) if tile is None else (tile, tile)))
+    with tqdm(total=height * width, unit='pixel', unit_scale=True, delay=2, leave=False, disable=not progress) as bar:
+        while regions:
+            region = regions.pop(0)
+            try:
+                render_tile(model, lr, region, axes, relative_cell, precision, out)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                quarters = cut_in_four(region)
+                if not quarters:
+                    raise UserError(f'a tile of {SMALLEST_TILE} x {SMALLEST_TILE} pixels needs more memory than there is on {lr.device}') from error
+                regions = quarters + regions
+                continue
+            bar.update((region[1] - region[0]) * (region[3] - region[2]))
     return out
 
 
-def pieces(n, tile):
-    """`n` pixels in pieces of `tile`: pairs of first and last + 1."""
-    return [(first, min(first + tile, n)) for first in range(0, n, tile)] if tile else [(0, n)]
+def check(lr, size, tile, precision):
+    if lr.ndim != 4 or lr.shape[1] != 3 or min(lr.shape) < 1:
+        raise UserError(f'an LR image is (B, 3, H, W), not {tuple(lr.shape)}')
+    if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
+        raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
+    if tile is not None and (int(tile) != tile or tile < 1):
+        raise UserError(f'the tile is a whole number of LR pixels from 1 up, not {tile}')
+    if precision not in DTYPES or (precision == 'fp16' and lr.device.type != 'cuda'):
+        raise UserError(f'the precision is fp32 or bf16, on CUDA also fp16, not {precision} on {lr.device.type}')
 
 
-def margin(first, last, n, width):
-    return slice(max(first - width, 0), min(last + width, n))
+# ---------------------------------------------------------------- tiles
+
+def tile_size(model, lr):
+    """Height and width of a tile's inner part, so that encoding it with its margin takes half of the memory that is free."""
+    work = free_memory(lr.device) / 2
+    if lr.device.type == 'cpu':
+        work = min(work, LARGEST_WORK)
+    pixels = work / (lr.shape[0] * model.floats_per_pixel * lr.element_size())
+    height, width = lr.shape[-2:]
+    margin = 2 * model.receptive_field
+    wide = min(width, max(int(math.sqrt(pixels)) - margin, SMALLEST_TILE))
+    high = int(pixels / min(wide + margin, width)) - margin
+    return max(high, SMALLEST_TILE), wide
+
+
+def free_memory(device):
+    """Bytes that are free on `device`, as far as it tells; 2 GiB where nothing can be known."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        with open('/proc/meminfo', encoding='ascii') as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith('MemAvailable'))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    except (AttributeError, OSError, ValueError):
+        return 2 * 2 ** 30
+
+
+def tiles(height, width, high, wide):
+    """The image in tiles: (top, bottom, left, right), bottom and right exclusive."""
+    return [(top, min(top + high, height), left, min(left + wide, width))
+            for top in range(0, height, high) for left in range(0, width, wide)]
+
+
+def cut_in_four(region):
+    """The quarters of a tile; none of a tile that is too small to be cut."""
+    top, bottom, left, right = region
+    if max(bottom - top, right - left) <= SMALLEST_TILE:
+        return []
+    return [(top + y, min(top + y + -(-(bottom - top) // 2), bottom), left + x, min(left + x + -(-(right - left) // 2), right))
+            for y in dict.fromkeys((0, -(-(bottom - top) // 2))) for x in dict.fromkeys((0, -(-(right - left) // 2)))
+            if top + y < bottom and left + x < right]
+
+
+def is_out_of_memory(error):
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+# ---------------------------------------------------------------- a tile
+
+def render_tile(model, lr, region, axes, relative_cell, precision, out):
+    """Write the output pixels that belong to the LR pixels of `region` to `out`."""
+    top, bottom, left, right = region
+    y, x = (slice(max(first - model.receptive_field, 0), last + model.receptive_field)
+            for first, last in ((top, bottom), (left, right)))
+    rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
+    if not len(rows.pixels) or not len(columns.pixels):
+        return
+    with torch.autocast(lr.device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None):
+        finite = decode(model, model.encode(lr[:, :, y, x]), model.plan(rows, columns, relative_cell), out)
+    if not finite and DTYPES[precision]:
+        warnings.warn(f'in {precision} the output is not finite: it is made in {str(lr.dtype).removeprefix("torch.")}', stacklevel=4)
+        decode(model, model.encode(lr[:, :, y, x]), model.plan(rows, columns, relative_cell), out)
 
 
 def cut(blocks, first, last, origin):
-    """The blocks of the LR pixels `first` to `last - 1`, counted from `origin`."""
+    """The blocks of the LR pixels `first` to `last - 1`, these counted from `origin`."""
     at = torch.searchsorted(blocks.pixels, torch.tensor([first, last]))
     return blocks.part(int(at[0]), int(at[1]), origin)
 
 
 def decode(model, features, plan, out):
-    """Write the output pixels of all of the plan's blocks to `out (B, 3, h, w)`, a few blocks at a time."""
-    batch = len(out)
+    """Write the output pixels of all of the plan's blocks to `out (B, 3, h, w)`, a few blocks at a time.
+
+    Returns whether all of them are finite.
+    """
+    batch, finite = len(out), True
     n_rows, n_columns = len(plan.rows.pixels), len(plan.columns.pixels)
-    wide = max(1, min(n_columns, CHUNK // batch))
-    high = max(1, CHUNK // (batch * wide))
+    chunk = max(1, CHUNK.get(out.device.type, CHUNK_ELSEWHERE) // batch)
+    high = max(1, min(n_rows, int(math.sqrt(chunk))))
+    wide = max(1, min(n_columns, chunk // high))
+    high = max(1, min(n_rows, chunk // wide))
     for top in range(0, n_rows, high):
+        rows = plan.rows.part(top, top + high)
         for left in range(0, n_columns, wide):
-            i, j = torch.arange(top, min(top + high, n_rows)), torch.arange(left, min(left + wide, n_columns))
-            pairs = torch.cartesian_prod(i, j).to(out.device)
+            columns = plan.columns.part(left, left + wide)
+            pairs = torch.cartesian_prod(torch.arange(top, top + len(rows.pixels)), torch.arange(left, left + len(columns.pixels)))
+            pairs = pairs.to(out.device)
             colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
-            colour = colour.reshape(batch, len(i), len(j), plan.rows.size, plan.columns.size, 3)
-            colour = colour.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, len(i) * plan.rows.size, len(j) * plan.columns.size)
-            rows, columns = plan.rows.part(top, top + high), plan.columns.part(left, left + wide)
-            colour = colour[:, :, rows.slots().to(out.device)][:, :, :, columns.slots().to(out.device)]
+            colour = colour.reshape(batch, len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
+            colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)              # (B, 3, rows * my, columns * mx)
+            colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
+            finite = finite and bool(colour.isfinite().all())
             y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
             out[:, :, y:y + colour.shape[2], x:x + colour.shape[3]] = colour
+    return finite
