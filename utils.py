@@ -3,6 +3,8 @@ import argparse
 import contextlib
 import difflib
 import inspect
+import json
+import math
 import os
 import re
 import sys
@@ -212,3 +214,33 @@ def atomic_path(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(folder):
+    """Raise UserError, before any work, if `folder` cannot be made or written to."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f'{folder}: {there.resolve()} is no folder that can be written to')
+
+
+def write_text(path, text):
+    """Write `text` and a line's end to `path`, all or nothing. Raises UserError if that cannot be."""
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text + '\n', encoding='utf-8')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror})') from error
+
+
+def write_json(path, data):
+    """As `write_text`, data as JSON, which has no infinity: the string 'inf' stands in its place."""
+    write_text(path, json.dumps(finite(data), indent=1, allow_nan=False))
+
+
+def finite(data):
+    """`data`, of dicts and lists, with the string 'inf' for infinity."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return 'inf' if data == math.inf else data

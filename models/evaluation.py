@@ -1,48 +1,62 @@
-"""The evaluation loop that `test.py` and the validation of `train.py` share."""
+"""The evaluation loop of `test.py`, `scripts/evaluate.py` and the validation of `train.py`."""
 import time
 
 import torch
 from tqdm import tqdm
 
+from models.ensemble import render_ensemble
 from models.metrics import psnr, ssim
 from utils import about
 
 
-def evaluate(model, dataset, protocol, device='cpu', progress=True, eight_bit=False, each=None):
+def evaluate(model, dataset, protocol, device='cpu', progress=True, eight_bit=False, each=None, ensemble=False):
     """Render every LR image of `dataset` at the size of its HR image and compare.
 
-    `dataset` gives items as `datasets.wrappers.Evaluation` does; `protocol` is 'benchmark' or 'div2k'
-    (`models/metrics.py`); `progress` shows a bar; `eight_bit` rounds the outputs to 8 bits before they are compared;
-    `each(name, image)` receives every output, `(3, h, w)` in [0, 1].
+    `dataset` gives items as `datasets.wrappers.Evaluation` does; `progress` shows a bar; `each(name, image)` receives
+    every output, `(3, h, w)` in [0, 1]; the rest as in `evaluate_image`.
 
     Returns `{'images': [{'name', 'psnr', 'ssim', 'seconds'}], 'psnr', 'ssim', 'seconds'}`; the last three are the means
-    of the images' values, infinite as soon as one is, NaN where an output is. `seconds` are the rendering's alone.
-    Raises UserError, naming the image, for one that is too small for the protocol.
+    of the images' values. Raises UserError, naming the image, for one that is too small for the protocol.
     """
     images = []
     for i in tqdm(range(len(dataset)), unit='image', disable=not progress):
-        item = dataset[i]
-        with about(item['name']):
-            sr, seconds = timed_render(model, item['lr'][None].to(device), item['hr'].shape[-2:])
-            sr = sr[0].float().clamp(0, 1).cpu()
-            if eight_bit:
-                sr = (sr * 255).round() / 255
-            scores = {name: metric(sr, item['hr'], protocol, item['scale'])
-                      for name, metric in (('psnr', psnr), ('ssim', ssim))}
-        images.append({'name': item['name'], **scores, 'seconds': seconds})
+        image, sr = evaluate_image(model, dataset[i], protocol, device, eight_bit, ensemble)
+        images.append(image)
         if each:
-            each(item['name'], sr)
-    means = {key: sum(image[key] for image in images) / len(images) for key in ('psnr', 'ssim', 'seconds')}
-    return {'images': images, **means}
+            each(image['name'], sr)
+    return {'images': images, **means(images)}
 
 
-def timed_render(model, lr, size):
-    """`model.render(lr, size)` and the seconds it took."""
-    synchronize(lr.device)
+def evaluate_image(model, item, protocol, device='cpu', eight_bit=False, ensemble=False):
+    """Render the LR image of an item at the size of its HR image and compare.
+
+    `protocol` is 'benchmark' or 'div2k' (`models/metrics.py`); `eight_bit` rounds the output to 8 bits before it is
+    compared; `ensemble` renders by `models.ensemble`. Returns `{'name', 'psnr', 'ssim', 'seconds'}`, the seconds being
+    those of the rendering alone, and the output, `(3, h, w)` in [0, 1]. Raises UserError as `evaluate` does.
+    """
+    lr, size = item['lr'][None].to(device), item['hr'].shape[-2:]
+    with about(item['name']):
+        sr, seconds = timed(lambda: render_ensemble(model, lr, size) if ensemble else model.render(lr, size), lr.device)
+        sr = sr[0].float().clamp(0, 1).cpu()
+        if eight_bit:
+            sr = (sr * 255).round() / 255
+        scores = {name: metric(sr, item['hr'], protocol, item['scale'])
+                  for name, metric in (('psnr', psnr), ('ssim', ssim))}
+    return {'name': item['name'], **scores, 'seconds': seconds}, sr
+
+
+def means(images):
+    """PSNR, SSIM and seconds, each the mean of the images' values: infinite as soon as one is, NaN where one is."""
+    return {key: sum(image[key] for image in images) / len(images) for key in ('psnr', 'ssim', 'seconds')}
+
+
+def timed(work, device):
+    """What `work()` returns and the seconds it took on `device`."""
+    synchronize(device)
     began = time.perf_counter()
-    sr = model.render(lr, size)
-    synchronize(lr.device)
-    return sr, time.perf_counter() - began
+    result = work()
+    synchronize(device)
+    return result, time.perf_counter() - began
 
 
 def synchronize(device):

@@ -1,7 +1,6 @@
 """test.py as people call it: what it writes and prints, its configs, and one line and status 2 for every mistake."""
 import json
 import math
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,10 @@ from PIL import Image
 import datasets
 import models
 from datasets.image_io import read_image
+from models.ensemble import render_ensemble
 from models.evaluation import evaluate
+from models.evaluation_set import SCHEMA
+from models.metrics import psnr
 from utils import load_config
 
 PROGRAM = ROOT / 'test.py'
@@ -81,6 +83,15 @@ def test_images_are_kept_if_asked(test, weights):
     for item in dataset:
         expected = model.render(item['lr'][None], item['hr'].shape[-2:])[0].clamp(0, 1)
         assert (read_image(f'save/tiny/set/{item["name"]}.png')[0].rgb - expected).abs().max() <= 0.5001 / 255
+
+
+def test_ensemble(test, weights):
+    status, out, err = test('-ensemble')
+    assert (status, err) == (0, '') and 'self-ensemble of 8' in out.splitlines()[1]
+    results = json.loads(Path('save/tiny/set.json').read_text())
+    for item, image in zip(datasets.make(config()['dataset']), results['images']):
+        sr = render_ensemble(models.load(weights), item['lr'][None], item['hr'].shape[-2:])[0].clamp(0, 1)
+        assert image['psnr'] == pytest.approx(psnr(sr, item['hr'], 'benchmark', (2, 2)), abs=1e-4)
 
 
 def test_eight_bits(test):
@@ -165,7 +176,7 @@ def test_results_are_replaced(test):
 def test_help(program):
     status, out, err = program('test.py', '--help')
     assert (status, err) == (0, '')
-    for option in ('config', 'model', 'name', 'save-images', 'eight-bit', 'device', 'debug'):
+    for option in ('config', 'model', 'name', 'save-images', 'eight-bit', 'ensemble', 'device', 'debug'):
         assert f'-{option}' in out
 
 
@@ -291,9 +302,8 @@ def test_every_set_has_its_scales():
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('test-*.yaml')), ids=lambda path: path.stem)
 def test_configs_say_what_their_names_say(path):
-    schema = runpy.run_path(str(PROGRAM))['SCHEMA']
     _, name, scale = path.stem.split('-')
-    content = load_config(path, schema)
+    content = load_config(path, SCHEMA)
     assert content['protocol'] == ('div2k' if name == 'div2k' else 'benchmark')
     assert content['dataset']['name'] == 'sr-evaluation' and content['dataset']['args']['scale'] == int(scale)
     images = content['dataset']['args']['dataset']

@@ -1,0 +1,52 @@
+"""Sets of images to evaluate on, checked before any work, and the words for how numbers on them are taken."""
+import datasets
+from datasets.resize import by_matlab
+from models.metrics import border, check_size
+from utils import UserError, about, load_config, nearest
+
+SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}
+WRAPPERS = ('sr-evaluation', 'sr-evaluation-paired')
+
+
+def read_config(path):
+    """The test config at `path`, a dict with the spec of its 'dataset' and its 'protocol'.
+
+    Raises UserError for what is missing or unknown; what the spec says is not looked at.
+    """
+    config = load_config(path, SCHEMA)
+    for key in SCHEMA:
+        if not config.get(key):
+            raise UserError(f'{path}: the key {key!r} is missing')
+    with about(path):
+        border(config['protocol'], (1, 1))
+        name = config['dataset'].get('name')
+        if name not in WRAPPERS:
+            raise UserError(f'no dataset to evaluate on: {name!r}{nearest(name, WRAPPERS)}')
+    return config
+
+
+def make_set(spec, protocol):
+    """The dataset of a spec. Raises UserError for images that are unreadable or too small for the protocol."""
+    dataset = datasets.make(spec)
+    for i in range(len(dataset)):
+        name, size, scale = dataset.measure(i)
+        with about(name):
+            check_size(size, protocol, scale)
+    return dataset
+
+
+def caption(dataset, protocol, eight_bit, ensemble):
+    """How the numbers are taken, in one line."""
+    scale = getattr(dataset, 'scale', None)
+    if scale is None:
+        lr, shaved = 'LR images as found', f'ceil(scale) + {border(protocol, (0, 0))[0]}'
+    else:
+        equal = scale[0] == scale[1]
+        factor = f'x{scale[0]:g}' if equal else f'x{scale[0]:g} in height and x{scale[1]:g} in width'
+        lr = f'{factor}, LR by {"MATLAB" if by_matlab(scale) else "PIL antialiased"} bicubic'
+        rows, columns = border(protocol, scale)
+        shaved = rows if rows == columns else f'{rows} rows and {columns} columns of'
+    return (f'{lr}; {"self-ensemble of 8, " if ensemble else ""}cell of the output\'s own pixels, also beyond the '
+            f'trained scales; PSNR on {"luma (Y)" if protocol == "benchmark" else "RGB"}, SSIM on luma, '
+            f'{shaved} pixels shaved, {"output rounded to 8 bits" if eight_bit else "clamped float output"}; '
+            f'protocol {protocol}')
