@@ -1,0 +1,195 @@
+"""Rendering by LR pixel and by tile against the paper's way, point by point."""
+import pytest
+import torch
+from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import models
+from models import grid
+from models import render as rendering
+from utils import UserError
+
+side = st.integers(1, 9)
+extent = st.integers(1, 40)
+
+
+@st.composite
+def specs(draw):
+    """A random small configuration of MSIT."""
+    heads = draw(st.sampled_from([1, 2, 4]))
+    return {'name': 'msit', 'args': {
+        'encoder_spec': draw(st.sampled_from([
+            {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4}},
+            {'name': 'rdn', 'args': {'n_blocks': 2, 'n_convs': 2, 'growth': 4, 'n_feats': 4}}])),
+        'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': draw(st.lists(st.integers(1, 9), max_size=3)),
+                                               'act': draw(st.sampled_from(['relu', 'gelu']))}},
+        'channels': 8 * draw(st.integers(1, 2)), 'heads': heads, 'radius': draw(st.integers(1, 3)),
+        'msno_kernels': draw(st.sampled_from([[3], [3, 5], [3, 5, 7, 9], [1, 3]])),
+        'mssa_kernels': draw(st.sampled_from([[3], [3, 5]])),
+        'fem': draw(st.sampled_from(['replicate', 'circular', None])),
+        'position_bias_spec': draw(st.sampled_from([None, {'name': 'sinusoid', 'args': {'features': 16}}])),
+        'rim': draw(st.booleans()),
+    }}
+
+
+def built(spec, seed=0, dtype=torch.float64):
+    """A model with random weights, RIM and batch norm not at their neutral start."""
+    torch.manual_seed(seed)
+    model = models.build(spec)
+    for name, value in model.state_dict().items():
+        if name.endswith('gain') or 'running_mean' in name:
+            value.normal_(std=0.3)
+        elif 'running_var' in name:
+            value.uniform_(0.5, 2)
+    return model.eval().requires_grad_(False).to(dtype)
+
+
+def by_query(model, lr, size, dtype=torch.float64):
+    """All pixels, point by point: `(B, 3, h, w)`."""
+    coord = grid.pixel_centres(*size).to(dtype).expand(len(lr), -1, -1)
+    rgb = model.query(model.encode(lr), coord, grid.cell_size(*size).to(dtype))
+    return rgb.transpose(1, 2).reshape(len(lr), 3, *size)
+
+
+@given(specs(), st.integers(1, 2), side, side, extent, extent, st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_render_is_query_at_every_pixel(spec, batch, height, width, h, w, seed):
+    model = built(spec, seed)
+    lr = torch.rand(batch, 3, height, width, dtype=torch.float64)
+    expected = by_query(model, lr, (h, w))
+    assert (model.render(lr, (h, w)) - expected).abs().max() <= 1e-9
+    assert (models.fold(model).render(lr, (h, w)) - expected).abs().max() <= 1e-9
+    if not (spec['args']['fem'] == 'circular'):
+        assert (model.render(lr, (h, w), tile=3) - expected).abs().max() <= 1e-9
+
+
+@given(specs(), side, side, extent, extent, st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_render_is_query_in_float32(spec, height, width, h, w, seed):
+    model = built(spec, seed, torch.float32)
+    lr = torch.rand(1, 3, height, width)
+    assert (model.render(lr, (h, w)) - by_query(model, lr, (h, w))).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+@pytest.mark.parametrize('scale', [1.5, 2.5, 0.5, 1, 3.5])
+def test_ties_are_decided_alike(scale, dtype):
+    """At these scales output pixels lie on the border of two LR pixels; coordinates of either precision decide as the table does."""
+    model = built(TINY, dtype=dtype)
+    lr = torch.rand(1, 3, 14, 22, dtype=dtype)
+    size = (int(14 * scale), int(22 * scale))
+    error = (model.render(lr, size) - by_query(model, lr, size, dtype)).abs().max()
+    assert error <= (1e-9 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize('size', [(96, 60), (33, 70), (20, 11), (300, 31), (1, 1)])
+@pytest.mark.parametrize('tile', [1, 7, 20, 47, 500])
+def test_tiles_are_the_whole(size, tile):
+    model = built(TINY)
+    lr = torch.rand(2, 3, 48, 30, dtype=torch.float64)
+    assert (model.render(lr, size, tile=tile) - model.render(lr, size, tile=48)).abs().max() <= 1e-12
+
+
+def test_a_batch_is_its_images():
+    model = built(TINY)
+    lr = torch.rand(3, 3, 8, 9, dtype=torch.float64)
+    whole = model.render(lr, (19, 20))
+    for image, expected in zip(lr, whole):
+        assert (model.render(image[None], (19, 20))[0] - expected).abs().max() <= 1e-12
+
+
+def test_chunks_do_not_matter(monkeypatch):
+    model = built(TINY)
+    lr = torch.rand(2, 3, 8, 9, dtype=torch.float64)
+    whole = model.render(lr, (19, 30))
+    for chunk in (1, 2, 7, 1000):
+        monkeypatch.setitem(rendering.CHUNK, 'cpu', chunk)
+        assert (model.render(lr, (19, 30)) - whole).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory'),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_tile_that_does_not_fit_is_cut(monkeypatch, error):
+    model = built(TINY)
+    lr = torch.rand(1, 3, 40, 60, dtype=torch.float64)
+    expected = model.render(lr, (90, 100))
+    encode, refused = model.encode, []
+
+    def small_memory(lr):
+        if lr.shape[-2] * lr.shape[-1] > 1500:
+            refused.append(lr.shape)
+            raise error
+        return encode(lr)
+    monkeypatch.setattr(model, 'encode', small_memory)
+    assert (model.render(lr, (90, 100)) - expected).abs().max() <= 1e-12
+    assert refused
+
+
+def test_memory_that_does_not_suffice_at_all_is_said(monkeypatch):
+    model = built(TINY)
+
+    def no_memory(lr):
+        raise MemoryError
+    monkeypatch.setattr(model, 'encode', no_memory)
+    with pytest.raises(UserError, match='needs more memory'):
+        model.render(torch.rand(1, 3, 40, 40, dtype=torch.float64), (50, 50))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    model = built(TINY)
+
+    def broken(lr):
+        raise RuntimeError('shapes do not match')
+    monkeypatch.setattr(model, 'encode', broken)
+    with pytest.raises(RuntimeError, match='shapes'):
+        model.render(torch.rand(1, 3, 4, 4, dtype=torch.float64), (5, 5))
+
+
+def test_the_tile_is_as_large_as_free_memory_allows(monkeypatch):
+    model = built(TINY)
+    sizes = []
+    for free in (2 ** 22, 2 ** 26, 2 ** 30):
+        monkeypatch.setattr(rendering, 'free_memory', lambda device: free)
+        sizes.append(rendering.tile_size(model, torch.rand(1, 3, 2000, 3000)))
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1] and sizes[-1][1] <= 3000
+
+
+def test_bf16_is_close_and_falls_back_where_it_is_not_finite(monkeypatch):
+    model = built(TINY, dtype=torch.float32)
+    lr = torch.rand(1, 3, 16, 16)
+    exact, half = model.render(lr, (40, 40)), model.render(lr, (40, 40), precision='bf16')
+    assert 0 < (exact - half).square().mean() <= 1e-5         # 50 dB
+    blocks = model.query_blocks
+
+    def overflowing(features, *arguments):
+        colour = blocks(features, *arguments)
+        return colour / 0 if torch.is_autocast_enabled('cpu') else colour
+    monkeypatch.setattr(model, 'query_blocks', overflowing)
+    with pytest.warns(UserWarning, match='not finite'):
+        assert torch.equal(model.render(lr, (40, 40), precision='bf16'), exact)
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (dict(size=(0, 5)), 'output size'), (dict(size=(5, -1)), 'output size'), (dict(size=(2.5, 3)), 'output size'),
+    (dict(size=(5, 5), tile=0), 'tile'), (dict(size=(5, 5), precision='fp8'), 'precision'), (dict(size=(5, 5), precision='fp16'), 'precision'),
+])
+def test_what_makes_no_sense_is_refused(arguments, said):
+    with pytest.raises(UserError, match=said):
+        built(TINY).render(torch.rand(1, 3, 4, 4, dtype=torch.float64), **arguments)
+
+
+def test_an_image_of_another_shape_is_refused():
+    with pytest.raises(UserError, match='LR image'):
+        built(TINY).render(torch.rand(3, 4, 4, dtype=torch.float64), (5, 5))
+
+
+def test_progress_is_shown_on_long_work_only(monkeypatch, capsys):
+    model = built(TINY)
+    lr = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    model.render(lr, (9, 9), progress=True)
+    assert capsys.readouterr().err == ''
+    bar = rendering.tqdm
+    monkeypatch.setattr(rendering, 'tqdm', lambda *args, **kwargs: bar(*args, **kwargs | {'delay': 0, 'mininterval': 0}))
+    model.render(lr, (9, 9), progress=True, tile=2)
+    assert 'pixel' in capsys.readouterr().err
