@@ -22,7 +22,7 @@ def parse():
     parser.add_argument('-name', help='folder in save/ for the results; the name of the weights if left out')
     parser.add_argument('-save-images', action='store_true', help='keep the output images')
     parser.add_argument('-eight-bit', action='store_true', help='round the outputs to 8 bits before they are compared')
-    parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions of the input')
+    parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()

@@ -66,17 +66,21 @@ class MSIT(nn.Module):
         y, x, offset = self.locate(features, coord)
         weight = bilinear_weights(offset)[:, :, None]                                       # (B, Q, 1, 9)
         query, keys, values = self.gather(features, y, x, weight)
-        n, heads = query.shape[0], self.mssa.heads
-        bias = self.mssa.bias(offset, self.radius).flatten(0, 1)[:, :, None]                # (N, heads, 1, K)
-        query = query.reshape(n, 1, heads, -1).transpose(1, 2)                              # (N, heads, 1, d)
-        keys = keys.reshape(self.window, n, heads, -1).permute(1, 2, 3, 0)                  # (N, heads, d, K)
-        attention = attend(query, keys, bias).squeeze(2).permute(2, 0, 1)                   # (K, N, heads)
+        attention = self.weigh(query, keys, offset).permute(2, 0, 1)                        # (K, N, heads)
+        n, heads = attention.shape[1:]
         latent = values.reshape(self.window, n, heads, -1) * attention[..., None].to(values.dtype)
         latent = latent.transpose(0, 1).reshape(n, -1)                                      # (N, K * C)
         cell = cell.to(coord) if cell.ndim == 3 else cell.to(coord).reshape(-1, 1, 2)
         cell = (cell * cell.new_tensor(features.size)).expand(coord.shape).reshape(n, 2)
         colour = self.imnet(torch.cat([latent, cell.to(latent.dtype)], dim=-1)).reshape(*y.shape, -1)
         return (colour + self.skip(features, y, x, weight).squeeze(2)) * 0.5 + 0.5
+
+    def attention(self, features, coord):
+        """The weights with which each head attends to the LR pixels around points `coord (B, Q, 2)`, as in `query`:
+        `(B, Q, heads, K)`, the window's rows outermost; they sum to 1."""
+        y, x, offset = self.locate(features, coord)
+        query, keys, _ = self.gather(features, y, x, bilinear_weights(offset)[:, :, None])
+        return self.weigh(query, keys, offset).unflatten(0, y.shape)
 
     def plan(self, rows, columns, relative_cell):
         """What blocks of output pixels need to know of where they lie, the same for all images of a size: a `Plan` from the
@@ -145,6 +149,14 @@ class MSIT(nn.Module):
         middle = slice(self.radius - 1, self.radius + 2)
         nearest = keys.unflatten(0, (2 * self.radius + 1, -1))[middle, middle].flatten(0, 1)                # (9, N, C)
         return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest.transpose(0, 1)), keys, values
+
+    def weigh(self, query, keys, offset):
+        """Attention weights of single points, `(N, heads, K)`, from `query (N, 1, C)`, `keys (K, N, C)` and `offset (B, Q, 2)`."""
+        n, heads = query.shape[0], self.mssa.heads
+        bias = self.mssa.bias(offset, self.radius).flatten(0, 1)[:, :, None]                # (N, heads, 1, K)
+        query = query.reshape(n, 1, heads, -1).transpose(1, 2)                              # (N, heads, 1, d)
+        keys = keys.reshape(self.window, n, heads, -1).permute(1, 2, 3, 0)                  # (N, heads, d, K)
+        return attend(query, keys, bias).squeeze(2)
 
     def skip(self, features, y, x, weight):
         """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under autocast."""
