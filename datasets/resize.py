@@ -87,3 +87,12 @@ def scale_pair(scale):
     if len(pair) != 2 or not all(math.isfinite(s) and s > 0 for s in pair):
         raise UserError(f'a scale is a positive number, or two of them (height, width), not {scale!r}')
     return pair
+
+
+def parse_scale(text):
+    """(sy, sx) of '3.3', or of '2x3.5': height x width. Raises UserError as `scale_pair` does."""
+    parts = text.split('x')
+    try:
+        return scale_pair(parts if parts[1:] else text)
+    except UserError as error:
+        raise UserError(f'a scale is a positive number, or two of them as 2x3.5 (height x width), not {text!r}') from error

@@ -9,6 +9,8 @@ from models.registry import make, models
 from models.rim import fold_state
 from utils import UserError, atomic_path
 
+WITHOUT_WEIGHTS = ('bicubic',)
+
 
 def build(spec):
     """The model of a spec, which it carries as `.spec`; `.meta`, what its weight file tells of it, is empty."""
@@ -25,11 +27,14 @@ def save(path, model, meta=None):
 
 
 def load(path, dtype=torch.float32):
-    """The model of a weight file or training checkpoint, own or published, ready for inference.
+    """The model of a weight file or training checkpoint, own or published, ready for inference; or by its name, of
+    `WITHOUT_WEIGHTS`, one that has nothing to load.
 
     In evaluation mode on the CPU, with parameters of `dtype`, RIM folded (in that precision) into plain convolutions, with `.spec` and `.meta`.
     Raises UserError for a file that is missing, truncated, of another kind, carries code, or does not fit its own spec.
     """
+    if str(path) in WITHOUT_WEIGHTS:
+        return build({'name': str(path), 'args': {}}).eval()
     content = read(path)
     if not isinstance(content, dict) or not isinstance(content.get('model'), dict) or not {'name', 'sd'} <= set(content['model']):
         raise UserError(f'{path}: holds no model; a weight file is {{"model": {{"name", "args", "sd"}}}}')
