@@ -31,5 +31,8 @@ class FEM(nn.Module):
                 kernel[channel, 0, 1 + dy, 1 + dx] = 1
         self.register_buffer('kernel', kernel, persistent=False)
 
-    def forward(self, x):
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode=self.padding), self.kernel, groups=len(self.kernel))
+    def forward(self, x, padded=False):
+        """`padded`: `x` is `(B, C, H + 2, W + 2)`, with what lies beyond the border."""
+        if not padded:
+            x = F.pad(x, (1, 1, 1, 1), mode=self.padding)
+        return F.conv2d(x, self.kernel, groups=len(self.kernel))

@@ -1,4 +1,5 @@
 """MSIT: an SR encoder, MSNO, MSSA and an MLP that renders a low-resolution image at any size."""
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -54,9 +55,42 @@ class MSIT(nn.Module):
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        lr = (lr - 0.5) / 0.5
-        query_key, value = self.mssa(self.msno(self.project(self.encoder(lr))))
-        return Features(padded(lr, 1, 'replicate'), padded(query_key, self.radius), padded(value, self.radius))
+        return self.features(lr, self.project(self.encoder((lr - 0.5) / 0.5)))
+
+    def encode_part(self, lr, y, x):
+        """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the image goes on.
+
+        At the image's own border a circular FEM reads the opposite border, which lies outside the part: what is read there,
+        one pixel wide, is encoded as well.
+        """
+        part = lr[:, :, y, x]
+        if part.shape == lr.shape or self.msno.fem_padding != 'circular':
+            return self.encode(part)
+        height, width = lr.shape[-2:]
+        depth = self.encoder.receptive_field
+
+        def projected(top, bottom, left, right):
+            """The projected encoding of a part of the whole image."""
+            up, aside = max(top - depth, 0), max(left - depth, 0)
+            crop = lr[:, :, up:bottom + depth, aside:right + depth]
+            return self.project(self.encoder((crop - 0.5) / 0.5))[:, :, top - up:bottom - up, left - aside:right - aside]
+        inner = self.project(self.encoder((part - 0.5) / 0.5))
+        around = F.pad(inner, (1, 1, 1, 1), mode='replicate')
+        (first, last), (left, right) = (y.indices(height)[:2], x.indices(width)[:2])
+        rows = [(at, beyond) for at, border, beyond in ((0, first == 0, height - 1), (-1, last == height, 0)) if border]
+        columns = [(at, beyond) for at, border, beyond in ((0, left == 0, width - 1), (-1, right == width, 0)) if border]
+        for at, beyond in rows:
+            around[:, :, at, 1:-1] = projected(beyond, beyond + 1, left, right)[:, :, 0]
+        for at, beyond in columns:
+            around[:, :, 1:-1, at] = projected(first, last, beyond, beyond + 1)[..., 0]
+        for (i, row), (j, column) in itertools.product(rows, columns):
+            around[:, :, i, j] = projected(row, row + 1, column, column + 1)[:, :, 0, 0]
+        return self.features(part, inner, around)
+
+    def features(self, lr, mapped, around=None):
+        """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""
+        query_key, value = self.mssa(self.msno(mapped, around))
+        return Features(padded((lr - 0.5) / 0.5, 1, 'replicate'), padded(query_key, self.radius), padded(value, self.radius))
 
     def query(self, features, coord, cell):
         """Colours at any points, point by point as the paper states it.

@@ -17,12 +17,17 @@ class MSNO(nn.Module):
         super().__init__()
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.scales = nn.Conv2d(channels, channels, 1, bias=False)
-        self.fem = nn.Identity() if fem is None else FEM(channels, fem)
+        self.fem = None if fem is None else FEM(channels, fem)
+        self.fem_padding = fem
         self.msc = MSC(channels, kernels, rim)
         self.sim = SIM(channels, groups=len(kernels))
         self.project = nn.Conv2d(channels, channels, 1)
         self.receptive_field = self.msc.receptive_field + (0 if fem is None else FEM.receptive_field)
 
-    def forward(self, x):
-        scales = self.sim(self.msc(self.fem(self.scales(x))))
+    def forward(self, x, around=None):
+        """`around (B, C, H + 2, W + 2)`, where given, is `x` with what FEM is to see beyond the border."""
+        scales = self.scales(x) if around is None else self.scales(around)
+        if self.fem is not None:
+            scales = self.fem(scales, padded=around is not None)
+        scales = self.sim(self.msc(scales))
         return self.project(scales * self.value(x))

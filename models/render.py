@@ -126,10 +126,10 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out):
     if not len(rows.pixels) or not len(columns.pixels):
         return
     with torch.autocast(lr.device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None):
-        finite = decode(model, model.encode(lr[:, :, y, x]), model.plan(rows, columns, relative_cell), out)
+        finite = decode(model, model.encode_part(lr, y, x), model.plan(rows, columns, relative_cell), out)
     if not finite and DTYPES[precision]:
         warnings.warn(f'in {precision} the output is not finite: it is made in {str(lr.dtype).removeprefix("torch.")}', stacklevel=4)
-        decode(model, model.encode(lr[:, :, y, x]), model.plan(rows, columns, relative_cell), out)
+        decode(model, model.encode_part(lr, y, x), model.plan(rows, columns, relative_cell), out)
 
 
 def cut(blocks, first, last, origin):

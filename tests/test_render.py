@@ -60,8 +60,7 @@ def test_render_is_query_at_every_pixel(spec, batch, height, width, h, w, seed):
     expected = by_query(model, lr, (h, w))
     assert (model.render(lr, (h, w)) - expected).abs().max() <= 1e-9
     assert (models.fold(model).render(lr, (h, w)) - expected).abs().max() <= 1e-9
-    if not (spec['args']['fem'] == 'circular'):
-        assert (model.render(lr, (h, w), tile=3) - expected).abs().max() <= 1e-9
+    assert (model.render(lr, (h, w), tile=3) - expected).abs().max() <= 1e-9
 
 
 @given(specs(), side, side, extent, extent, st.integers(0, 99))
@@ -85,8 +84,9 @@ def test_ties_are_decided_alike(scale, dtype):
 
 @pytest.mark.parametrize('size', [(96, 60), (33, 70), (20, 11), (300, 31), (1, 1)])
 @pytest.mark.parametrize('tile', [1, 7, 20, 47, 500])
-def test_tiles_are_the_whole(size, tile):
-    model = built(TINY)
+@pytest.mark.parametrize('fem', ['replicate', 'circular', None])
+def test_tiles_are_the_whole(size, tile, fem):
+    model = built({**TINY, 'args': {**TINY['args'], 'fem': fem}})
     lr = torch.rand(2, 3, 48, 30, dtype=torch.float64)
     assert (model.render(lr, size, tile=tile) - model.render(lr, size, tile=48)).abs().max() <= 1e-12
 
@@ -114,14 +114,14 @@ def test_a_tile_that_does_not_fit_is_cut(monkeypatch, error):
     model = built(TINY)
     lr = torch.rand(1, 3, 40, 60, dtype=torch.float64)
     expected = model.render(lr, (90, 100))
-    encode, refused = model.encode, []
+    encode, refused = model.encode_part, []
 
-    def small_memory(lr):
-        if lr.shape[-2] * lr.shape[-1] > 1500:
-            refused.append(lr.shape)
+    def small_memory(lr, y, x):
+        if lr[0, 0, y, x].numel() > 1500:
+            refused.append((y, x))
             raise error
-        return encode(lr)
-    monkeypatch.setattr(model, 'encode', small_memory)
+        return encode(lr, y, x)
+    monkeypatch.setattr(model, 'encode_part', small_memory)
     assert (model.render(lr, (90, 100)) - expected).abs().max() <= 1e-12
     assert refused
 
@@ -129,9 +129,9 @@ def test_a_tile_that_does_not_fit_is_cut(monkeypatch, error):
 def test_memory_that_does_not_suffice_at_all_is_said(monkeypatch):
     model = built(TINY)
 
-    def no_memory(lr):
+    def no_memory(*_):
         raise MemoryError
-    monkeypatch.setattr(model, 'encode', no_memory)
+    monkeypatch.setattr(model, 'encode_part', no_memory)
     with pytest.raises(UserError, match='needs more memory'):
         model.render(torch.rand(1, 3, 40, 40, dtype=torch.float64), (50, 50))
 
@@ -139,9 +139,9 @@ def test_memory_that_does_not_suffice_at_all_is_said(monkeypatch):
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
     model = built(TINY)
 
-    def broken(lr):
+    def broken(*_):
         raise RuntimeError('shapes do not match')
-    monkeypatch.setattr(model, 'encode', broken)
+    monkeypatch.setattr(model, 'encode_part', broken)
     with pytest.raises(RuntimeError, match='shapes'):
         model.render(torch.rand(1, 3, 4, 4, dtype=torch.float64), (5, 5))
 
