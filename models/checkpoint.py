@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from models.published import from_published
+from models.published import from_published, is_published
 from models.registry import make, models
 from models.rim import fold_state
 from utils import UserError, atomic_path
@@ -41,7 +41,7 @@ def load(path, dtype=torch.float32):
     name, args, state = content['model']['name'], content['model'].get('args') or {}, content['model']['sd']
     try:
         spec = {'name': name, 'args': args}
-        if name not in models.entries:
+        if name not in models.entries or is_published(args):
             spec, state = from_published(name, args, state)
         model = fold(fitted(spec, state, dtype))
     except UserError as error:

@@ -3,6 +3,8 @@
 Pixel `i` of `n` has its centre at `-1 + (2 i + 1) / n`; coordinates are `(y, x)` in [-1, 1]. Source: MSIT (arXiv
 2403.06536) and LIIF (arXiv 2012.09161); ties are decided here, in integer arithmetic, for every way of rendering.
 """
+from typing import NamedTuple
+
 import torch
 
 
@@ -38,10 +40,14 @@ def nearest_pixel(position, n_lr):
     """
     below = position.floor()
     rest = position - below
-    slack = 4 * max(n_lr, 1) * torch.finfo(position.dtype).eps
-    tie = (rest - 0.5).abs() <= slack
+    tie = (rest - 0.5).abs() <= slack(position, n_lr)
     up = torch.where(tie, below.remainder(2) == 1, rest > 0.5)
     return (below + up).clamp(0, n_lr - 1).long()
+
+
+def slack(position, n_lr):
+    """How much a position within an axis of `n_lr` pixels may be off by rounding."""
+    return 4 * max(n_lr, 1) * torch.finfo(position.dtype).eps
 
 
 class Blocks:
@@ -69,6 +75,10 @@ class Blocks:
         part.offset, part.output = self.offset[first:last], self.output[first:last]
         return part
 
+    def at(self, index):
+        """The LR pixels of blocks `index (B, P)`, `(B, P)`, and the offsets in them, `(B, P, size)`, on its device."""
+        return self.pixels.to(index.device)[index], self.offset.to(index.device)[index]
+
     def slots(self):
         """Where the output pixels of these blocks, in order, stand in the flattened `(P, size)`: int64."""
         new = self.output.flatten().diff(prepend=self.output.new_full((1,), -1)) > 0
@@ -78,3 +88,25 @@ class Blocks:
 def linear_weights(offset):
     """Weights of linear interpolation on the pixel before, at and after the nearest one: `(...)` to `(..., 3)`."""
     return torch.stack([(-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)], dim=-1)
+
+
+def snapped(position, n_lr):
+    """`position`, in pixels of the LR axis, at a pixel's centre exactly if it is there but for its rounding."""
+    centre = position.round()
+    return torch.where((position - centre).abs() <= slack(position, n_lr), centre, position)
+
+
+def points(coord, cell, lr_size):
+    """What `query` is given, in LR pixels: `y` and `x (B, Q)`, 0 at the first pixel's centre, and the relative cell,
+    `(B, Q, 2)` or with sizes of 1 where it does not vary. See `models.msit.MSIT.query`."""
+    size = coord.new_tensor(lr_size)
+    y, x = (((coord + 1) * size - 1) / 2).unbind(-1)
+    cell = cell.to(coord)
+    return y, x, (cell if cell.ndim == 3 else cell.reshape(-1, 1, 2)) * size
+
+
+class Layout(NamedTuple):
+    """Where blocks of output pixels lie in their LR pixels: the plan of decoders that need to know no more."""
+    rows: Blocks
+    columns: Blocks
+    relative_cell: torch.Tensor         # (2,), (2/scale_y, 2/scale_x), float64

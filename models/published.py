@@ -34,20 +34,30 @@ MSIT_NAMES = (
 UNUSED = re.compile(r'^(encoder\.(sub_mean|add_mean)\.|amsno\.lem\.)')
 
 
-def from_published(name, args, state):
-    """The spec and state dict, in this project's terms, of a published `amsit` checkpoint.
+def is_published(args):
+    """Whether a weight file's `args` are those of a published model: all of these tell their encoder not to upsample."""
+    encoder = args.get('encoder_spec') or {}
+    return 'no_upsampling' in (encoder.get('args') or {})
 
-    Raises UserError for another model or a configuration that the published code could run but MSIT does not describe.
+
+def from_published(name, args, state):
+    """The spec and state dict, in this project's terms, of a published `amsit`, `liif` or `lte` checkpoint.
+
+    Raises UserError for another model or a configuration that the published code could run but this project does not describe.
     """
-    if name != 'amsit':
+    if name not in SPECS:
         raise UserError(f'no published model of the name {name!r} is known')
-    fixed = {'imnet_num': 1, 'conv_num': 1, 'is_cell': True, 'local_attn': True}
+    make_spec, fixed, names = SPECS[name]
     for key, value in fixed.items():
         if args.get(key, value) != value:
             raise UserError(f'published model {name!r} with {key} = {args[key]!r} is not supported, only {value!r}')
-    spec = {'name': 'msit', 'args': {
+    return make_spec(args, state), rename(state, names + ENCODER_NAMES)
+
+
+def msit_spec(args, state):
+    return {'name': 'msit', 'args': {
         'encoder_spec': encoder_spec(args['encoder_spec']),
-        'imnet_spec': {'name': 'mlp', 'args': dict(args['imnet_spec'].get('args', {}))},
+        'imnet_spec': imnet_spec(args['imnet_spec']),
         'channels': args.get('base_dim', 256),
         'heads': args.get('head', 8),
         'radius': args.get('r', 3),
@@ -57,7 +67,15 @@ def from_published(name, args, state):
         'position_bias_spec': position_bias_spec(args.get('pb_spec')),
         'rim': any(key.endswith('.convmap.weight') for key in state),
     }}
-    return spec, rename(state, MSIT_NAMES + ENCODER_NAMES)
+
+
+def liif_spec(args, state):
+    return {'name': 'liif', 'args': {
+        'encoder_spec': encoder_spec(args['encoder_spec']), 'imnet_spec': imnet_spec(args['imnet_spec'])}}
+
+
+def lte_spec(args, state):
+    return {'name': 'lte', 'args': {**liif_spec(args, state)['args'], 'hidden_dim': args.get('hidden_dim', 256)}}
 
 
 def encoder_spec(spec):
@@ -67,6 +85,10 @@ def encoder_spec(spec):
         sizes = {'A': (20, 6, 32), 'B': (16, 8, 64)}[args.pop('RDNconfig', 'B')]
         return {'name': 'rdn', 'args': dict(zip(('n_blocks', 'n_convs', 'growth'), sizes), n_feats=args.pop('G0', 64))}
     return {'name': spec['name'], 'args': args}
+
+
+def imnet_spec(spec):
+    return {'name': 'mlp', 'args': dict(spec.get('args') or {})}
 
 
 def position_bias_spec(spec):
@@ -87,3 +109,11 @@ def rename(state, names):
             key = re.sub(pattern, replacement, key)
         renamed[key] = value
     return renamed
+
+
+# Published name to what makes its spec, the only values of some arguments, and the parameter names besides the encoder's.
+SPECS = {
+    'amsit': (msit_spec, {'imnet_num': 1, 'conv_num': 1, 'is_cell': True, 'local_attn': True}, MSIT_NAMES),
+    'liif': (liif_spec, {'local_ensemble': True, 'feat_unfold': True, 'cell_decode': True}, ()),
+    'lte': (lte_spec, {}, ()),
+}

@@ -1,0 +1,76 @@
+"""Bicubic interpolation by MATLAB's rule, as a decoder without parameters."""
+import torch
+
+from models import grid
+from models.decoder import Decoder
+from models.registry import register
+
+
+@register('bicubic')
+class Bicubic(Decoder):
+    """MATLAB's `imresize(..., 'bicubic')` of an image kept float, at any points and any sizes.
+
+    Where pixels of the output are larger than those of the LR image the kernel is as much wider (antialiasing). The
+    rule in numpy is `datasets.resize.matlab_resize`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.receptive_field = 10 ** 9      # the whole image: below x1 the kernel may be as wide as that
+
+    def encode(self, lr):
+        """`lr (B, 3, H, W)` in [0, 1] to `(B, H, W, 3)`."""
+        return lr.permute(0, 2, 3, 1)
+
+    def query(self, features, coord, cell):
+        """Colours at any points. Arguments and result as in `models.msit.MSIT.query`."""
+        size = features.shape[1:3]
+        y, x, cell = grid.points(coord, cell, size)
+        at, taps = [], []
+        for axis, position in enumerate((y, x)):
+            pixel = grid.nearest_pixel(position, size[axis])
+            at.append(pixel)
+            taps.append(weights((position - pixel)[..., None], cell[..., axis, None]))
+        return blend(features, *at, *taps).squeeze(2)
+
+    def query_blocks(self, features, plan, i, j):
+        """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
+        `models.msit.MSIT.query_blocks`."""
+        i, j = i.expand(len(features), -1), j.expand(len(features), -1)
+        (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)
+        cell = plan.relative_cell.to(dy.device)
+        return blend(features, y, x, weights(dy, cell[0]), weights(dx, cell[1]))
+
+    def render(self, lr, size, tile=None, **options):
+        """As in every decoder. Encoding takes no memory, so the image is one tile if none is given."""
+        return super().render(lr, size, tile=max(lr.shape) if tile is None else tile, **options)
+
+
+def weights(offset, cell):
+    """Weights of the taps around LR pixels for points at `offset (B, P, m)` from their centres: `(B, P, m, K)`, sums of 1.
+
+    `cell`, the size of an output pixel where an LR pixel counts 2, broadcasts with `offset`. The K taps are those
+    from `-(K // 2)` to `K // 2` of the LR pixel.
+    """
+    stretch = (cell / 2).clamp(min=1)
+    radius = int(2 * stretch.max() + offset.abs().max())
+    tap = torch.arange(-radius, radius + 1, device=offset.device)
+    weight = cubic((offset[..., None] - tap) / stretch[..., None])
+    return weight / weight.sum(dim=-1, keepdim=True)
+
+
+def cubic(x):
+    """The cubic convolution kernel with a = -1/2 (Keys, 1981)."""
+    x = x.abs()
+    return torch.where(x <= 1, (1.5 * x - 2.5) * x * x + 1, torch.where(x <= 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0))
+
+
+def blend(image, y, x, rows, columns):
+    """The pixels around `y, x (B, P)` of `image (B, H, W, C)`, the border continued, weighed by `rows (B, P, my, K)` and `columns (B, P, mx, L)`:
+    `(B, P, my * mx, C)`."""
+    index = [(at[..., None] + torch.arange(weight.shape[-1], device=at.device) - weight.shape[-1] // 2).clamp(0, n - 1)
+             for at, weight, n in zip((y, x), (rows, columns), image.shape[1:3])]
+    batch = torch.arange(len(image), device=y.device)[:, None, None, None]
+    window = image[batch, index[0][..., :, None], index[1][..., None, :]]                   # (B, P, K, L, C)
+    lines = (rows.to(image.dtype)[..., None, None] * window[:, :, None]).sum(dim=3)          # (B, P, my, L, C)
+    return (columns.to(image.dtype)[:, :, None, :, :, None] * lines[:, :, :, None]).sum(dim=4).flatten(2, 3)

@@ -1,0 +1,49 @@
+"""The local ensemble: a point's colour is blended from what the four LR pixels around it, its corners, say of it.
+
+Source: LIIF (arXiv 2012.09161, section 3), and for what happens at centres and borders its published code.
+"""
+from typing import NamedTuple
+
+import torch
+
+from models import grid
+
+
+class Corner(NamedTuple):
+    """One of the four LR pixels around points."""
+    y: torch.Tensor             # (B, Q) int64
+    x: torch.Tensor             # (B, Q) int64
+    offset: torch.Tensor        # (B, Q, 2), (y, x), from its centre to the point, an LR pixel counting 2
+    weight: torch.Tensor        # (B, Q), the area between the point and the opposite corner; the four sum to 1
+    bilinear: torch.Tensor      # (B, Q), its weight in bilinear interpolation, the border continued
+
+
+def corners(y, x, size):
+    """The four corners of points `y, x (B, Q)`, given in pixels of an LR image of `size` (H, W), 0 the first one's centre.
+
+    Along an axis these are the last pixel centred at or before the point and the next one; beyond the border both are the border pixel,
+    whose two areas share the weight. At a centre the next pixel weighs nothing (but for the published 1e-9, which
+    decides where all four areas vanish: on the centres of the last row or column). A point that is at a centre but
+    for its rounding counts as there, where the published code shifts all points by 1e-6.
+    """
+    rows, columns = neighbours(y, size[0]), neighbours(x, size[1])
+    area = [[(dy * dx).abs() + 1e-9 for _, dx, _ in columns] for _, dy, _ in rows]
+    total = sum(area[0] + area[1])
+    return [Corner(row, column, torch.stack([dy, dx], dim=-1), area[1 - a][1 - b] / total, row_share * column_share)
+            for a, (row, dy, row_share) in enumerate(rows) for b, (column, dx, column_share) in enumerate(columns)]
+
+
+def neighbours(position, n_lr):
+    """The pixels before and after points of an axis of `n_lr`: twice (pixel, offset, share in linear interpolation)."""
+    position = grid.snapped(position, n_lr)
+    before = position.floor()
+    share = position - before
+    pixels = before.clamp(0, n_lr - 1), (before + 1).clamp(0, n_lr - 1)
+    return [(pixel.long(), 2 * (position - pixel), weight) for pixel, weight in zip(pixels, (1 - share, share))]
+
+
+def block_points(plan, i, j):
+    """The points of blocks `i, j (B, P)` of a `grid.Layout`, in LR pixels: `y` and `x`, both `(B, P * my * mx)`."""
+    (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)
+    y, x = torch.broadcast_tensors((y[..., None] + dy)[..., :, None], (x[..., None] + dx)[..., None, :])
+    return y.flatten(1), x.flatten(1)
