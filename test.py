@@ -47,7 +47,7 @@ def main(args):
     results = evaluate(model, dataset, protocol, device, progress=sys.stderr.isatty(), eight_bit=args.eight_bit,
                        each=receive, ensemble=args.ensemble)
 
-    title = caption(dataset, protocol, args.eight_bit, args.ensemble)
+    title = '; '.join(caption(dataset, protocol, args.eight_bit, args.ensemble))
     text = f'{args.model} on {stem}\n{title}\n{table(results)}'
     facts = {'model': str(args.model), 'config': str(args.config), 'protocol': title, 'device': str(device),
              'torch': torch.__version__}

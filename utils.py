@@ -244,3 +244,10 @@ def finite(data):
     if isinstance(data, (list, tuple)):
         return [finite(value) for value in data]
     return 'inf' if data == math.inf else data
+
+
+def labelled(files):
+    """Pairs of a label and a file's name, each file once: its stem, or the whole name where stems are the same."""
+    files = list(dict.fromkeys(files))
+    stems = [Path(file).stem for file in files]
+    return [(stem if stems.count(stem) == 1 else file, file) for stem, file in zip(stems, files)]

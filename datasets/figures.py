@@ -6,19 +6,23 @@ from torchvision.transforms.functional import to_pil_image
 
 PANEL = 400             # longest side of a panel, in pixels
 CROP = 28               # longest side of the part shown enlarged, in LR pixels, where it is not given
+LARGEST_ERROR = 0.2     # of 1: what an error map shows brightest
 GAP, TEXT = 12, 18      # space around the panels and height of the labels, in pixels
 
 
-def comparison(lr, panels, crop=None):
+def comparison(lr, panels, crop=None, truth=None):
     """A PIL image of columns, the LR input and then the `panels`: label, whole image, enlarged part.
 
     `lr (3, H, W)` and the images of `panels`, a list of `(label, image (3, h, w))`, are RGB, clamped to [0, 1], and may
     differ in size. `crop`: the part, `(top, left, height, width)` in LR pixels; None: where `lr` has most detail.
+    With `truth (3, h, w)`, of the size of all panels, it is the last column, and each panel has its part's errors below.
     """
     top, left, height, width = crop or most_detailed(lr)
     rows, columns = lr.shape[1:]
     box = (left / columns, top / rows, (left + width) / columns, (top + height) / rows)
-    parts = [column(label, image, box) for label, image in [('input', lr), *panels]]
+    parts = [column('input', lr, box), *(column(label, image, box, truth) for label, image in panels)]
+    if truth is not None:
+        parts.append(column('original', truth, box))
     size = (sum(part.width + GAP for part in parts) + GAP, max(part.height for part in parts) + 2 * GAP)
     figure = Image.new('RGB', size, 'white')
     x = GAP
@@ -28,24 +32,36 @@ def comparison(lr, panels, crop=None):
     return figure
 
 
-def column(label, image, box):
-    """A PIL image: the label and the size of `image (3, h, w)`, the whole image with the part marked, and the part.
+def column(label, image, box, truth=None):
+    """A PIL image: the label and the size of `image (3, h, w)`, the whole image with the part marked, the part, and the
+    part of its errors against `truth (3, h, w)`, if there is one.
 
     `box`: the edges of the part, (left, top, right, bottom), as fractions of the image's.
     """
+    text, font = f'{label}  {image.shape[1]} x {image.shape[2]}', ImageFont.load_default(TEXT)
+    errors = None if truth is None else to_pil_image(error_map(image, truth))
     image = to_pil_image(image.detach().clamp(0, 1).cpu())
-    whole, part = enlarged(image, (0, 0, 1, 1)), enlarged(image, box)
+    whole = enlarged(image, (0, 0, 1, 1))
+    shown = [whole, enlarged(image, box)] + ([] if errors is None else [enlarged(errors, box)])
     left, top, right, bottom = (round(edge * side) for edge, side in zip(box, whole.size * 2))
     corners = (left, top, max(left, right - 1), max(top, bottom - 1))
     ImageDraw.Draw(whole).rectangle(corners, outline='red', width=2)
 
-    text, font = f'{label}  {image.height} x {image.width}', ImageFont.load_default(TEXT)
-    width = max(round(font.getlength(text)) + 1, whole.width, part.width)
-    drawn = Image.new('RGB', (width, TEXT + GAP + whole.height + GAP + part.height), 'white')
+    width = max(round(font.getlength(text)) + 1, *(part.width for part in shown))
+    drawn = Image.new('RGB', (width, TEXT + sum(GAP + part.height for part in shown)), 'white')
     ImageDraw.Draw(drawn).text((0, 0), text, 'black', font)
-    drawn.paste(whole, (0, TEXT + GAP))
-    drawn.paste(part, (0, TEXT + GAP + whole.height + GAP))
+    y = TEXT
+    for part in shown:
+        drawn.paste(part, (0, y + GAP))
+        y += GAP + part.height
     return drawn
+
+
+def error_map(image, truth):
+    """The mean absolute error of the channels as a colour, `(3, h, w)` in [0, 1]: from black, none, through red and yellow
+    to white, `LARGEST_ERROR` and more."""
+    error = (image.detach().clamp(0, 1) - truth).abs().mean(0).cpu() / LARGEST_ERROR
+    return torch.stack([3 * error, 3 * error - 1, 3 * error - 2]).clamp(0, 1)
 
 
 def enlarged(image, box):

@@ -18,12 +18,23 @@ def to_tensor(image):
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
+def evaluation_item(name, hr, scale):
+    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), the LR image made as `resize.degrade` says.
+
+    `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
+    Raises UserError as `degrade` does.
+    """
+    with about(name):
+        lr, hr = degrade(hr, scale)
+    return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': scale}
+
+
 @register('sr-evaluation')
 class Evaluation:
-    """HR images and their LR images at a fixed scale, made on the fly as `resize.degrade` says.
+    """HR images and their LR images at a fixed scale, made on the fly.
 
-    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not. An item:
-    `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
+    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not. An item is that of
+    `evaluation_item`.
     """
 
     def __init__(self, dataset, scale):
@@ -39,10 +50,7 @@ class Evaluation:
             return name, sizes(self.dataset[i].shape[:2], self.scale)[1], self.scale
 
     def __getitem__(self, i):
-        name = self.dataset.name(i)
-        with about(name):
-            lr, hr = degrade(self.dataset[i], self.scale)
-        return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': self.scale}
+        return evaluation_item(self.dataset.name(i), self.dataset[i], self.scale)
 
 
 @register('sr-evaluation-paired')

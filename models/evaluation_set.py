@@ -36,7 +36,7 @@ def make_set(spec, protocol):
 
 
 def caption(dataset, protocol, eight_bit, ensemble):
-    """How the numbers are taken, in one line."""
+    """How the numbers are taken, in two parts: what depends on the scale, and what does not."""
     scale = getattr(dataset, 'scale', None)
     if scale is None:
         lr, shaved = 'LR images as found', f'ceil(scale) + {border(protocol, (0, 0))[0]}'
@@ -46,7 +46,8 @@ def caption(dataset, protocol, eight_bit, ensemble):
         lr = f'{factor}, LR by {"MATLAB" if by_matlab(scale) else "PIL antialiased"} bicubic'
         rows, columns = border(protocol, scale)
         shaved = rows if rows == columns else f'{rows} rows and {columns} columns of'
-    return (f'{lr}; {"self-ensemble of 8, " if ensemble else ""}cell of the output\'s own pixels, also beyond the '
-            f'trained scales; PSNR on {"luma (Y)" if protocol == "benchmark" else "RGB"}, SSIM on luma, '
-            f'{shaved} pixels shaved, {"output rounded to 8 bits" if eight_bit else "clamped float output"}; '
-            f'protocol {protocol}')
+    output = 'output rounded to 8 bits' if eight_bit else 'clamped float output'
+    return (f'{lr}, {shaved} pixels shaved',
+            f'PSNR on {"luma (Y)" if protocol == "benchmark" else "RGB"}, SSIM on luma, {output}'
+            f'{" of a self-ensemble of 8" if ensemble else ""}; cell of the output\'s pixels, not clamped to the trained '
+            f'scales; protocol {protocol}')
