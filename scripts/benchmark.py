@@ -1,0 +1,174 @@
+"""Speed and peak memory of `render` beside `query`: `python scripts/benchmark.py -models edsr_baseline_MsIT -inputs 48x48 -scales 2 4 8`."""
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import models  # noqa: E402
+from models import grid  # noqa: E402
+from models.evaluation import synchronize  # noqa: E402
+from models.render import DTYPES  # noqa: E402
+from utils import Parser, UserError, atomic_path, choose_device, load_config, run_main  # noqa: E402
+
+CHUNK = 30000       # points that `query` takes at once
+
+
+def by_query(model, lr, size):
+    """All pixels by `query`, in chunks: `(B, h * w, 3)`."""
+    coord, cell = grid.pixel_centres(*size, lr.device), grid.cell_size(*size).to(lr.device)
+    with torch.no_grad():
+        features = model.encode(lr)
+        return torch.cat([model.query(features, part.expand(len(lr), -1, -1), cell) for part in coord.split(CHUNK)], dim=1)
+
+
+def timed(work, device):
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def peak_memory(work, device):
+    """Bytes that `work` takes at its peak beyond what was held before; None where the system does not tell."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path('/proc/self/clear_refs').write_text('5')       # Linux: the peak is counted from here
+        before = resident('VmRSS')
+        work()
+        return resident('VmHWM') - before
+    except OSError:
+        return None
+
+
+def resident(key):
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def multiply_adds(work):
+    """Multiply-adds of the matrix products and convolutions in `work`."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 2
+
+
+def product_rate(device, dtype):
+    """Multiply-adds per second of a large matrix product in `dtype`, the best of several."""
+    n = 8192 if device.type == 'cuda' else 2048
+    a, b = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    return n ** 3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(10))
+
+
+def benchmark(model, lr, size, precision, repeats, against_query):
+    """Interleaved runs of render (and query) at one size: a dict of medians."""
+    device = lr.device
+    works = {'render': lambda: model.render(lr, size, precision=precision)}
+    if against_query:
+        works['query'] = lambda: by_query(model, lr, size)
+    for work in works.values():
+        work()
+    seconds = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            seconds[name].append(timed(work, device))
+    result = {f'{name} seconds': statistics.median(values) for name, values in seconds.items()}
+    result |= {f'{name} memory': peak_memory(work, device) for name, work in works.items()}
+    result['render multiply-adds'] = multiply_adds(works['render'])
+    if against_query:
+        result['query multiply-adds'] = multiply_adds(works['query'])
+        result['speedup'] = statistics.median(q / r for q, r in zip(seconds['query'], seconds['render']))
+    return result
+
+
+def build(name):
+    """A model from a weight file, or with random weights from a training config (a path, or what follows `train_`)."""
+    if name.endswith('.pth'):
+        return models.load(name)
+    path = Path(name) if name.endswith('.yaml') else ROOT / 'configs' / 'train' / f'train_{name}.yaml'
+    torch.manual_seed(0)
+    return models.fold(models.build(load_config(path)['model'])).eval().requires_grad_(False)
+
+
+def pair(text):
+    """'48x64' or '3.5' to (48, 64) or (3.5, 3.5)."""
+    try:
+        values = [float(value) for value in text.split('x')]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2) or min(values) <= 0:
+        raise UserError(f'{text!r} is not a size or scale, as 48x48, 4 or 2x3.5')
+    return values[0], values[-1]
+
+
+def table(rows):
+    lines = ['| model | precision | input | scale | render s | query s | speed-up | render peak MB | query peak MB | G multiply-adds | % of product rate |',
+             '|---|---|---|---|---|---|---|---|---|---|---|']
+
+    def shown(row, key, form, factor=1.):
+        return '' if row.get(key) is None else format(row[key] * factor, form)
+    for row in rows:
+        lines.append(f'| {row["model"]} | {row["precision"]} | {row["input"]} | {row["scale"]} | {shown(row, "render seconds", ".3f")} | '
+                     f'{shown(row, "query seconds", ".2f")} | {shown(row, "speedup", ".1f")} | {shown(row, "render memory", ".0f", 1e-6)} | '
+                     f'{shown(row, "query memory", ".0f", 1e-6)} | {shown(row, "render multiply-adds", ".1f", 1e-9)} | '
+                     f'{shown(row, "fraction", ".0f", 100)} |')
+    return '\n'.join(lines)
+
+
+def parse():
+    parser = Parser('Measure speed and peak memory of rendering.')
+    parser.add_argument('-models', nargs='+', default=['edsr_baseline_MsIT'], help='weight files, training configs, or names of these')
+    parser.add_argument('-inputs', nargs='+', default=['48x48'], help='LR sizes, height x width')
+    parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
+    parser.add_argument('-precision', nargs='+', default=['fp32'], choices=DTYPES, help='precisions of render')
+    parser.add_argument('-repeats', type=int, default=3, help='interleaved runs')
+    parser.add_argument('-no-query', action='store_true', help='leave out the evaluation point by point')
+    parser.add_argument('-output', type=Path, help='JSON file')
+    parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
+    parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
+    return parser.parse_args()
+
+
+def main(args):
+    device = choose_device(args.device)
+    inputs, scales = [tuple(map(int, pair(text))) for text in args.inputs], [pair(text) for text in args.scales]
+    rates = {precision: product_rate(device, DTYPES[precision] or torch.float32) for precision in args.precision}
+    rows = []
+    for name in args.models:
+        model = build(name).to(device)
+        for height, width in inputs:
+            lr = torch.rand(1, 3, height, width, device=device)
+            for scale in scales:
+                size = round(height * scale[0]), round(width * scale[1])
+                for precision in args.precision:
+                    row = benchmark(model, lr, size, precision, args.repeats, not args.no_query and precision == 'fp32')
+                    row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[precision]
+                    rows.append({'model': name, 'precision': precision, 'input': f'{height}x{width}',
+                                 'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale)), **row})
+    machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{torch.get_num_threads()} threads, {platform.machine()}'
+    caption = (f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved runs; matrix product: '
+               + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {precision}' for precision, rate in rates.items()))
+    print(caption)
+    print(table(rows))
+    if args.output:
+        content = {'caption': caption, 'multiply-adds per second': rates, 'rows': rows}
+        with atomic_path(args.output) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    arguments = parse()
+    run_main(lambda: main(arguments), arguments.debug)
