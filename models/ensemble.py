@@ -2,8 +2,8 @@
 import itertools
 
 
-def render_ensemble(model, lr, size, **options):
-    """As `model.render(lr, size, **options)`, of the eight symmetries of `lr (B, 3, H, W)`, each turned back: the mean,
+def render_ensemble(model, lr, size, part=None, **options):
+    """As `model.render(lr, size, part=part, **options)`, of the eight symmetries of `lr (B, 3, H, W)`, each turned back: the mean,
     `(B, 3, h, w)`. Four of them are transposed and rendered at (w, h).
 
     Source: Lim et al., EDSR (arXiv 1707.02921), geometric self-ensemble. Raises UserError as `render` does.
@@ -11,9 +11,16 @@ def render_ensemble(model, lr, size, **options):
     total = 0
     for transposed, flipped in itertools.product((False, True), ((), (-2,), (-1,), (-2, -1))):
         image = lr.flip(flipped)
+        chosen = part and [mirrored(*axis) if d in flipped else axis[0] for d, axis in zip((-2, -1), zip(part, size))]
         if transposed:
-            output = model.render(image.transpose(-2, -1), (size[1], size[0]), **options).transpose(-2, -1)
+            chosen = chosen and chosen[::-1]
+            output = model.render(image.transpose(-2, -1), (size[1], size[0]), part=chosen, **options).transpose(-2, -1)
         else:
-            output = model.render(image, size, **options)
+            output = model.render(image, size, part=chosen, **options)
         total = total + output.flip(flipped)
     return total / 8
+
+
+def mirrored(chosen, n):
+    """Where the `chosen` ones, a range, of `n` pixels lie when the axis is flipped, as a range again."""
+    return range(n - 1 - chosen[-1], n - chosen[0], chosen.step)

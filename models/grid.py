@@ -24,13 +24,18 @@ def relative_cell(lr_size, size):
     return torch.tensor([2 * n_lr / n for n_lr, n in zip(lr_size, size)], dtype=torch.float64)
 
 
-def nearest_index(n_lr, n_out):
+def nearest_index(n_lr, n_out, chosen=None):
     """The LR pixel that each of `n_out` output pixels belongs to, `(n_out,)` int64: `(2 i + 1) n_lr / (2 n_out) - 1/2`
-    rounded half to even."""
-    doubled = (2 * torch.arange(n_out) + 1) * n_lr - n_out
+    rounded half to even. `chosen`, a range: only of these output pixels, `(len(chosen),)`."""
+    doubled = (2 * indices(chosen or range(n_out)) + 1) * n_lr - n_out
     below = torch.div(doubled, 2 * n_out, rounding_mode='floor')
     rest = doubled - below * 2 * n_out                     # in units of 1 / (2 n_out): n_out is the tie
     return below + ((rest > n_out) | ((rest == n_out) & (below % 2 == 1))).long()
+
+
+def indices(chosen):
+    """A range as a tensor, int64."""
+    return torch.arange(chosen.start, chosen.stop, chosen.step)
 
 
 def nearest_pixel(position, n_lr):
@@ -53,19 +58,30 @@ def slack(position, n_lr):
 class Blocks:
     """The output pixels of one axis, sorted into the LR pixels they belong to.
 
+    `chosen`, a range: only these of the `n_out` output pixels. `fullest`: blocks of more output pixels are cut evenly into
+    blocks of at most so many, of the same LR pixel.
+
     Attributes, all on the CPU:
-    `size`: output pixels of the fullest LR pixel;
+    `size`: output pixels of the fullest block;
     `pixels (P,)` int64: the LR pixels that have any (all of them from x1 up), and for each of these
     `offset (P, size)` float64: from the LR pixel's centre to the output pixel's, in LR pixels, in [-1/2, 1/2];
-    `output (P, size)` int64: the output pixels, the last one repeated where there are fewer than `size`.
+    `output (P, size)` int64: the output pixels, counted from the first chosen one, the last one repeated where there are
+    fewer than `size`.
     """
 
-    def __init__(self, n_lr, n_out):
-        self.pixels, count = nearest_index(n_lr, n_out).unique_consecutive(return_counts=True)
+    def __init__(self, n_lr, n_out, chosen=None, fullest=None):
+        chosen = chosen or range(n_out)
+        self.pixels, count = nearest_index(n_lr, n_out, chosen).unique_consecutive(return_counts=True)
+        if fullest:
+            parts = -(-count // fullest)
+            place = indices(range(int(parts.sum()))) - (parts.cumsum(0) - parts).repeat_interleave(parts)
+            self.pixels, count, parts = (values.repeat_interleave(parts) for values in (self.pixels, count, parts))
+            count = (place + 1) * count // parts - place * count // parts
         first = count.cumsum(0) - count
         self.size = int(count.max())
         self.output = torch.minimum(first[:, None] + torch.arange(self.size), (first + count - 1)[:, None])
-        doubled = (2 * self.output + 1) * n_lr - n_out * (2 * self.pixels[:, None] + 1)
+        output = chosen.start + chosen.step * self.output
+        doubled = (2 * output + 1) * n_lr - n_out * (2 * self.pixels[:, None] + 1)
         self.offset = doubled.double() / (2 * n_out)
 
     def part(self, first, last, origin=0):

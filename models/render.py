@@ -11,33 +11,38 @@ from utils import UserError
 
 CHUNK = {'cpu': 128}            # LR pixels decoded at once, by device: on a CPU so many that their work stays in the cache
 CHUNK_ELSEWHERE = 4096
+FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 2 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
 SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
 DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 @torch.no_grad()
-def render(model, lr, size, tile=None, precision='fp32', progress=False):
+def render(model, lr, size, tile=None, precision='fp32', progress=False, part=None):
     """Render `lr (B, 3, H, W)` in [0, 1] at `size = (h, w)`: `(B, 3, h, w)`, not clamped.
 
     The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out as
     if it were encoded whole, and decoded a few LR pixels at a time. `tile`: side of a tile's inner part in LR pixels; None:
     what fits into the memory that is free. A tile that does not fit is cut into four. `precision`: 'fp32' (that of the model),
     'bf16' or 'fp16'; an output that is not finite is made again in that of the model, with a warning. `progress`: a bar when it
-    takes more than two seconds.
+    takes more than two seconds. `part`: a range of the rows and one of the columns that are rendered, all others left out;
+    a range's step makes the pixels as much larger: rows `range(1, 3 * h, 3)` of `3 * h` are those of an image of height h.
 
-    Raises UserError for a size or tile that is not positive, an unknown precision, and when memory does not suffice for the smallest tile.
+    Raises UserError for a size or tile that is not positive, a part that is not inside, an unknown precision, and when memory does not suffice for the smallest tile.
     """
-    check(lr, size, tile, precision)
+    check(lr, size, tile, precision, part)
     (height, width), (h, w) = lr.shape[-2:], map(int, size)
-    axes = grid.Blocks(height, h), grid.Blocks(width, w)
-    relative_cell = grid.relative_cell((height, width), (h, w))
+    part = part or (range(h), range(w))
+    axes = [grid.Blocks(*axis, FULLEST) for axis in zip((height, width), (h, w), part)]
+    relative_cell = grid.relative_cell((height, width), (h, w)) * torch.tensor([chosen.step for chosen in part])
     try:
-        out = lr.new_empty(lr.shape[0], 3, h, w)
+        out = lr.new_empty(lr.shape[0], 3, *map(len, part))
     except RuntimeError as error:
         raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
-    regions = tiles(height, width, *(tile_size(model, lr) if tile is None else (tile, tile)))
-    with tqdm(total=height * width, unit='pixel', unit_scale=True, delay=2, leave=False, disable=not progress) as bar:
+    first = [int(blocks.pixels[0]) for blocks in axes]
+    extent = [int(blocks.pixels[-1]) + 1 - at for blocks, at in zip(axes, first)]
+    regions = tiles(*extent, *(tile_size(model, lr) if tile is None else (tile, tile)), *first)
+    with tqdm(total=math.prod(extent), unit='pixel', unit_scale=True, delay=2, leave=False, disable=not progress) as bar:
         while regions:
             region = regions.pop(0)
             try:
@@ -54,13 +59,15 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False):
     return out
 
 
-def check(lr, size, tile, precision):
+def check(lr, size, tile, precision, part=None):
     if lr.ndim != 4 or lr.shape[1] != 3 or min(lr.shape) < 1:
         raise UserError(f'an LR image is (B, 3, H, W), not {tuple(lr.shape)}')
     if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
         raise UserError(f'the tile is a whole number of LR pixels from 1 up, not {tile}')
+    if part and not all(chosen and chosen.step > 0 and 0 <= chosen[0] <= chosen[-1] < n for chosen, n in zip(part, size)):
+        raise UserError(f'the part is two ranges within {tuple(size)}, not {part}')
     if precision not in DTYPES or (precision == 'fp16' and lr.device.type != 'cuda'):
         raise UserError(f'the precision is fp32 or bf16, on CUDA also fp16, not {precision} on {lr.device.type}')
 
@@ -95,10 +102,10 @@ def free_memory(device):
         return 2 * 2 ** 30
 
 
-def tiles(height, width, high, wide):
-    """The image in tiles: (top, bottom, left, right), bottom and right exclusive."""
-    return [(top, min(top + high, height), left, min(left + wide, width))
-            for top in range(0, height, high) for left in range(0, width, wide)]
+def tiles(height, width, high, wide, top=0, left=0):
+    """The rectangle from (top, left) on in tiles: (top, bottom, left, right), bottom and right exclusive."""
+    return [(y, min(y + high, top + height), x, min(x + wide, left + width))
+            for y in range(top, top + height, high) for x in range(left, left + width, wide)]
 
 
 def cut_in_four(region):

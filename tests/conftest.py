@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+settings.register_profile('untimed', deadline=None)         # a machine may be busy
+settings.load_profile('untimed')
 
 # A small model that has every part.
 TINY = {'name': 'msit', 'args': {

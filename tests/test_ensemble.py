@@ -56,6 +56,16 @@ def test_equivariant(model, height, width, h, w, which):
     assert (turned - there(render_ensemble(model, lr, (h, w)))).abs().max() < 1e-10
 
 
+def test_a_part_is_cut_from_the_whole(model):
+    lr = torch.rand(1, 3, 5, 7, dtype=torch.float64)
+    whole, rows, columns = render_ensemble(model, lr, (23, 18)), range(4, 20, 3), range(1, 9)
+    part = render_ensemble(model, lr, (23, 18), part=(rows, columns))
+    single = torch.cat([render_ensemble(model, lr, (23, 18), part=(range(y, y + 1), columns)) for y in rows], dim=2)
+    assert (single - whole[:, :, 4:20:3, 1:9]).abs().max() < 1e-10 and part.shape == single.shape
+    thirds = render_ensemble(model, lr, (3 * 23, 3 * 18), part=(range(1, 3 * 23, 3), range(1, 3 * 18, 3)))
+    assert (thirds - whole).abs().max() < 1e-10
+
+
 def test_options_reach_the_model(model):
     lr = torch.rand(1, 3, 20, 18, dtype=torch.float64)
     assert (render_ensemble(model, lr, (30, 41), tile=7) - render_ensemble(model, lr, (30, 41))).abs().max() < 1e-9

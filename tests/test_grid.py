@@ -44,6 +44,20 @@ def test_blocks_hold_every_output_pixel_once(n_lr, n_out):
     assert blocks.offset.abs().max() <= 0.5
 
 
+@given(lengths, lengths, st.integers(1, 40), st.data())
+def test_blocks_of_chosen_pixels(n_lr, n_out, fullest, data):
+    """Those of all, the chosen ones picked out, and none fuller than wanted."""
+    first = data.draw(st.integers(0, n_out - 1))
+    chosen = range(first, data.draw(st.integers(first + 1, n_out)), data.draw(st.integers(1, 9)))
+    blocks, all_ = grid.Blocks(n_lr, n_out, chosen, fullest), grid.Blocks(n_lr, n_out)
+    slots = blocks.slots()
+    assert blocks.output.flatten()[slots].tolist() == list(range(len(chosen))) and blocks.size <= fullest
+    pixels = blocks.pixels.repeat_interleave(blocks.size)[slots]
+    assert pixels.tolist() == grid.nearest_index(n_lr, n_out)[chosen.start:chosen.stop:chosen.step].tolist()
+    offsets = all_.offset.flatten()[all_.slots()][chosen.start:chosen.stop:chosen.step]
+    assert torch.equal(blocks.offset.flatten()[slots], offsets)
+
+
 @given(lengths, lengths, st.data())
 def test_a_part_of_blocks_is_that_part(n_lr, n_out, data):
     blocks = grid.Blocks(n_lr, n_out)

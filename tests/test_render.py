@@ -91,6 +91,39 @@ def test_tiles_are_the_whole(size, tile, fem):
     assert (model.render(lr, size, tile=tile) - model.render(lr, size, tile=48)).abs().max() <= 1e-12
 
 
+@given(st.data(), side, side, extent, extent, st.sampled_from(['replicate', 'circular']), st.sampled_from([None, 3]))
+@settings(max_examples=40, deadline=None)
+def test_a_part_is_cut_from_the_whole(data, height, width, h, w, fem, tile):
+    model = built({**TINY, 'args': {**TINY['args'], 'fem': fem}})
+    lr = torch.rand(1, 3, height, width, dtype=torch.float64)
+    firsts = [data.draw(st.integers(0, n - 1)) for n in (h, w)]
+    rows, columns = (range(first, data.draw(st.integers(first + 1, n))) for first, n in zip(firsts, (h, w)))
+    part = model.render(lr, (h, w), tile=tile, part=(rows, columns))
+    whole = model.render(lr, (h, w))[:, :, rows.start:rows.stop, columns.start:columns.stop]
+    assert part.shape == whole.shape and (part - whole).abs().max() <= 1e-12
+
+
+def test_steps_make_larger_pixels():
+    model = built(TINY)
+    lr = torch.rand(1, 3, 8, 9, dtype=torch.float64)
+    part = model.render(lr, (5 * 13, 3 * 25), part=(range(2, 5 * 13, 5), range(1, 3 * 25, 3)))
+    assert (part - model.render(lr, (13, 25))).abs().max() <= 1e-12
+
+
+def test_one_pixel_at_a_very_large_scale_takes_little_memory(monkeypatch):
+    model, most = built(TINY), []
+    query = model.query_blocks
+    monkeypatch.setattr(model, 'query_blocks', lambda *a: most.append(query(*a)) or most[-1])
+    assert model.render(torch.rand(1, 3, 1, 1, dtype=torch.float64), (2, 1000)).shape == (1, 3, 2, 1000)
+    assert max(out.shape[2] for out in most) <= 2 * rendering.FULLEST
+
+
+def test_a_part_that_is_not_inside():
+    for part in ((range(0, 4), range(0, 6)), (range(-1, 2), range(5)), (range(3, 3), range(5)), (range(3, 0, -1), range(5))):
+        with pytest.raises(UserError, match='part'):
+            built(TINY).render(torch.rand(1, 3, 2, 2, dtype=torch.float64), (4, 5), part=part)
+
+
 def test_a_batch_is_its_images():
     model = built(TINY)
     lr = torch.rand(3, 3, 8, 9, dtype=torch.float64)
