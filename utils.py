@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 import yaml
 
-
 # ---------------------------------------------------------------- errors
 
 class UserError(Exception):
@@ -32,14 +31,16 @@ def about(what):
 def run_main(main, debug=False):
     """Run `main()` as a program and leave with its exit status.
 
-    `UserError` ends in one line on stderr and status 2, Ctrl-C in status 130; with `debug` the traceback is shown.
+    `UserError` and too little memory end in one line on stderr and status 2, Ctrl-C in status 130; with `debug` the
+    traceback is shown.
     """
     try:
         status = main()
-    except UserError as error:
-        if debug:
+    except (UserError, MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, UserError) or is_out_of_memory(error)):
             raise
-        print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+        message = str(error) if isinstance(error, UserError) else 'there is not enough memory for this'
+        print(f'error: {" ".join(message.split())}', file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         if debug:
@@ -47,6 +48,12 @@ def run_main(main, debug=False):
         print('interrupted', file=sys.stderr)
         status = 130
     sys.exit(status or 0)
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that memory did not suffice: Python's, or torch's of any device."""
+    said = str(error) if isinstance(error, RuntimeError) else ''
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or 'out of memory' in said
 
 
 def one_or_two_dashes(argv):
@@ -99,17 +106,21 @@ class Registry:
     def make(self, spec, **injected):
         """Build what `spec` names. `injected` are arguments that the caller derives; a spec may not state them.
 
-        Raises UserError for a malformed spec, an unknown name or argument, and a missing argument.
+        Raises UserError for a malformed spec, an unknown name or argument, a missing argument, and a name whose
+        constructor takes none of what is injected; what values make sense is the constructors' to say.
         """
-        if not isinstance(spec, dict) or 'name' not in spec or set(spec) - {'name', 'args'}:
+        if not isinstance(spec, dict) or not isinstance(spec.get('name'), str) or set(spec) - {'name', 'args'}:
             raise UserError(f'a {self.kind} spec is {{name, args}}, not {spec!r}')
-        name, args = spec['name'], spec.get('args') or {}
+        name, args = spec['name'], {} if spec.get('args') is None else spec['args']
         if not isinstance(args, dict):
             raise UserError(f'{self.kind} {name!r}: args is a mapping, not {args!r}')
         if name not in self.entries:
             raise UserError(f'unknown {self.kind} {name!r}{nearest(name, self.entries)}')
         constructor = self.entries[name]
         parameters = inspect.signature(constructor).parameters
+        for key in injected:
+            if key not in parameters:
+                raise UserError(f'{self.kind} {name!r} cannot stand here: it takes no {key!r}')
         known = [k for k in parameters if k not in injected]
         for key in args:
             if key not in known:
@@ -118,6 +129,18 @@ class Registry:
             if parameters[key].default is inspect.Parameter.empty and key not in args:
                 raise UserError(f'{self.kind} {name!r} needs the argument {key!r}')
         return constructor(**args, **injected)
+
+
+def is_whole(value, smallest=1):
+    """Whether `value` is a whole number from `smallest` up."""
+    return type(value) is int and value >= smallest
+
+
+def check_whole(what, **values):
+    """Raise UserError if one of the arguments `values` of `what` is no whole number from 1 up."""
+    for name, value in values.items():
+        if not is_whole(value):
+            raise UserError(f'{what}: {name} is a whole number from 1 up, not {value!r}')
 
 
 # ---------------------------------------------------------------- configs
@@ -187,7 +210,7 @@ def check_keys(config, schema, where):
 # ---------------------------------------------------------------- devices and files
 
 def choose_device(name=None):
-    """torch.device: the one named, else CUDA, MPS or CPU, whichever is there first. Raises UserError if it is absent."""
+    """torch.device: the one named, else CUDA, MPS or CPU, whichever is there first; UserError if it is absent."""
     mps = getattr(torch.backends, 'mps', None)
     if name is None:
         name = 'cuda' if torch.cuda.is_available() else 'mps' if mps and mps.is_available() else 'cpu'

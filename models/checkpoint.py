@@ -1,20 +1,24 @@
 """Weight files: `{'model': {'name', 'args', 'sd'}, 'meta': {...}}`, plain tensors, numbers and strings."""
 import pickle
-from pathlib import Path
+import warnings
 
 import torch
 
+from models import parts
 from models.published import from_published, is_published
-from models.registry import make, models
+from models.registry import models
 from models.rim import fold_state
-from utils import UserError, atomic_path
+from utils import UserError, about, atomic_path
 
 WITHOUT_WEIGHTS = ('bicubic',)
 
 
 def build(spec):
-    """The model of a spec, which it carries as `.spec`; `.meta`, what its weight file tells of it, is empty."""
-    model = make(spec)
+    """The model of a spec, which it carries as `.spec`; `.meta`, what its weight file tells of it, is empty.
+
+    Raises UserError for a spec that makes none, or only a part of one.
+    """
+    model = parts.part('model that renders images', spec, 'render')
     model.spec, model.meta = spec, {}
     return model
 
@@ -30,38 +34,58 @@ def load(path, dtype=torch.float32):
     """The model of a weight file or training checkpoint, own or published, ready for inference; or by its name, of
     `WITHOUT_WEIGHTS`, one that has nothing to load.
 
-    In evaluation mode on the CPU, with parameters of `dtype`, RIM folded (in that precision) into plain convolutions, with `.spec` and `.meta`.
+    In evaluation mode on the CPU, with parameters of `dtype`, RIM folded (in that precision) into plain convolutions,
+    with `.spec` and `.meta`.
     Raises UserError for a file that is missing, truncated, of another kind, carries code, or does not fit its own spec.
     """
     if str(path) in WITHOUT_WEIGHTS:
         return build({'name': str(path), 'args': {}}).eval()
     content = read(path)
-    if not isinstance(content, dict) or not isinstance(content.get('model'), dict) or not {'name', 'sd'} <= set(content['model']):
-        raise UserError(f'{path}: holds no model; a weight file is {{"model": {{"name", "args", "sd"}}}}')
-    name, args, state = content['model']['name'], content['model'].get('args') or {}, content['model']['sd']
-    try:
-        spec = {'name': name, 'args': args}
-        if name not in models.entries or is_published(args):
-            spec, state = from_published(name, args, state)
-        model = fold(fitted(spec, state, dtype))
-    except UserError as error:
-        raise UserError(f'{path}: {error}') from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f'{path}: the spec in this file makes no model ({type(error).__name__}: {error})') from error
-    model.meta = content.get('meta') or {}
+    with about(path):
+        name, args, state, meta = entries(content)
+        try:
+            spec = {'name': name, 'args': args}
+            if name not in models.entries or is_published(args):
+                spec, state = from_published(name, args, state)
+            model = fold(fitted(spec, state, dtype))
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(f'the spec in this file makes no model ({type(error).__name__}: {error})') from error
+    model.meta = meta
     return model.eval().requires_grad_(False)
 
 
+def entries(content):
+    """Name, arguments, weights and card that a weight file holds. Raises UserError for content of another form."""
+    model = content.get('model') if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not {'name', 'sd'} <= set(model):
+        raise UserError('holds no model; a weight file is {"model": {"name", "args", "sd"}}')
+    name, args, state, meta = model['name'], model.get('args'), model['sd'], content.get('meta')
+    args, meta = {} if args is None else args, {} if meta is None else meta
+    for what, value, kind in (('name', name, str), ('args', args, dict), ('sd', state, dict), ('meta', meta, dict)):
+        if not isinstance(value, kind):
+            raise UserError(f'in this file {what} is no {kind.__name__} but a {type(value).__name__}')
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise UserError(f'in this file the weight {key!r} is no tensor but a {type(value).__name__}')
+    return name, args, state, meta
+
+
 def read(path):
-    """The content of a file that torch.save wrote, on the CPU. Raises UserError if it is not whole or not plain data."""
-    if not Path(path).is_file():
-        raise UserError(f'{path}: no such file')
+    """The content of a file of torch.save, on the CPU. Raises UserError if it is not whole or not plain data."""
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f'{path}: refused, it is no weight file or carries code besides weights') from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise UserError(f'{path}: not a whole weight file ({type(error).__name__})') from error
+        file = open(path, 'rb')
+    except FileNotFoundError as error:
+        raise UserError(f'{path}: no such file') from error
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    with file, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            return torch.load(file, map_location='cpu', weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(f'{path}: refused, it is no weight file or carries code besides weights') from error
+        except Exception as error:              # what torch raises for damaged bytes depends on where the damage is
+            raise UserError(f'{path}: not a whole weight file ({type(error).__name__})') from error
 
 
 def fitted(spec, state, dtype=torch.float32):
@@ -72,7 +96,8 @@ def fitted(spec, state, dtype=torch.float32):
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
     for what, keys in (('lacks', missing), ('has unknown', unknown), ('has another shape of', shapes)):
         if keys:
-            raise UserError(f'weights of another architecture: {what} {keys[0]}' + (f' and {len(keys) - 1} more' if keys[1:] else ''))
+            raise UserError(f'weights of another architecture: {what} {keys[0]}'
+                            + (f' and {len(keys) - 1} more' if keys[1:] else ''))
     model.load_state_dict(state)
     return model
 
@@ -88,8 +113,8 @@ def fold(model):
 
 
 def next_stage(model):
-    """The model that the next stage of cumulative training starts from: folded, then a fresh RIM on every kernel of MSNO and
-    MSSA. It computes what `model` computes. Source: MSIT (arXiv 2403.06536), cumulative training."""
+    """The model that the next stage of cumulative training starts from: folded, then a fresh RIM on every kernel of
+    MSNO and MSSA. It computes what `model` computes. Source: MSIT (arXiv 2403.06536), cumulative training."""
     folded = fold(model)
     like = next(model.parameters())
     staged = build({**folded.spec, 'args': {**folded.spec['args'], 'rim': True}}).to(like)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from models.registry import register
+from utils import UserError, check_whole
 
 
 class ResidualBlock(nn.Module):
@@ -19,14 +20,19 @@ class ResidualBlock(nn.Module):
 class EDSR(nn.Module):
     """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, n_feats, H, W)`.
 
-    Source: Lim et al., *Enhanced Deep Residual Networks for Single Image Super-Resolution*, arXiv 1707.02921, section 3.
+    Source: Lim et al., *Enhanced Deep Residual Networks for Single Image Super-Resolution*, arXiv 1707.02921,
+    section 3.
 
     Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees;
     `floats_per_pixel`, about how many numbers a pixel are held at a time.
+    Raises UserError for sizes that make no sense.
     """
 
     def __init__(self, n_resblocks, n_feats, res_scale):
         super().__init__()
+        check_whole('edsr', n_resblocks=n_resblocks, n_feats=n_feats)
+        if type(res_scale) not in (int, float):
+            raise UserError(f'edsr: res_scale is a number, not {res_scale!r}')
         self.out_dim = n_feats
         self.receptive_field = 2 * n_resblocks + 2
         self.floats_per_pixel = 4 * n_feats

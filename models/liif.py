@@ -4,10 +4,10 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from models import grid
+from models import grid, parts
 from models.corners import block_points, corners
 from models.decoder import Decoder
-from models.registry import make, register
+from models.registry import register
 from models.windows import padded, windows
 
 
@@ -31,8 +31,8 @@ class LIIF(Decoder):
 
     def __init__(self, encoder_spec, imnet_spec):
         super().__init__()
-        self.encoder = make(encoder_spec)
-        self.imnet = make(imnet_spec, in_dim=9 * self.encoder.out_dim + 4)
+        self.encoder = parts.encoder(encoder_spec)
+        self.imnet = parts.imnet(imnet_spec, in_dim=9 * self.encoder.out_dim + 4)
         hidden = self.imnet.layers[0].out_features
         self.floats_per_pixel = self.encoder.floats_per_pixel + 2 * self.encoder.out_dim + 2 * hidden
         self.receptive_field = self.encoder.receptive_field + 2     # the corners, and the windows around them
@@ -64,7 +64,7 @@ class LIIF(Decoder):
         weight = self.imnet.layers[0].weight[:, -4:].t()
         colour = 0
         for corner in corners(*block_points(plan, i, j), features.size):
-            shared = windows(features.first, corner.y, corner.x, 0)[0]                              # (B * P * m, hidden)
+            shared = windows(features.first, corner.y, corner.x, 0)[0]                      # (B * P * m, hidden)
             hidden = torch.addmm(shared, where(corner, plan.relative_cell).to(weight), weight)
             colour = colour + self.weighed(corner, self.imnet.after_first(hidden))
         return (colour * 0.5 + 0.5).unflatten(1, (i.shape[1], -1))

@@ -1,16 +1,16 @@
-"""LTE: an SR encoder and an MLP that is given waves, whose amplitudes and frequencies the four LR pixels around a point tell."""
+"""LTE: an SR encoder and an MLP that is given waves, as the four LR pixels around a point tell."""
 import math
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from models import grid
+from models import grid, parts
 from models.corners import block_points, corners
 from models.decoder import Decoder
-from models.registry import make, register
+from models.registry import register
 from models.windows import padded, windows
-from utils import UserError
+from utils import UserError, is_whole
 
 
 class Features(NamedTuple):
@@ -29,19 +29,19 @@ class Features(NamedTuple):
 class LTE(Decoder):
     """Local texture estimator, arXiv 2111.08918, with local ensemble and the LR image added.
 
-    `encoder_spec` and `imnet_spec` are specs of the registry (the MLP's `in_dim` is derived); `hidden_dim`, twice the number of waves.
-    Raises UserError if it is odd.
+    `encoder_spec` and `imnet_spec` are specs of the registry (the MLP's `in_dim` is derived); `hidden_dim` is twice the
+    number of waves. Raises UserError if it is odd.
     """
 
     def __init__(self, encoder_spec, imnet_spec, hidden_dim=256):
         super().__init__()
-        if hidden_dim < 2 or hidden_dim % 2:
-            raise UserError(f'lte: hidden_dim is an even number from 2 up, not {hidden_dim}')
-        self.encoder = make(encoder_spec)
+        if not is_whole(hidden_dim) or hidden_dim % 2:
+            raise UserError(f'lte: hidden_dim is an even number from 2 up, not {hidden_dim!r}')
+        self.encoder = parts.encoder(encoder_spec)
         self.coef = nn.Conv2d(self.encoder.out_dim, hidden_dim, 3, padding=1)
         self.freq = nn.Conv2d(self.encoder.out_dim, hidden_dim, 3, padding=1)
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
-        self.imnet = make(imnet_spec, in_dim=hidden_dim)
+        self.imnet = parts.imnet(imnet_spec, in_dim=hidden_dim)
         self.floats_per_pixel = self.encoder.floats_per_pixel + 5 * hidden_dim
         self.receptive_field = self.encoder.receptive_field + 2     # the corners, and the 3x3 kernels
 
@@ -58,7 +58,7 @@ class LTE(Decoder):
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
-        `models.msit.MSIT.query_blocks`. The waves differ from pixel to pixel, so what pixels share ends with `encode`."""
+        `models.msit.MSIT.query_blocks`. The waves differ from pixel to pixel: what pixels share ends with `encode`."""
         batch = len(features.lr)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
         cell = plan.relative_cell.to(features.lr.device).reshape(1, 1, 2)
@@ -69,10 +69,12 @@ class LTE(Decoder):
         phase = self.phase(cell.to(self.phase.weight))
         colour = 0
         for corner in corners(y, x, features.size):
-            lr, amplitude, frequency = (windows(maps, corner.y, corner.x, 0)[0].unflatten(0, y.shape) for maps in features)
+            lr, amplitude, frequency = (windows(maps, corner.y, corner.x, 0)[0].unflatten(0, y.shape)
+                                        for maps in features)
             dy, dx = corner.offset.to(lr.dtype).split(1, dim=-1)
             along_y, along_x = frequency.chunk(2, dim=-1)
             angle = math.pi * (along_y * dy + along_x * dx + phase)
             told = self.imnet(amplitude * torch.cat([angle.cos(), angle.sin()], dim=-1))
-            colour = colour + corner.weight[..., None].to(lr.dtype) * told + corner.bilinear[..., None].to(lr.dtype) * lr
+            weight, bilinear = (share[..., None].to(lr.dtype) for share in (corner.weight, corner.bilinear))
+            colour = colour + weight * told + bilinear * lr
         return colour * 0.5 + 0.5

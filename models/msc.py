@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models.rim import conv2d
-from utils import UserError
+from utils import UserError, is_whole
 
 
 class MSC(nn.Module):
@@ -16,10 +16,11 @@ class MSC(nn.Module):
 
     def __init__(self, channels, kernels, rim=False):
         super().__init__()
-        if not kernels or channels % len(kernels):
-            raise UserError(f'{channels} channels cannot be cut into {len(kernels)} equal chunks, one for each kernel size')
-        if any(k < 1 or k % 2 == 0 for k in kernels):
-            raise UserError(f'kernel sizes are odd and positive, not {list(kernels)}')
+        if not isinstance(kernels, (list, tuple)) or not kernels or any(not is_whole(k) or k % 2 == 0 for k in kernels):
+            raise UserError(f'kernel sizes are a list of odd numbers from 1 up, not {kernels!r}')
+        if channels % len(kernels):
+            raise UserError(f'{channels} channels cannot be cut into {len(kernels)} equal chunks, '
+                            'one for each kernel size')
         chunk = channels // len(kernels)
         self.receptive_field = max(kernels) // 2
         self.convs = nn.ModuleList(conv2d(chunk, chunk, k, rim) for k in kernels)

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import grid
+from models import grid, parts
 from models.mssa import MSSA, attend
 from models.msno import MSNO
-from models.registry import make, register
+from models.registry import register
 from models.render import render
 from models.windows import padded, windows
-from utils import UserError
+from utils import UserError, check_whole
 
 
 class Features(NamedTuple):
@@ -41,15 +41,16 @@ class MSIT(nn.Module):
     def __init__(self, encoder_spec, imnet_spec, channels=256, heads=8, radius=3, msno_kernels=tuple(range(3, 34, 2)),
                  mssa_kernels=(3, 5, 7, 9), fem='replicate', position_bias_spec=None, rim=False):
         super().__init__()
-        if radius < 1:
-            raise UserError(f'msit: the radius of the window is at least 1, not {radius}')
+        check_whole('msit', channels=channels, heads=heads, radius=radius)
+        if not isinstance(rim, bool):
+            raise UserError(f'msit: rim is true or false, not {rim!r}')
         self.radius = radius
         self.window = (2 * radius + 1) ** 2
-        self.encoder = make(encoder_spec)
+        self.encoder = parts.encoder(encoder_spec)
         self.project = nn.Conv2d(self.encoder.out_dim, channels, 1)
         self.msno = MSNO(channels, msno_kernels, fem, rim)
         self.mssa = MSSA(channels, heads, mssa_kernels, position_bias_spec, rim)
-        self.imnet = make(imnet_spec, in_dim=self.window * channels + 2)
+        self.imnet = parts.imnet(imnet_spec, self.window * channels + 2)
         self.floats_per_pixel = self.encoder.floats_per_pixel + 14 * channels       # that encoding holds at a time
         self.receptive_field = (self.encoder.receptive_field + self.msno.receptive_field + self.mssa.receptive_field + radius)
 

@@ -2,8 +2,8 @@
 import torch
 from torch import nn
 
+from models import parts
 from models.msc import MSC
-from models.registry import make
 from models.rim import conv2d
 from models.sim import SIM
 from utils import UserError
@@ -26,7 +26,7 @@ class MSSA(nn.Module):
         self.msc = MSC(channels, kernels, rim)
         self.sim = SIM(channels, groups=channels // len(kernels))
         self.value = conv2d(channels, channels, 3, rim)
-        self.position_bias = None if position_bias_spec is None else make(position_bias_spec, heads=heads)
+        self.position_bias = parts.position_bias(position_bias_spec, heads)
         self.receptive_field = max(self.msc.receptive_field, 1)
 
     def forward(self, z):

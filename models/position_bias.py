@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.registry import register
-from utils import UserError
+from utils import UserError, is_whole
 
 
 @register('sinusoid')
@@ -12,16 +12,19 @@ class SinusoidBias(nn.Module):
     """A linear function of sines and cosines of the offset, one output for each head.
 
     With frequencies `f_j = 2^(max_exponent j / (features/4 - 1)) - 1` the features of an offset `(y, x)` are
-    `[sin(f y) | sin(f x) | cos(f y) | cos(f x)]`; one LR pixel counts 2. The bias is a sum of a function of `y` and one of
-    `x`, which `along` gives apart. Offsets are taken as they come and turned into the weight's type, in float32 at least,
-    also under autocast: the frequencies reach 1023.
-    Source: MSIT (arXiv 2403.06536), position bias of MSSA. Raises UserError if `features` is not a multiple of 4, from 8.
+    `[sin(f y) | sin(f x) | cos(f y) | cos(f x)]`; one LR pixel counts 2. The bias is a sum of a function of `y` and one
+    of `x`, which `along` gives apart. Offsets are taken as they come and turned into the weight's type, in float32 at
+    least, also under autocast: the frequencies reach 1023.
+    Source: MSIT (arXiv 2403.06536), position bias of MSSA.
+    Raises UserError if `features` is not a multiple of 4, from 8, or `max_exponent` is no number.
     """
 
     def __init__(self, heads, features=64, max_exponent=10):
         super().__init__()
-        if features % 4 or features < 8:
-            raise UserError(f'sinusoid: features is a multiple of 4, at least 8, not {features}')
+        if not is_whole(features, 8) or features % 4:
+            raise UserError(f'sinusoid: features is a multiple of 4, at least 8, not {features!r}')
+        if type(max_exponent) not in (int, float):
+            raise UserError(f'sinusoid: max_exponent is a number, not {max_exponent!r}')
         self.proj = nn.Linear(features, heads)
         self.max_exponent = max_exponent
 

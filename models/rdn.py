@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from models.registry import register
+from utils import check_whole
 
 
 class ResidualDenseBlock(nn.Module):
@@ -22,16 +23,19 @@ class ResidualDenseBlock(nn.Module):
 
 @register('rdn')
 class RDN(nn.Module):
-    """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, n_feats, H, W)`. The defaults are configuration B, 22 M parameters.
+    """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, n_feats, H, W)`.
 
+    The defaults are configuration B, 22 M parameters.
     Source: Zhang et al., *Residual Dense Network for Image Super-Resolution*, arXiv 1802.08797, section 3.
 
     Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees;
     `floats_per_pixel`, about how many numbers a pixel are held at a time.
+    Raises UserError for sizes that make no sense.
     """
 
     def __init__(self, n_blocks=16, n_convs=8, growth=64, n_feats=64):
         super().__init__()
+        check_whole('rdn', n_blocks=n_blocks, n_convs=n_convs, growth=growth, n_feats=n_feats)
         self.out_dim = n_feats
         self.receptive_field = n_blocks * n_convs + 3
         self.floats_per_pixel = 2 * max(n_blocks * n_feats, n_feats + n_convs * growth) + n_blocks * n_feats
