@@ -47,7 +47,8 @@ class Bicubic(Decoder):
 
 
 def weights(offset, cell):
-    """Weights of the taps around LR pixels for points at `offset (B, P, m)` from their centres: `(B, P, m, K)`, sums of 1.
+    """Weights of the taps around LR pixels for points at `offset (B, P, m)` from their centres: `(B, P, m, K)`, which
+    sum to 1.
 
     `cell`, the size of an output pixel where an LR pixel counts 2, broadcasts with `offset`. The K taps are those
     from `-(K // 2)` to `K // 2` of the LR pixel.
@@ -66,8 +67,8 @@ def cubic(x):
 
 
 def blend(image, y, x, rows, columns):
-    """The pixels around `y, x (B, P)` of `image (B, H, W, C)`, the border continued, weighed by `rows (B, P, my, K)` and `columns (B, P, mx, L)`:
-    `(B, P, my * mx, C)`."""
+    """The pixels around `y, x (B, P)` of `image (B, H, W, C)`, the border continued, weighed by `rows (B, P, my, K)`
+    and `columns (B, P, mx, L)`: `(B, P, my * mx, C)`."""
     index = [(at[..., None] + torch.arange(weight.shape[-1], device=at.device) - weight.shape[-1] // 2).clamp(0, n - 1)
              for at, weight, n in zip((y, x), (rows, columns), image.shape[1:3])]
     batch = torch.arange(len(image), device=y.device)[:, None, None, None]

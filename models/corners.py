@@ -19,12 +19,12 @@ class Corner(NamedTuple):
 
 
 def corners(y, x, size):
-    """The four corners of points `y, x (B, Q)`, given in pixels of an LR image of `size` (H, W), 0 the first one's centre.
+    """The four corners of points `y, x (B, Q)`, in pixels of an LR image of `size` (H, W), 0 the first one's centre.
 
-    Along an axis these are the last pixel centred at or before the point and the next one; beyond the border both are the border pixel,
-    whose two areas share the weight. At a centre the next pixel weighs nothing (but for the published 1e-9, which
-    decides where all four areas vanish: on the centres of the last row or column). A point that is at a centre but
-    for its rounding counts as there, where the published code shifts all points by 1e-6.
+    Along an axis these are the last pixel centred at or before the point and the next one; beyond the border both are
+    the border pixel, whose two areas share the weight. At a centre the next pixel weighs nothing (but for the published
+    1e-9, which decides where all four areas vanish: on the centres of the last row or column). A point that is at a
+    centre but for its rounding counts as there, where the published code shifts all points by 1e-6.
     """
     rows, columns = neighbours(y, size[0]), neighbours(x, size[1])
     area = [[(dy * dx).abs() + 1e-9 for _, dx, _ in columns] for _, dy, _ in rows]

@@ -6,14 +6,16 @@ from models.render import render
 
 
 class Decoder(nn.Module):
-    """A decoder has `encode`, `query` and `query_blocks`, and `receptive_field` and `floats_per_pixel` of its `encode`."""
+    """A decoder has `encode`, `query`, `query_blocks`, and `receptive_field` and `floats_per_pixel` of its `encode`."""
 
     def encode_part(self, lr, y, x):
-        """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the image goes on."""
+        """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the
+        image goes on."""
         return self.encode(lr[:, :, y, x])
 
     def plan(self, rows, columns, relative_cell):
-        """What `query_blocks` needs to know of an output size: the `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`."""
+        """What `query_blocks` needs to know of an output size: the `grid.Blocks` of both axes and the relative cell,
+        (2/scale_y, 2/scale_x), `(2,)`."""
         return grid.Layout(rows, columns, relative_cell)
 
     def render(self, lr, size, **options):

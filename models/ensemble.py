@@ -3,8 +3,8 @@ import itertools
 
 
 def render_ensemble(model, lr, size, part=None, **options):
-    """As `model.render(lr, size, part=part, **options)`, of the eight symmetries of `lr (B, 3, H, W)`, each turned back: the mean,
-    `(B, 3, h, w)`. Four of them are transposed and rendered at (w, h).
+    """As `model.render(lr, size, part=part, **options)`, of the eight symmetries of `lr (B, 3, H, W)`, each turned
+    back: the mean, `(B, 3, h, w)`. Four of them are transposed and rendered at (w, h).
 
     Source: Lim et al., EDSR (arXiv 1707.02921), geometric self-ensemble. Raises UserError as `render` does.
     """

@@ -49,5 +49,5 @@ def caption(dataset, protocol, eight_bit, ensemble):
     output = 'output rounded to 8 bits' if eight_bit else 'clamped float output'
     return (f'{lr}, {shaved} pixels shaved',
             f'PSNR on {"luma (Y)" if protocol == "benchmark" else "RGB"}, SSIM on luma, {output}'
-            f'{" of a self-ensemble of 8" if ensemble else ""}; cell of the output\'s pixels, not clamped to the trained '
-            f'scales; protocol {protocol}')
+            f'{" of a self-ensemble of 8" if ensemble else ""}; cell of the output\'s pixels, not clamped to the '
+            f'trained scales; protocol {protocol}')

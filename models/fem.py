@@ -14,8 +14,9 @@ PADDINGS = ('replicate', 'circular')
 class FEM(nn.Module):
     """Shifts channels by one pixel, `(B, C, H, W)` to the same; no parameters.
 
-    `padding` says what lies beyond the border: the border pixel ('replicate') or, as in the published model, the opposite
-    border ('circular'). Source: MSIT (arXiv 2403.06536), feature enhancement. Raises UserError for another padding.
+    `padding` says what lies beyond the border: the border pixel ('replicate') or, as in the published model, the
+    opposite border ('circular'). Source: MSIT (arXiv 2403.06536), feature enhancement.
+    Raises UserError for another padding.
     """
 
     receptive_field = 1

@@ -58,15 +58,15 @@ def slack(position, n_lr):
 class Blocks:
     """The output pixels of one axis, sorted into the LR pixels they belong to.
 
-    `chosen`, a range: only these of the `n_out` output pixels. `fullest`: blocks of more output pixels are cut evenly into
-    blocks of at most so many, of the same LR pixel.
+    `chosen`, a range: only these of the `n_out` output pixels. `fullest`: blocks of more output pixels are cut evenly
+    into blocks of at most so many, of the same LR pixel.
 
     Attributes, all on the CPU:
     `size`: output pixels of the fullest block;
     `pixels (P,)` int64: the LR pixels that have any (all of them from x1 up), and for each of these
     `offset (P, size)` float64: from the LR pixel's centre to the output pixel's, in LR pixels, in [-1/2, 1/2];
-    `output (P, size)` int64: the output pixels, counted from the first chosen one, the last one repeated where there are
-    fewer than `size`.
+    `output (P, size)` int64: the output pixels, counted from the first chosen one, the last one repeated where there
+    are fewer than `size`.
     """
 
     def __init__(self, n_lr, n_out, chosen=None, fullest=None):

@@ -35,7 +35,7 @@ UNUSED = re.compile(r'^(encoder\.(sub_mean|add_mean)\.|amsno\.lem\.)')
 
 
 def is_published(args):
-    """Whether a weight file's `args` are those of a published model: all of these tell their encoder not to upsample."""
+    """Whether `args` are those of a published model's file: all of these tell their encoder not to upsample."""
     encoder = args.get('encoder_spec') or {}
     return 'no_upsampling' in (encoder.get('args') or {})
 
@@ -43,7 +43,8 @@ def is_published(args):
 def from_published(name, args, state):
     """The spec and state dict, in this project's terms, of a published `amsit`, `liif` or `lte` checkpoint.
 
-    Raises UserError for another model or a configuration that the published code could run but this project does not describe.
+    Raises UserError for another model or a configuration that the published code could run but this project does not
+    describe.
     """
     if name not in SPECS:
         raise UserError(f'no published model of the name {name!r} is known')
@@ -111,7 +112,8 @@ def rename(state, names):
     return renamed
 
 
-# Published name to what makes its spec, the only values of some arguments, and the parameter names besides the encoder's.
+# Published name to what makes its spec, the only values of some arguments, and the parameter names besides the
+# encoder's.
 SPECS = {
     'amsit': (msit_spec, {'imnet_num': 1, 'conv_num': 1, 'is_cell': True, 'local_attn': True}, MSIT_NAMES),
     'liif': (liif_spec, {'local_ensemble': True, 'feat_unfold': True, 'cell_decode': True}, ()),
