@@ -4,6 +4,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_pil_image
 
+from datasets.resize import matlab_resize
+
 PANEL = 400             # longest side of a panel, in pixels
 CROP = 28               # longest side of the part shown enlarged, in LR pixels, where it is not given
 LARGEST_ERROR = 0.2     # of 1: what an error map shows brightest
@@ -30,6 +32,19 @@ def comparison(lr, panels, crop=None, truth=None):
         figure.paste(part, (x, GAP))
         x += part.width + GAP
     return figure
+
+
+def strip(lr, output, hr):
+    """The most detailed part of an image side by side, `(3, h, 4 w)` in [0, 1]: the LR image `lr (3, H, W)` with its pixels as
+    they are, its bicubic enlargement, the `output (3, h, w)` of a model, and the original `hr (3, h, w)`."""
+    top, left, height, width = most_detailed(lr)
+    scale = [n / n_lr for n, n_lr in zip(hr.shape[1:], lr.shape[1:])]
+    rows, columns = (slice(round(at * s), round((at + n) * s)) for at, n, s in zip((top, left), (height, width), scale))
+    part = lr[:, top:top + height, left:left + width]
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    bicubic = torch.from_numpy(matlab_resize(part.permute(1, 2, 0).numpy(), size, scale, to_uint8=False)).permute(2, 0, 1)
+    parts = [F.interpolate(part[None], size, mode='nearest-exact')[0], bicubic.float(), output[:, rows, columns], hr[:, rows, columns]]
+    return torch.cat(parts, dim=2).clamp(0, 1)
 
 
 def column(label, image, box, truth=None):

@@ -1,0 +1,57 @@
+"""What training minimises: the mean absolute difference of colours at a batch's queries."""
+import torch
+from torch import nn
+
+from models import grid
+from models.fem import FEM
+
+
+class Objective(nn.Module):
+    """The loss of a batch of `datasets.wrappers.Training` samples, a scalar. Source: MSIT (arXiv 2403.06536), L1.
+
+    `draw`: what `index` of the batch counts, see there.
+    """
+
+    def __init__(self, model, draw):
+        super().__init__()
+        self.model, self.draw = model, draw
+
+    def forward(self, batch):
+        colour, target = self.predict(batch)
+        return (colour.to(target.dtype) - target).abs().mean()
+
+    def predict(self, batch):
+        """Colours and targets of the queries, both `(B, Q, 3)`, or with blocks of `m` pixels `(B, P, m, 3)`, in [0, 1]."""
+        lr, hr, index = batch['lr'].to(next(self.model.parameters()).dtype) / 255, batch['hr'], batch['index']
+        h, w = hr.shape[-2:]
+        features = self.model.encode(lr)
+        if self.draw == 'pixel':
+            coord = grid.pixel_centres(h, w, lr.device)[index]
+            colour = self.model.query(features, coord, grid.cell_size(h, w).to(lr.device))
+        else:
+            colour, index = self.blocks(features, index, lr.shape[-2:], (h, w))
+        target = hr.flatten(2).transpose(1, 2)                                        # (B, h * w, 3)
+        chosen = torch.gather(target, 1, index.flatten(1)[..., None].expand(-1, -1, 3))
+        return colour, chosen.reshape(colour.shape).to(lr.dtype) / 255
+
+    def blocks(self, features, index, lr_size, size):
+        """Colours of all HR pixels of LR pixels `index (B, P)`, `(B, P, m, 3)`, and which HR pixels these are, `(B, P, m)`."""
+        (height, width), (h, w) = lr_size, size
+        rows, columns = grid.Blocks(height, h), grid.Blocks(width, w)
+        y, x = index // width, index % width
+        plan = self.model.plan(rows, columns, grid.relative_cell((height, width), (h, w)))
+        colour = self.model.query_blocks(features, plan, y, x)
+        at = rows.output.to(index.device)[y][..., :, None] * w + columns.output.to(index.device)[x][..., None, :]
+        return colour, at.flatten(2)
+
+
+def compile_parts(module):
+    """Compile the parts of a model in place, which changes neither its weights nor their names; copies are not compiled.
+
+    FEM is left out: inductor (torch 2.15, CPU) fails on the gradient of its padding.
+    """
+    for part in module.children():
+        if any(isinstance(inner, FEM) for inner in part.modules()):
+            compile_parts(part)
+        else:
+            part.compile()

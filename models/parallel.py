@@ -1,0 +1,102 @@
+"""Training on several devices, one process (rank) each, started by torchrun. A process alone is rank 0 of 1."""
+import contextlib
+import datetime
+import os
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils import UserError, choose_device
+
+TIMEOUT = datetime.timedelta(hours=2)       # for what one rank does while the others wait, as decoding a data set
+
+
+def join(name=None):
+    """Join the other ranks, if torchrun started any, and return this rank's torch.device: `name`, or the best there is.
+
+    Raises UserError if the device is absent, or there are more ranks than CUDA devices.
+    """
+    device = choose_device(name)
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+        return device
+    if device.type == 'cuda':
+        local = int(os.environ['LOCAL_RANK'])
+        if device.index is not None or local >= torch.cuda.device_count():
+            raise UserError(f'torchrun gives each process a CUDA device of its own; there are {torch.cuda.device_count()} here')
+        device = torch.device('cuda', local)
+        torch.cuda.set_device(device)
+    elif device.type != 'cpu':
+        raise UserError(f'training on several devices is for cuda and cpu, not for {device.type}')
+    distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', timeout=TIMEOUT)
+    return device
+
+
+def leave():
+    """What `join` joined is left."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def rank():
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def ranks():
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def wrapped(module, device):
+    """`module` whose gradients are averaged over the ranks."""
+    if ranks() == 1:
+        return module
+    return DistributedDataParallel(module, device_ids=[device] if device.type == 'cuda' else None)
+
+
+def with_synchronised_norm(model, device):
+    """`model` whose batch norm takes its statistics over all ranks, where the device can: on CUDA."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks() > 1 and device.type == 'cuda' else model
+
+
+def mean(number):
+    """The mean of the ranks' numbers, the same on all of them."""
+    return reduced(number, distributed.ReduceOp.SUM) / ranks()
+
+
+def largest(number):
+    """The largest of the ranks' whole numbers, on all of them."""
+    return int(reduced(number, distributed.ReduceOp.MAX))
+
+
+def reduced(number, operation):
+    if ranks() == 1:
+        return number
+    value = torch.tensor(number, dtype=torch.float64)
+    distributed.all_reduce(value, operation)
+    return value.item()
+
+
+def gathered(value):
+    """The values of all ranks, a list in their order, on all ranks."""
+    if ranks() == 1:
+        return [value]
+    values = [None] * ranks()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def take_from_first(tensors):
+    """Fill `tensors` with rank 0's values."""
+    if ranks() > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
+
+
+@contextlib.contextmanager
+def first_alone():
+    """Rank 0 goes through the block before the others do."""
+    if rank() > 0:
+        gathered(None)
+    yield
+    if rank() == 0:
+        gathered(None)

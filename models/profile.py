@@ -1,0 +1,68 @@
+"""Where a training step goes."""
+import contextlib
+import time
+
+from models.evaluation import synchronize
+
+WARM_UP, STEPS = 3, 10
+
+
+def profile(run):
+    """Take some steps of the run's present stage and return a table of where their time went, lines of text."""
+    batches = run.batches()
+    clock = Clock(run.device)
+    steps = min(WARM_UP + STEPS, run.stages[run.stage]['steps'])
+    for run.step in range(steps):
+        if run.step == min(WARM_UP, steps - 1):
+            if not run.config['compile']:               # a compiled part is no sum of its children
+                clock.watch(run.model)
+            run.part = clock.part
+        with run.part('waiting for data'):
+            parts = run.next_batches(batches)
+        run.train_step(parts)
+    if not run.config['compile']:
+        clock.seconds['decoding, loss'] = clock.seconds.pop('forward')
+    return clock.table(steps - min(WARM_UP, steps - 1))
+
+
+class Clock:
+    """Seconds spent in named parts of a program; what a part inside another takes is the inner one's alone."""
+
+    def __init__(self, device):
+        self.device, self.seconds, self.open = device, {}, []
+
+    def enter(self, name):
+        self.book()
+        self.open.append(name)
+
+    def leave(self):
+        self.book()
+        self.open.pop()
+
+    def book(self):
+        """Count the time since the last call as the innermost open part's."""
+        synchronize(self.device)
+        now = time.perf_counter()
+        if self.open:
+            self.seconds[self.open[-1]] = self.seconds.get(self.open[-1], 0) + now - self.booked
+        self.booked = now
+
+    @contextlib.contextmanager
+    def part(self, name):
+        self.enter(name)
+        yield
+        self.leave()
+
+    def watch(self, model):
+        """Make parts, by their names, of the children of `model`; not of the MLP, which some decoders do not call as a whole."""
+        for name, child in model.named_children():
+            if name != 'imnet':
+                child.register_forward_pre_hook(lambda *_, name=name: self.enter(name))
+                child.register_forward_hook(lambda *_: self.leave())
+
+    def table(self, steps):
+        """Each part with its milliseconds a step and its share, in the order of their first end."""
+        total = sum(self.seconds.values())
+        rows = [*self.seconds.items(), ('all', total)]
+        return '\n'.join([f'{"part of a step":<20}{"ms":>10}{"share":>9}', *(
+            f'{name:<20}{1000 * seconds / steps:>10.2f}{seconds / total:>9.1%}' for name, seconds in rows)])

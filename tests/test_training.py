@@ -1,0 +1,100 @@
+"""A training step: its gradient, what is skipped, what parts and compilation leave as it is."""
+import copy
+import functools
+
+import pytest
+import torch
+
+import models
+from conftest import TINY
+from models import grid
+from models.objective import Objective
+from models.training import Run
+from utils import UserError
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """`begin(config)`: a run at the first step of its first stage, and its batches."""
+    def begun(config):
+        run = Run(config, tmp_path, torch.device('cpu'))
+        run.begin_stage()
+        return run, run.batches()
+    return begun
+
+
+def test_both_draws_give_the_gradient_of_the_same_pixels():
+    torch.manual_seed(0)
+    model = models.build(TINY).double()
+    lr, hr = (torch.randint(0, 256, (2, 3, n, n), dtype=torch.uint8) for n in (8, 20))
+    gradients = []
+    for draw, count in (('pixel', 400), ('block', 64)):
+        colour, target = Objective(model, draw).predict({'lr': lr, 'hr': hr, 'index': torch.arange(count).expand(2, -1)})
+        if draw == 'block':                         # x2.5: blocks of two pixels are filled up with their last one
+            rows = grid.Blocks(8, 20).output
+            fresh = torch.cat([torch.ones(8, 1, dtype=torch.bool), rows.diff(dim=1) > 0], dim=1)
+            keep = (fresh[:, None, :, None] & fresh[None, :, None, :]).reshape(1, 64, -1, 1)
+            loss = ((colour - target).abs() * keep).sum() / (2 * 400 * 3)
+        else:
+            loss = (colour - target).abs().mean()
+        model.zero_grad()
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() <= 1e-6 * gradients[0].norm()
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_step_that_is_not_finite_changes_nothing(begin, config, bad):
+    run, batches = begin(config)
+    run.train_step(run.next_batches(batches))
+    before = copy.deepcopy({'model': run.model.state_dict(), 'ema': run.ema.module.state_dict(), 'adam': run.optimizer.state_dict()['state']})
+    broken = run.model.encoder.register_forward_hook(lambda module, args, features: features * bad)
+    run.step = 1
+    assert run.train_step(run.next_batches(batches)) is None
+    broken.remove()
+    torch.testing.assert_close({'model': run.model.state_dict(), 'ema': run.ema.module.state_dict(),
+                                'adam': run.optimizer.state_dict()['state']}, before, rtol=0, atol=0)
+    assert run.train_step(run.next_batches(batches)) > 0
+
+
+def test_too_many_bad_steps_stop_the_run_and_leave_the_batch(begin, config, tmp_path):
+    run, _ = begin({**config, 'max_bad_steps': 2})
+    run.model.encoder.register_forward_hook(lambda module, args, features: features * (float('nan') if run.step in (1, 3, 4, 5) else 1))
+    with pytest.raises(UserError, match=r"stage 'stage1', step 5: .* not finite, 3 times in a row; .*bad-batch.pth"):
+        run.train_stage(None, float('inf'))
+    content = torch.load(tmp_path / 'bad-batch.pth', weights_only=True)
+    assert content['stage'] == 'stage1' and content['step'] == 5
+    expected = [run.samples[0][n] for n in range(20, 24)]
+    for key, values in content['batch'].items():
+        assert torch.equal(values, torch.stack([sample[key] for sample in expected])), key
+
+
+def test_a_random_layer_sees_the_same_numbers_after_resuming(begin, config, tmp_path):
+    def noisy(run):
+        run.model.encoder.register_forward_hook(lambda module, args, features: features + torch.rand_like(features))
+        return run
+    whole, batches = begin(config)
+    noisy(whole)
+    for whole.step in range(3):
+        whole.train_step(whole.next_batches(batches))
+        if whole.step == 0:
+            whole.step = 1
+            whole.save_checkpoint()
+    resumed = Run(config, tmp_path, torch.device('cpu'))
+    resumed.resume()
+    noisy(resumed)
+    batches = resumed.batches()
+    for resumed.step in (1, 2):
+        resumed.train_step(resumed.next_batches(batches))
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()))
+
+
+def test_compiling_changes_neither_the_step_nor_the_names(begin, config, monkeypatch):
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))        # quick: no code is generated
+    losses = []
+    for compiled in (False, True):
+        run, batches = begin({**config, 'compile': compiled})
+        losses.append([run.train_step(run.next_batches(batches)) for _ in range(3)])
+        assert run.model.state_dict().keys() == models.build(TINY).state_dict().keys()
+        assert run.validate(lambda *_: None)['x2'] > 0
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
