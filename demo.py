@@ -1,131 +1,232 @@
-"""Super-resolve an image to any size."""
+"""Super-resolve images to any size."""
 import argparse
-import math
+import collections
+import contextlib
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
 from torchvision.transforms.functional import to_tensor
+from tqdm import tqdm
 
 import models
+from datasets.animation import check_animation, write_animation
 from datasets.figures import comparison
 from datasets.image_io import Picture, check_output, over_white, read_image, write_image
+from datasets.inputs import plan
 from datasets.resize import matlab_resize
-from utils import Parser, UserError, choose_device, run_main
+from datasets.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
+from models.picture import Upscaler
+from models.render import DTYPES
+from models.zoom import first_scale, zoom
+from utils import Parser, UserError, about, choose_device, run_main
 
 BUNDLED = Path(__file__).resolve().parent / 'modelzoo' / 'EDSR_light_MSIT.pth'
-OUTPUT_LIMIT = 10 ** 9      # pixels; more is taken for a slip of the finger
+TRAINED = 1, 8                          # scales, where a weight file does not tell
+DEPTH, FRAMES, LARGEST_FRAME = 16, 81, 400      # of a zoom: how much closer, and pixels a side if no size is asked for
+EXAMPLES = """examples:
+  demo.py -input photo.jpg -scale 3.7 -output large.png
+  demo.py -input photo.jpg -resolution 2160, -output large.png -compare beside_bicubic.png
+  demo.py -input photos -longest 3840 -format webp -output large      a folder and its folders; run again, it goes on
+  demo.py -input "scans/*.tif" letter.png -scale 2,3.5 -output large  more than one
+  demo.py -input photos -output large -shard 2/8                      the second of eight machines
+  demo.py -input photo.jpg -zoom 310,420 -output zoom.gif"""
 
 
 def parse():
-    parser = Parser('Super-resolve an image to any size.')
-    parser.add_argument('-input', required=True, type=Path, metavar='FILE', help='the image')
-    parser.add_argument('-output', required=True, type=Path, metavar='FILE', help='the result; format by extension')
-    parser.add_argument('-model', default=BUNDLED, type=Path, metavar='FILE', help='weights; the bundled if left out')
+    parser = Parser('Super-resolve images to any size.')
+    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
+    parser.add_argument('-input', required=True, nargs='+', metavar='PATH', help='images, folders, patterns as "*.jpg"')
+    parser.add_argument('-output', required=True, metavar='PATH', help='the result, format by extension; or a folder')
+    parser.add_argument('-format', choices=['png', 'jpg', 'webp', 'tiff', 'bmp'],
+                        help="of results in a folder; each input's own if left out, PNG where that cannot be written")
+    parser.add_argument('-overwrite', action='store_true', help='replace results that exist')
+    parser.add_argument('-shard', type=shard, metavar='I/N', help='only the I-th of N equal shares of the images')
     size = parser.add_mutually_exclusive_group()
-    size.add_argument('-scale', default=(4.0, 4.0), type=factors, metavar='S',
+    size.add_argument('-scale', dest='size', type=by_scale, metavar='S',
                       help='how much larger: 3.7, or 2,3.5 for height,width; 4 if left out')
-    size.add_argument('-resolution', type=height_width, metavar='H,W', help='the size of the result, in pixels')
-    parser.add_argument('-compare', type=Path, metavar='FILE', help='also write a picture of the result beside bicubic')
+    size.add_argument('-resolution', dest='size', type=by_resolution, metavar='H,W',
+                      help='size of the result in pixels; H, or ,W keeps the ratio')
+    size.add_argument('-longest', dest='size', type=by_longest, metavar='N', help='longest side of the result')
+    size.add_argument('-megapixels', dest='size', type=by_megapixels, metavar='M', help='its pixels, in millions')
+    parser.add_argument('-compare', type=Path, metavar='PATH',
+                        help='also write a picture of the result beside bicubic; a folder where -output is one')
+    parser.add_argument('-zoom', type=point, metavar='Y,X',
+                        help=f'write a GIF or MP4 instead that zooms {DEPTH} times into this pixel of the input')
+    parser.add_argument('-model', default=str(BUNDLED), metavar='FILE',
+                        help='weights, or bicubic; the bundled ones if left out')
+    parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
+    parser.add_argument('-precision', default='fp32', choices=DTYPES, help='fp32 if left out; fp16 on CUDA only')
+    parser.add_argument('-tile', type=positive, metavar='N', help='side of tiles, input pixels; by memory if left out')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
+    parser.add_argument('-quiet', action='store_true', help='print errors only')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()
 
 
 def main(args):
-    picture, notes = read_image(args.input)
-    input_size = tuple(picture.rgb.shape[-2:])
-    size = output_size(input_size, args.scale, args.resolution)
-    check_output(args.output, size)
-    if args.compare:
-        check_output(args.compare)
-    if len({path.resolve() for path in (args.input, args.output, args.compare) if path}) < 2 + bool(args.compare):
-        raise UserError(f'{args.output}: input, output and comparison are different files')
-    device = choose_device(args.device)
-    model = models.load(args.model).to(device)
-
-    start = time.perf_counter()
-    result = super_resolve(model, picture, size)
-    seconds = time.perf_counter() - start
-
-    notes += write_image(args.output, result)
-    if args.compare:
-        write_image(args.compare, Picture(to_tensor(beside_bicubic(picture, result))))
-    scales = [f'{n / m:.4g}' for n, m in zip(size, input_size)]
-    print(f'output   {args.output}')
-    if args.compare:
-        print(f'compare  {args.compare}')
-    print(f'input    {input_size[0]} x {input_size[1]} (height x width)')
-    print(f'size     {size[0]} x {size[1]}')
-    print(f'scale    {" x ".join(dict.fromkeys(scales))}')
-    print(f'device   {device}')
-    print(f'seconds  {seconds:.2f}')
-    for note in notes:
-        print(f'note: {note}', file=sys.stderr)
+    if args.zoom and (args.format or args.compare or args.shard):
+        raise UserError('-zoom does not go with -format, -compare and -shard')
+    check = check_animation if args.zoom else check_output
+    jobs, folder, others = plan(args.input, args.output, args.format and f'.{args.format}', args.compare,
+                                args.overwrite, args.shard, check)
+    if args.zoom and folder:
+        raise UserError('-zoom makes one file of one image')
+    upscaler = Upscaler(models.load(args.model), choose_device(args.device), args.ensemble, tile=args.tile,
+                        precision=args.precision, progress=not (args.quiet or args.zoom) and sys.stderr.isatty())
+    if folder:
+        return super_resolve_all(jobs, others, args, upscaler)
+    facts, notes = (write_zoom if args.zoom else super_resolve)(*jobs, args, upscaler)
+    if not args.quiet:
+        print('\n'.join(f'{name:8} {fact}' for name, fact in facts.items()))
+        for note in notes:
+            print(f'note: {note}', file=sys.stderr)
 
 
-@torch.inference_mode()
-def super_resolve(model, picture, size):
-    """A `Picture` rendered at `size` (h, w); alpha by the same model, as a grey image.
+# ---------------------------------------------------------------- doing it
 
-    Raises UserError if the memory does not suffice or the model makes values that are not finite.
-    """
-    device = next(model.parameters()).device
-    planes = [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha.expand(3, -1, -1)]
+def super_resolve_all(jobs, others, args, upscaler):
+    """Do what is not done yet, past images that fail, told at the end. The exit status: 1 if there were any."""
+    waiting = jobs if args.overwrite else [job for job in jobs if not job.done]
+    failed, said = [], collections.Counter()
+    for number, job in enumerate(waiting, 1):
+        try:
+            for path in filter(None, (job.target, job.compare)):
+                make_folder(path.parent)
+            facts, notes = super_resolve(job, args, upscaler)
+            line = f'{facts["output"]}  {facts["size"]}  {facts["seconds"]} s'
+        except UserError as error:
+            failed.append(error)
+            line, notes = f'{job.source}  failed', []
+        if not args.quiet:
+            print(f'[{number}/{len(waiting)}] {line}', flush=True)
+            for note in notes:
+                said[note] += 1
+                if said[note] == 1:
+                    print(f'note: {job.source}: {note}', file=sys.stderr)
+    if not args.quiet:
+        for note, times in said.items():
+            if times > 1:
+                print(f'note: {note}: of {times} images', file=sys.stderr)
+        there = len(jobs) - len(waiting)
+        print(f'{len(waiting) - len(failed)} of {len(jobs)} images written to {args.output}'
+              + (f', {there} were there already (-overwrite makes them anew)' if there else '')
+              + (f', other files left out: {others}' if others else ''))
+    for error in failed:
+        print(f'failed: {" ".join(str(error).split())}', file=sys.stderr)
+    return 1 if failed else 0
+
+
+def make_folder(path):
     try:
-        rgb, *alpha = [model.render(plane[None].to(device), size)[0].cpu() for plane in planes]
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or 'memory' in str(error):
-            raise UserError(f'{size[0]} x {size[1]} pixels need more memory than there is on {device}') from error
-        raise
-    if not all(plane.isfinite().all() for plane in (rgb, *alpha)):
-        raise UserError('the result has values that are not finite: the weights do not suit this image')
-    return picture._replace(rgb=rgb, alpha=alpha[0].mean(0, keepdim=True) if alpha else None)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{path}: the folder cannot be made ({error.strerror})') from error
 
 
-def beside_bicubic(picture, result):
+def super_resolve(job, args, upscaler):
+    """Do a job: what there is to tell of it, and notes."""
+    picture, notes = read_image(job.source)
+    input_size = tuple(picture.rgb.shape[-2:])
+    with about(job.source):
+        size = output_size(input_size, args.size or by_scale('4'))
+    check_output(job.target, size)
+    if job.compare:
+        check_output(job.compare)
+    start = time.perf_counter()
+    with about(job.source), as_notes(notes):
+        result = upscaler(picture, size)
+    seconds = time.perf_counter() - start
+    notes += write_image(job.target, result)
+    if job.compare:
+        figure = beside_bicubic(picture, result, upscaler.model.spec['name'].upper())
+        write_image(job.compare, Picture(to_tensor(figure)))
+    scales = [n / m for n, m in zip(size, input_size)]
+    facts = {'output': job.target, 'compare': job.compare,
+             'input': f'{input_size[0]} x {input_size[1]} (height x width)', 'size': f'{size[0]} x {size[1]}',
+             'scale': ' x '.join(dict.fromkeys(f'{scale:.4g}' for scale in scales)),
+             'device': upscaler.device, 'seconds': f'{seconds:.2f}'}
+    return {name: fact for name, fact in facts.items() if fact is not None}, notes + beyond(upscaler.model, scales)
+
+
+def beside_bicubic(picture, result, label):
     """The comparison, a PIL image, of the input, bicubic and the model's result, all seen before white."""
     lr, sr = (p.rgb if p.alpha is None else over_white(p.rgb, p.alpha.clamp(0, 1)) for p in (picture, result))
     size = sr.shape[-2:]
     scale = [n / m for n, m in zip(size, lr.shape[-2:])]
     bicubic = matlab_resize(lr.permute(1, 2, 0).numpy(), size, scale, to_uint8=False)
-    return comparison(lr, [('bicubic', torch.from_numpy(bicubic).float().permute(2, 0, 1)), ('MSIT', sr)])
+    return comparison(lr, [('bicubic', torch.from_numpy(bicubic).float().permute(2, 0, 1)), (label, sr)])
 
 
-def output_size(input_size, scale, resolution):
-    """The output's (h, w): `resolution`, or where it is None `input_size` times `scale` (y, x), rounded.
+def write_zoom(job, args, upscaler):
+    """As `super_resolve`, the job's target an animation."""
+    picture, notes = read_image(job.source)
+    lr = picture.rgb if picture.alpha is None else over_white(picture.rgb, picture.alpha)
+    input_size = tuple(lr.shape[-2:])
+    if not all(at < n for at, n in zip(args.zoom, input_size)):
+        extent = f'{input_size[0]} x {input_size[1]} pixels'
+        raise UserError(f'{job.source}: row {args.zoom[0]}, column {args.zoom[1]} is outside its {extent}')
+    size = output_size(input_size, args.size) if args.size else [min(n, LARGEST_FRAME) for n in input_size]
+    size = [max(1, n - n % 2) for n in size]                                    # as video wants it
+    first = first_scale(input_size, size)
+    start = time.perf_counter()
+    with about(job.source), as_notes(notes):
+        frames = zoom(upscaler.image, lr, size, args.zoom, DEPTH, FRAMES)
+        frames = tqdm(frames, total=FRAMES, unit='frame', leave=False, disable=args.quiet or None)
+        write_animation(job.target, frames)
+    return {'output': job.target, 'input': f'{input_size[0]} x {input_size[1]} (height x width)',
+            'size': f'{size[0]} x {size[1]}, {FRAMES} frames', 'scale': f'{first:.4g} to {first * DEPTH:.4g}',
+            'device': upscaler.device, 'seconds': f'{time.perf_counter() - start:.2f}'}, dict.fromkeys(notes)
 
-    Raises UserError for an empty size and one of more than `OUTPUT_LIMIT` pixels.
-    """
-    size = resolution or [n * s for n, s in zip(input_size, scale)]
-    if math.prod(size) > OUTPUT_LIMIT:
-        raise UserError(f'the output would have more pixels than the limit of {OUTPUT_LIMIT:,}')
-    if min(map(round, size)) < 1:
-        raise UserError(f'nothing would be left of {input_size[0]} x {input_size[1]} pixels')
-    return tuple(map(round, size))
+
+def beyond(model, scales):
+    """Notes on `scales` that the weights were not trained for."""
+    low, high = (model.meta.get(key, default) for key, default in zip(('scale_min', 'scale_max'), TRAINED))
+    if model.spec['name'] in models.WITHOUT_WEIGHTS or low <= min(scales) <= max(scales) <= high:
+        return []
+    return [f'the weights are trained for scales from {low:g} to {high:g}; beyond these they are worth less']
 
 
-def factors(text):
-    """'3.7' or '2,3.5' to (y, x)."""
+@contextlib.contextmanager
+def as_notes(notes):
+    """Warnings become notes, each once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        yield
+    notes += dict.fromkeys(str(warning.message) for warning in caught)
+
+
+# ---------------------------------------------------------------- arguments
+
+def positive(text):
+    """'64' to 64."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:19])):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 up')
+    return int(text[:19])
+
+
+def point(text):
+    """'310,420' to (310, 420)."""
     try:
-        values = [float(value) for value in text.split(',')]
+        y, x = map(int, text.split(','))
     except ValueError:
-        values = []
-    if len(values) not in (1, 2) or not all(0 < value < math.inf for value in values):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a positive number or two, as 3.7 or 2,3.5')
-    return values[0], values[-1]
+        y = x = -1
+    if min(y, x) < 0:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a row and a column of the input, as 310,420')
+    return y, x
 
 
-def height_width(text):
-    """'720,1280' to (720, 1280)."""
+def shard(text):
+    """'2/8' to (2, 8)."""
     try:
-        height, width = (int(value) for value in text.split(','))
+        part, parts = map(int, text.split('/'))
     except ValueError:
-        height = width = 0
-    if min(height, width) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a height and a width in pixels, as 720,1280')
-    return height, width
+        part = parts = 0
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f'{text!r} is not one of a number of shares, as 2/8')
+    return part, parts
 
 
 if __name__ == '__main__':

@@ -1,4 +1,6 @@
 """demo.py as people call it: what it writes and prints, and one line and status 2 for every mistake."""
+import functools
+import importlib.util
 import re
 import runpy
 import subprocess
@@ -8,12 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import models
 from datasets import png16
 from datasets.image_io import Picture, read_image, write_image
 from datasets.resize import matlab_resize
+from datasets.sizes import by_longest, by_resolution
+from models.ensemble import render_ensemble
+from models.picture import Upscaler
+from models.render import check as check_part
+from models.zoom import FINE, first_scale, view, zoom
+from utils import UserError
 
 DEMO = Path(__file__).resolve().parent.parent / 'demo.py'
 TINY = {'name': 'msit', 'args': {
@@ -96,7 +106,7 @@ def test_comparison_holds_bicubic_and_the_result(demo, monkeypatch):
     seen = []
     monkeypatch.setitem(program['beside_bicubic'].__globals__, 'comparison', lambda *panels: seen.extend(panels))
     lr, sr = (torch.randint(0, 256, (3, *size)) / 255 for size in ((6, 5), (12, 15)))
-    program['beside_bicubic'](Picture(lr), Picture(sr))
+    program['beside_bicubic'](Picture(lr), Picture(sr), 'MSIT')
     image = (lr * 255).round().permute(1, 2, 0).numpy()
     bicubic = matlab_resize(image, (12, 15), (2, 3), to_uint8=False)
     first, second = seen[1]
@@ -124,6 +134,62 @@ def test_16_bits_in_16_bits_out(demo, weights):
     assert (read_image('out.png')[0].rgb - expected).abs().max() <= 1 / 65535
 
 
+def test_opaque_stays_opaque(demo):
+    write_image('opaque.png', Picture(torch.rand(3, 4, 4), torch.ones(1, 4, 4)))
+    assert demo('-input', 'opaque.png', '-output', 'out.png')[0] == 0
+    assert (read_image('out.png')[0].alpha == 1).all()
+
+
+@pytest.mark.parametrize('options, size', [
+    (['-resolution', '12,'], (12, 10)), (['-resolution', ',9'], (11, 9)), (['-resolution', ' 9 , '], (9, 8)),
+    (['-longest', '13'], (13, 11)), (['-longest', '1'], (1, 1)), (['-megapixels', '0.000270'], (18, 15)),
+    (['-megapixels', '1e-9'], (1, 1)),
+])
+def test_size_with_the_ratio_kept(demo, options, size):
+    assert demo('-input', 'in.png', *options, '-output', 'out.png', model='bicubic')[0] == 0
+    assert read_image('out.png')[0].rgb.shape[1:] == size
+
+
+@given(st.tuples(st.integers(1, 9999), st.integers(1, 9999)), st.integers(1, 9999))
+def test_the_ratio_is_kept_as_well_as_whole_pixels_can(size, side):
+    for wanted, at in ((by_resolution(f'{side},'), 0), (by_resolution(f',{side}'), 1),
+                       (by_longest(str(side)), int(size[1] > size[0]))):
+        result = [round(n) for n in wanted(size)]
+        exact = side * size[1 - at] / size[at]
+        assert result[at] == side and abs(result[1 - at] - max(1, exact)) <= 0.5
+
+
+@pytest.mark.parametrize('scale, beyond', [
+    ('1', False), ('3', False), ('3.5', True), ('0.9', True), ('2,3.2', True), ('0.8,2', True),
+])
+def test_scales_beyond_the_trained_ones_are_noted(demo, weights, scale, beyond):
+    models.save('trained.pth', models.load(weights), {'scale_min': 1, 'scale_max': 3})
+    status, _, err = demo('-input', 'in.png', '-scale', scale, '-output', 'out.png', model='trained.pth')
+    assert status == 0 and ('from 1 to 3' in err) == beyond and err.count('\n') == beyond
+
+
+def test_scales_where_the_weights_do_not_tell(demo):
+    assert 'from 1 to 8' in demo('-input', 'in.png', '-scale', '9', '-output', 'out.png')[2]
+    assert demo('-input', 'in.png', '-scale', '9', '-output', 'cubic.png', model='bicubic')[2] == ''
+
+
+@pytest.mark.parametrize('kind', [{}, {'tile': 3}, {'precision': 'bf16'}])
+@pytest.mark.parametrize('ensemble', [False, True])
+def test_options_reach_the_model(demo, weights, kind, ensemble):
+    options = [word for name, value in kind.items() for word in (f'-{name}', value)] + ['-ensemble'] * ensemble
+    assert demo('-input', 'in.png', '-scale', '2', '-output', 'out.png', *options)[0] == 0
+    model = models.load(weights)
+    render = functools.partial(render_ensemble, model) if ensemble else model.render
+    expected = render(read_image('in.png')[0].rgb[None], (12, 10), **kind)[0].clamp(0, 1)
+    assert (read_image('out.png')[0].rgb - expected).abs().max() <= 0.501 / 255
+
+
+def test_quiet(demo):
+    assert demo('-input', 'in.png', '-scale', '9', '-output', 'out.png', '-quiet') == (0, '', '')
+    assert demo('-input', 'in.png', '-scale', '9', '-output', 'out/', '-quiet') == (0, '', '')
+    refused(demo('-input', 'none.png', '-output', 'a.png', '-quiet'), left=['in.png', 'out.png', 'out'])
+
+
 def test_what_is_lost_is_said(demo):
     write_image('deep.png', Picture(torch.rand(3, 4, 4), torch.rand(1, 4, 4), bits=16))
     status, _, err = demo('-input', 'deep.png', '-scale', '2', '-output', 'out.jpg')
@@ -142,8 +208,185 @@ def test_from_another_folder(tmp_path, weights):
 def test_help(demo):
     status, out, err = demo('--help', model=None)
     assert (status, err) == (0, '')
-    for option in ('input', 'output', 'model', 'scale', 'resolution', 'compare', 'device', 'debug'):
-        assert f'-{option}' in out
+    for option in ('input', 'output', 'format', 'overwrite', 'shard', 'scale', 'resolution', 'longest', 'megapixels',
+                   'compare', 'zoom', 'model', 'ensemble', 'precision', 'tile', 'device', 'quiet', 'debug'):
+        assert f'  -{option}' in out
+    assert out.count('demo.py -input') == 6
+
+
+# ---------------------------------------------------------------- many images
+
+@pytest.fixture
+def album(demo):
+    """`tree` holds images in folders, and what is none of them; returns a function that lists the files of a folder."""
+    for name in ('a.png', 'b.jpg', 'c.GIF', 'deep/a.png', 'deep/er/d.webp', '.hidden.png', '.git/x.png',
+                 '__MACOSX/y.png'):
+        path = Path('tree', name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((3, 4, 3), len(name), np.uint8)).save(path)
+    for name in ('Thumbs.db', 'notes.txt', 'deep/.DS_Store', 'deep/desktop.ini'):
+        Path('tree', name).write_text('no image')
+
+    def files(folder):
+        return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob('*') if path.is_file())
+    return files
+
+
+ALL = ['a.png', 'b.jpg', 'c.png', 'deep/a.png', 'deep/er/d.webp']
+
+
+def test_folder(demo, album):
+    status, out, err = demo('-input', 'tree', '-scale', '2', '-output', 'out', model='bicubic')
+    assert (status, err) == (0, '') and album('out') == ALL
+    assert out.splitlines()[0].startswith('[1/5] out/a.png  6 x 8') and out.splitlines()[-1].startswith('5 of 5 images')
+    assert 'left out: 1' in out
+    assert all(read_image(Path('out', name))[0].rgb.shape == (3, 6, 8) for name in ALL)
+
+
+def test_folder_in_one_format_with_comparisons(demo, album):
+    assert demo('-input', 'tree/', '-output', 'out', '-format', 'tiff', '-compare', 'both', model='bicubic')[0] == 0
+    assert album('out') == [str(Path(name).with_suffix('.tiff')) for name in ALL] == album('both')
+
+
+def test_output_inside_the_input_is_not_an_input(demo, album):
+    for _ in range(2):
+        assert demo('-input', 'tree', '-output', 'tree/large', '-compare', 'tree/both', model='bicubic')[0] == 0
+        assert album('tree/large') == ALL == album('tree/both')
+
+
+def test_pattern_and_several(demo, album):
+    """A pattern that the shell has left alone; folders keep their names when they are not the only input."""
+    assert demo('-input', 'tree/*', 'in.png', 'in.png', '-output', 'out', model='bicubic')[0] == 1
+    assert album('out') == ['a.png', 'b.jpg', 'c.png', 'deep/a.png', 'deep/er/d.webp', 'in.png']
+    assert demo('-input', 'tree/**/a.p?g', '-output', 'two', model='bicubic')[0] == 2
+    assert demo('-input', 'tree/deep/*/*', '-output', 'one.png', model='bicubic')[0] == 0
+    Path('odd[1].png').write_bytes(Path('in.png').read_bytes())
+    assert demo('-input', 'odd[1].png', '-output', 'odd.png', model='bicubic')[0] == 0
+
+
+def test_two_inputs_of_one_output_are_refused(demo, album):
+    Path('tree/b.png').write_bytes(Path('tree/a.png').read_bytes())
+    status, out, err = demo('-input', 'tree', '-format', 'png', '-output', 'out')
+    assert status == 2 and err.count('\n') == 1 and 'tree/b.jpg' in err and 'tree/b.png' in err
+    assert not Path('out').exists()
+    status, _, err = demo('-input', 'tree/a.png', 'tree/deep/a.png', '-output', 'out')
+    assert status == 2 and 'tree/a.png' in err and 'tree/deep/a.png' in err
+    assert 'different files' in demo('-input', 'tree', '-output', 'out', '-compare', 'out')[2]
+    assert 'already the file of' in demo('-input', 'tree/b.jpg', 'tree/b.png', '-output', 'tree', '-format', 'png')[2]
+
+
+def test_one_bad_file_does_not_stop_the_others(demo, album):
+    Path('tree/bad.png').write_bytes(Path('tree/a.png').read_bytes()[:40])
+    Path('tree/deep/bad.jpg').write_text('text')
+    status, out, err = demo('-input', 'tree', 'none.png', '-output', 'out', '-scale', '2', model='bicubic')
+    lines = err.splitlines()
+    assert status == 1 and len(lines) == 3 and '5 of 8 images' in out
+    for line, name in zip(lines, ('tree/bad.png', 'tree/deep/bad.jpg', 'none.png')):
+        assert line.startswith(f'failed: {name}: ')
+    assert album('out') == [f'tree/{name}' for name in ALL]
+
+
+def test_a_run_goes_on_where_it_stopped(demo, album):
+    command = ['-input', 'tree', '-output', 'out']
+    Path('out/deep').mkdir(parents=True)
+    Path('out/deep/a.png').write_text('made before')
+    status, out, _ = demo(*command, model='bicubic')
+    assert status == 0 and album('out') == ALL and '4 of 5 images' in out and '1 were there already' in out
+    assert Path('out/deep/a.png').read_text() == 'made before'
+    assert '0 of 5 images' in demo(*command, model='bicubic')[1]
+    assert '5 of 5 images' in demo(*command, '-overwrite', model='bicubic')[1]
+    assert read_image('out/deep/a.png')[0].rgb.shape == (3, 12, 16)
+
+
+def test_shards_divide_the_work(demo, album):
+    shares = []
+    for i in range(1, 4):
+        assert demo('-input', 'tree', '-output', f'out{i}', '-shard', f'{i}/3', model='bicubic')[0] == 0
+        shares.append(album(f'out{i}'))
+    assert sorted(sum(shares, [])) == ALL and [len(share) for share in shares] == [2, 2, 1]
+    assert '0 of 0 images' in demo('-input', 'in.png', '-output', 'none/', '-shard', '2/2', model='bicubic')[1]
+
+
+def test_a_note_is_said_once_and_counted(demo, album):
+    status, _, err = demo('-input', 'tree', '-scale', '9', '-output', 'out')
+    lines = [line for line in err.splitlines() if 'trained' in line]
+    assert status == 0 and len(lines) == 2 and 'tree/a.png' in lines[0] and lines[1].endswith('of 5 images')
+
+
+def test_folders_in_the_way(demo, album):
+    Path('file').write_text('')
+    refused(demo('-input', 'tree', '-output', 'file/'), 'file', left=['in.png', 'tree', 'file'])
+    refused(demo('-input', 'tree', '-output', 'file/out'), 'file', left=['in.png', 'tree', 'file'])
+    Path('empty/.git').mkdir(parents=True)
+    refused(demo('-input', 'empty', '-output', 'out'), 'empty: no images', left=['in.png', 'tree', 'file', 'empty'])
+    Path('out').mkdir()
+    Path('out/deep').write_text('')
+    status, _, err = demo('-input', 'tree', '-output', 'out', model='bicubic')
+    assert status == 1 and err.count('failed: ') == err.count('\n') == 2
+    assert album('out') == ['a.png', 'b.jpg', 'c.png', 'deep']
+
+
+# ---------------------------------------------------------------- zoom
+
+def test_zoom_is_an_animation(demo, monkeypatch):
+    write_image('rgba.png', Picture(torch.rand(3, 11, 9), torch.rand(1, 11, 9)))
+    status, out, err = demo('-input', 'rgba.png', '-zoom', '7,2', '-output', 'zoom.gif', model='bicubic')
+    assert (status, err) == (0, '') and 'scale    1 to 16' in out and 'size     10 x 8' in out
+    with Image.open('zoom.gif') as image:
+        assert image.n_frames == 81 and image.size == (8, 10) and image.info['loop'] == 0
+    status, out, _ = demo('-input', 'rgba.png', '-zoom', '7,2', '-output', 'big.gif', '-scale', '2', model='bicubic')
+    assert 'scale    2 to 32' in out and 'size     22 x 18' in out
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (['-zoom', '6,0'], 'row 6, column 0'), (['-zoom', '0,5'], 'row 0, column 5'),
+    (['-zoom', '1,1', '-compare', 'both.png'], 'compare'), (['-zoom', '1,1', '-format', 'png'], 'format'),
+    (['-zoom', '1,1', '-shard', '1/2'], 'shard'),
+])
+def test_zooms_that_make_no_sense(demo, arguments, said):
+    refused(demo('-input', 'in.png', '-output', 'out.gif', *arguments), said)
+
+
+def test_zoom_has_one_input_and_one_output(demo):
+    refused(demo('-input', 'in.png', '.', '-output', 'out.gif', '-zoom', '1,1'), 'one image')
+    refused(demo('-input', 'in.png', '-output', 'out', '-zoom', '1,1'), 'one file')
+    refused(demo('-input', 'in.png', '-output', 'no/out.gif', '-zoom', '1,1'), 'no folder')
+    Path('out.gif').write_text('')
+    refused(demo('-input', 'in.png', '-output', 'out.gif', '-zoom', '1,1'), 'exists', left=['in.png', 'out.gif'])
+
+
+def test_mp4_without_its_package(demo, monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    refused(demo('-input', 'in.png', '-output', 'out.mp4', '-zoom', '1,1'), 'imageio-ffmpeg')
+
+
+@given(st.tuples(*[st.integers(1, 60)] * 2), st.tuples(*[st.integers(1, 60)] * 2), st.data())
+def test_views_stay_inside_and_close_in_on_the_point(lr_size, frame, data):
+    at = [data.draw(st.integers(0, n - 1)) for n in lr_size]
+    first, seen = first_scale(lr_size, frame), []
+    for depth in (1, 1.7, 5, 16):
+        size, part = view(lr_size, frame, at, first * depth)
+        check_part(torch.zeros(1, 3, *lr_size), size, None, 'fp32', part)
+        assert tuple(map(len, part)) == frame and all(chosen.step == FINE for chosen in part)
+        edges = [((chosen[0] - FINE // 2) * n / fine, (chosen[-1] + 1 + FINE // 2) * n / fine)
+                 for chosen, n, fine in zip(part, lr_size, size)]
+        for (low, high), n, n_out, i in zip(edges, lr_size, frame, at):
+            slack = 2 * n / (n_out * FINE)
+            assert -1e-9 <= low <= i + 0.5 + slack and i + 0.5 - slack <= high <= n + 1e-9
+            if low > slack and high < n - slack:
+                assert (low + high) / 2 == pytest.approx(i + 0.5, abs=slack)
+        seen.append(edges)
+    for wide, close in zip(seen, seen[1:]):
+        assert all(a[0] <= b[0] + 1e-2 * n and b[1] <= a[1] + 1e-2 * n for a, b, n in zip(wide, close, lr_size))
+
+
+def test_first_frame_is_the_image_and_the_last_is_the_point():
+    lr, model = torch.rand(3, 12, 10), models.load('bicubic')
+    frames = list(zoom(Upscaler(model, torch.device('cpu')).image, lr, (12, 10), (4, 5), 16, 3))
+    assert [frame.shape for frame in frames] == [(3, 12, 10)] * 3
+    assert (frames[0] - lr).abs().max() < 1e-5
+    whole = model.render(lr[None], (16 * 12, 16 * 10))[0]
+    assert (frames[2] - whole[:, 66:78, 83:93]).abs().max() < 1e-5
 
 
 # ---------------------------------------------------------------- mistakes
@@ -159,8 +402,9 @@ def test_scales_that_make_no_sense(demo, scale, said):
 
 
 @pytest.mark.parametrize('resolution, said', [
-    ('0,5', "'0,5'"), ('5', "'5'"), ('5,x', "'5,x'"), ('5,-5', "'5,-5'"), ('1.5,2', "'1.5,2'"), ('5,5,5', "'5,5,5'"),
-    ('9' * 5000 + ',1', 'resolution'), ('100000,100000', '1,000,000,000'),
+    ('0,5', "'0,5'"), ('5', "'5'"), ('5,x', "'5,x'"), ('5,-5', "'5,-5'"), ('1.5,2', "'1.5,2'"),
+    ('5,5,5', "'5,5,5'"), (',', "','"), ('0,', "'0,'"), (',-3', "',-3'"),
+    ('9' * 5000 + ',1', 'resolution'), ('100000,100000', '1,000,000,000'), ('9' * 999 + ',', '1,000,000,000'),
 ])
 def test_resolutions_that_make_no_sense(demo, resolution, said):
     refused(demo('-input', 'in.png', '-output', 'out.png', '-resolution', resolution), said)
@@ -168,7 +412,14 @@ def test_resolutions_that_make_no_sense(demo, resolution, said):
 
 @pytest.mark.parametrize('options, said', [
     (['-scale', '2', '-resolution', '5,5'], 'not allowed'), (['-scal', '2'], '-scal'), (['-color'], '-color'),
-    (['stray'], 'stray'), (['-device', 'abacus'], 'abacus'),
+    (['-stray', 'x'], 'stray'), (['-device', 'abacus'], 'abacus'),
+    (['-scale', '2', '-longest', '9'], 'not allowed'), (['-longest', '0'], "'0'"), (['-longest', '2.5'], "'2.5'"),
+    (['-longest', '99999999'], '1,000,000,000'), (['-megapixels', '-1'], "'-1'"), (['-megapixels', 'nan'], "'nan'"),
+    (['-megapixels', '2000'], '1,000,000,000'), (['-megapixels', '1e308'], "'1e308'"),
+    (['-tile', '0'], "'0'"), (['-tile', '2.5'], "'2.5'"), (['-precision', 'fp8'], 'fp8'),
+    (['-precision', 'fp16'], 'CUDA'), (['-format', 'gif'], 'gif'), (['-format', 'jpg'], 'out.png'),
+    (['-shard', '1/2'], 'folder'), (['-shard', '0/2'], "'0/2'"), (['-shard', '3/2'], "'3/2'"),
+    (['-shard', '2'], "'2'"), (['-zoom', '1,1'], "'.png'"), (['-zoom', '-1,1'], 'zoom'),
 ])
 def test_options_that_make_no_sense(demo, options, said):
     refused(demo('-input', 'in.png', '-output', 'out.png', *options), said)
@@ -177,7 +428,13 @@ def test_options_that_make_no_sense(demo, options, said):
 @pytest.mark.parametrize('arguments, said', [
     ([], '-input'), (['-input', 'in.png'], '-output'),
     (['-input', 'none.png', '-output', 'out.png'], 'none.png: no such file'),
-    (['-input', '.', '-output', 'out.png'], 'not an image'),
+    (['-input', '.', '-output', 'out.png'], 'need a folder'),
+    (['-input', 'in.png', 'too.png', '-output', 'out.png'], 'need a folder'),
+    (['-input', '', '-output', 'out.png'], 'no name'),
+    (['-input', '*.tif', '-output', 'out'], '*.tif: no file matches'),
+    (['-input', '.', '-output', '.'], 'and of their results'),
+    (['-input', 'in.png', '-output', '.'], 'different files'),
+    (['-input', 'in.png', '-output', 'out.png', '-compare', '.'], "extension ''"),
     (['-input', 'in.png', '-output', 'out.gif'], "'.gif'"),
     (['-input', 'in.png', '-output', 'no/out.png'], 'no folder'),
     (['-input', 'in.png', '-output', 'out.png', '-compare', 'both'], 'both'),
@@ -211,20 +468,22 @@ def test_weights_that_give_no_numbers(demo, weights, tmp_path):
 
 def test_an_existing_result_survives_a_failure(demo):
     Path('out.png').write_bytes(b'kept')
-    refused(demo('-input', 'in.png', '-output', 'out.png', model='none.pth'), left=['in.png', 'out.png'])
+    command = ['-input', 'in.png', '-output', 'out.png']
+    refused(demo(*command), 'out.png: exists already', '-overwrite', left=['in.png', 'out.png'])
+    refused(demo(*command, '-overwrite', model='none.pth'), 'none.pth', left=['in.png', 'out.png'])
     assert Path('out.png').read_bytes() == b'kept'
+    assert demo(*command, '-overwrite')[0] == 0 and read_image('out.png')[0].rgb.shape[1:] == (24, 20)
+    refused(demo(*command[:3], 'a.png', '-compare', 'out.png'), 'out.png: exists', left=['in.png', 'out.png'])
 
 
-def test_memory_that_does_not_suffice(weights, monkeypatch):
-    program = runpy.run_path(str(DEMO))
-    model = models.load(weights)
+def test_memory_that_does_not_suffice(monkeypatch):
+    upscaler = Upscaler(models.load('bicubic'), torch.device('cpu'))
 
-    def render(lr, size):
+    def render(lr, size, part):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    monkeypatch.setattr(model, 'render', render)
-    with pytest.raises(Exception, match=re.escape('90 x 80 pixels need more memory')) as caught:
-        program['super_resolve'](model, Picture(torch.rand(3, 9, 8)), (90, 80))
-    assert type(caught.value).__name__ == 'UserError'
+    monkeypatch.setattr(upscaler, 'render', render)
+    with pytest.raises(UserError, match=re.escape('90 x 80 pixels need more memory')):
+        upscaler(Picture(torch.rand(3, 9, 8)), (90, 80))
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -1,0 +1,75 @@
+"""Output sizes as people state them: each `by_...` reads an option's text and gives a function from the input's (h, w)
+to the output's, not yet rounded; for text that makes no sense it raises `argparse.ArgumentTypeError`."""
+import math
+from argparse import ArgumentTypeError
+
+from utils import UserError
+
+OUTPUT_LIMIT = 10 ** 9      # pixels; more is taken for a slip of the finger
+
+
+def output_size(input_size, wanted):
+    """The output's (h, w), whole numbers, for an image of `input_size` (h, w), by what a `by_...` gave.
+
+    Raises UserError for an empty size and one of more than `OUTPUT_LIMIT` pixels.
+    """
+    size = wanted(input_size)
+    if math.prod(size) > OUTPUT_LIMIT:
+        raise UserError(f'the output would have more pixels than the limit of {OUTPUT_LIMIT:,}')
+    if min(map(round, size)) < 1:
+        raise UserError(f'nothing would be left of {input_size[0]} x {input_size[1]} pixels')
+    return tuple(map(round, size))
+
+
+def by_scale(text):
+    """'3.7', or '2,3.5' for (height, width)."""
+    try:
+        values = [float(value) for value in text.split(',')]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2) or not all(0 < value < math.inf for value in values):
+        raise ArgumentTypeError(f'{text!r} is not a positive number or two, as 3.7 or 2,3.5')
+    return lambda size: (size[0] * values[0], size[1] * values[-1])
+
+
+def by_resolution(text):
+    """'720,1280', or '720,' or ',1280' for one side and the ratio kept."""
+    try:
+        height, width = (int(value) if value.strip() else None for value in text.split(','))
+        good = (height or width) and min(side for side in (height, width) if side is not None) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ArgumentTypeError(f'{text!r} is not a height and a width in pixels, as 720,1280, or one of them, as 720,')
+    if height is None:
+        return lambda size: (in_proportion(size[0], width, size[1]), width)
+    if width is None:
+        return lambda size: (height, in_proportion(size[1], height, size[0]))
+    return lambda size: (height, width)
+
+
+def by_longest(text):
+    """'3840': the longest side."""
+    try:
+        longest = int(text)
+    except ValueError:
+        longest = 0
+    if longest < 1:
+        raise ArgumentTypeError(f'{text!r} is not a whole number of pixels, as 3840')
+    return lambda size: tuple(in_proportion(side, longest, max(size)) for side in size)
+
+
+def by_megapixels(text):
+    """'24': the number of pixels, in millions."""
+    try:
+        pixels = float(text) * 1e6
+    except ValueError:
+        pixels = math.nan
+    if not 0 < pixels < math.inf:
+        raise ArgumentTypeError(f'{text!r} is not a positive number, as 24')
+    return lambda size: tuple(max(1, side * math.sqrt(pixels / math.prod(size))) for side in size)
+
+
+def in_proportion(side, numerator, denominator):
+    """`side * numerator / denominator`, rounded, at least 1; whole numbers of any length."""
+    return max(1, (2 * side * numerator + denominator) // (2 * denominator))

@@ -1,0 +1,50 @@
+"""Pictures, as image files hold them, rendered by a model."""
+import functools
+
+import torch
+
+from models.ensemble import render_ensemble
+from models.render import check
+from utils import UserError
+
+
+class Upscaler:
+    """Renders `Picture`s with `model` on `device`, by `ensemble` or not; `options` of `models.render.render`.
+
+    Raises UserError for options that make no sense.
+    """
+
+    def __init__(self, model, device, ensemble=False, **options):
+        check(torch.empty(1, 3, 1, 1, device=device), (1, 1), options.get('tile'), options.get('precision', 'fp32'))
+        self.model, self.device = model.to(device), device
+        render = functools.partial(render_ensemble, self.model) if ensemble else self.model.render
+        self.render = functools.partial(render, **options)
+
+    def __call__(self, picture, size):
+        """`picture` at `size` (h, w); alpha by the same model, as a grey image.
+
+        Raises UserError if the memory does not suffice or the model makes values that are not finite.
+        """
+        try:
+            rgb = self.plane(picture.rgb, size)
+            alpha = None if picture.alpha is None else self.plane(picture.alpha, size)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or 'memory' in str(error):
+                extent = f'{size[0]} x {size[1]} pixels'
+                raise UserError(f'{extent} need more memory than there is on {self.device}') from error
+            raise
+        return picture._replace(rgb=rgb, alpha=alpha)
+
+    def plane(self, plane, size):
+        """Colour `(3, H, W)` or alpha `(1, H, W)` rendered, on the CPU. Alpha that is the same everywhere stays so."""
+        if len(plane) == 1 and plane.min() == plane.max():
+            return plane[:, :1, :1].expand(-1, *size)
+        out = self.image(plane.expand(3, -1, -1), size)
+        return out if len(plane) == 3 else out.mean(0, keepdim=True)
+
+    def image(self, lr, size, part=None):
+        """`lr (3, H, W)` rendered, on the CPU: `(3, h, w)`. `size` and `part`: see `models.render.render`."""
+        out = self.render(lr[None].to(self.device), size, part=part)[0].cpu()
+        if not out.isfinite().all():
+            raise UserError('the result has values that are not finite: the weights do not suit this image')
+        return out
