@@ -36,8 +36,9 @@ UNUSED = re.compile(r'^(encoder\.(sub_mean|add_mean)\.|amsno\.lem\.)')
 
 def is_published(args):
     """Whether `args` are those of a published model's file: all of these tell their encoder not to upsample."""
-    encoder = args.get('encoder_spec') or {}
-    return 'no_upsampling' in (encoder.get('args') or {})
+    encoder = args.get('encoder_spec')
+    encoder_args = encoder.get('args') if isinstance(encoder, dict) else None
+    return isinstance(encoder_args, dict) and 'no_upsampling' in encoder_args
 
 
 def from_published(name, args, state):
