@@ -121,8 +121,11 @@ def listed_images(folder, split_file):
     return [folder / name for name in names]
 
 
-def read_rgb(file):
-    """`(H, W, 3)` uint8, RGB. Raises UserError if the file is not a whole image."""
+def read_rgb(file, name=None):
+    """`(H, W, 3)` uint8, RGB, of the image in `file`, a path or an open file, which an error calls `name`, if given.
+
+    Raises UserError if it is not a whole image.
+    """
     try:
         with Image.open(file) as image:
             if image.mode in ('I', 'I;16', 'I;16B', 'F'):                       # 16 bits: PIL's own conversion would clip
@@ -130,7 +133,7 @@ def read_rgb(file):
                 return np.repeat(np.floor(wide / 257 + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
             return np.asarray(image.convert('RGB'))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f'{file}: not an image that can be read ({error})') from error
+        raise UserError(f'{name or file}: not an image that can be read ({error})') from error
 
 
 def mapped_images(root, files):

@@ -1,0 +1,54 @@
+"""Downloads that go on where they stopped."""
+import http.client
+import os
+import urllib.error
+import urllib.request
+
+from tqdm import tqdm
+
+from utils import UserError
+
+TIMEOUT = 60            # seconds without an answer
+BLOCK = 2 ** 16         # bytes
+
+
+def download(url, path):
+    """Download `url`, of HTTP or HTTPS, to `path`, which is there only when it is whole.
+
+    Until then the bytes are in `<path>.part`, and in `<path>.tag` what the server calls this version of the file:
+    called again, the download goes on if the server still has that version, and begins anew if not.
+    Raises UserError if the server cannot be reached, refuses, or stops before the end.
+    """
+    part, tag = (path.with_name(path.name + ending) for ending in ('.part', '.tag'))
+    known = tag.read_text(encoding='latin-1') if tag.is_file() else ''
+    there = part.stat().st_size if known and part.is_file() else 0
+    headers = {'Range': f'bytes={there}-', 'If-Range': known} if there else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+            if response.status != http.client.PARTIAL_CONTENT:
+                there = 0
+                part.unlink(missing_ok=True)
+                tag.write_text(version(response.headers), encoding='latin-1')
+            size = there + int(response.headers['Content-Length']) if 'Content-Length' in response.headers else None
+            bar = tqdm(desc=path.name, initial=there, total=size, unit='B', unit_scale=True)
+            with bar, open(part, 'ab') as file:
+                while block := response.read(BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+    except urllib.error.HTTPError as error:
+        if there and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink()
+            return download(url, path)
+        raise UserError(f'{url}: the server answers {error.code} ({error.reason})') from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UserError(f'{url}: {getattr(error, "reason", error)}; run again to go on') from error
+    if size not in (None, part.stat().st_size):
+        raise UserError(f'{url}: ended after {part.stat().st_size:,} of {size:,} bytes; run again to go on')
+    os.replace(part, path)
+    tag.unlink()
+
+
+def version(headers):
+    """What a server calls the version of a file that it sends: a value for If-Range (RFC 9110, section 13.1.5)."""
+    etag = headers.get('ETag', '')
+    return etag if etag.startswith('"') else headers.get('Last-Modified', '')

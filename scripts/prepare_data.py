@@ -1,0 +1,248 @@
+"""Lay out image sets under data/: HR images, and the LR images at x2, x3 and x4 that MATLAB's bicubic makes of them.
+
+    python scripts/prepare_data.py set5 set14 b100 -from ~/Downloads/benchmark.tar
+    python scripts/prepare_data.py urban100 -from ~/photos/Urban100
+    python scripts/prepare_data.py div2k -from https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_valid_HR.zip
+
+A source is a folder, a zip or tar archive (also compressed), or the URL of an archive. What is there already is kept; a
+run that was interrupted goes on when it is started again. README.md, "Data", says where the sets can be had.
+"""
+import contextlib
+import hashlib
+import io
+import re
+import shutil
+import sys
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from PIL import Image
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from datasets.archives import Damaged, open_files  # noqa: E402
+from datasets.download import download  # noqa: E402
+from datasets.image_folder import list_images, read_rgb  # noqa: E402
+from datasets.resize import degrade  # noqa: E402
+from utils import Parser, UserError, about, atomic_path, check_folder, run_main  # noqa: E402
+
+
+class Part(NamedTuple):
+    """A folder of HR images."""
+    hr: str             # where it is laid out, below the root
+    lr: str             # and where its LR images are
+    count: int          # of images
+    known_as: tuple     # names of its folder in archives, in lower case
+
+
+SCALES = (2, 3, 4)
+SETS = {
+    'set5': [Part('Set5', 'Set5/LR_bicubic', 5, ('set5',))],
+    'set14': [Part('Set14', 'Set14/LR_bicubic', 14, ('set14',))],
+    # the 100 test images of BSDS300, which are the 100 of BSDS500 for validation
+    'b100': [Part('B100', 'B100/LR_bicubic', 100, ('b100', 'bsd100', 'bsds100', 'bsds300', 'bsds500'))],
+    'urban100': [Part('Urban100', 'Urban100/LR_bicubic', 100, ('urban100',))],
+    'div2k': [Part('DIV2K/DIV2K_train_HR', 'DIV2K/DIV2K_train_LR_bicubic', 800, ('div2k_train_hr',)),
+              Part('DIV2K/DIV2K_valid_HR', 'DIV2K/DIV2K_valid_LR_bicubic', 100, ('div2k_valid_hr',))],
+}
+FOLDERS = {name: part for parts in SETS.values() for part in parts for name in part.known_as}
+
+
+def parse():
+    parser = Parser('Lay out image sets under data/, with LR images at x2, x3 and x4.')
+    parser.add_argument('sets', nargs='+', choices=SETS, metavar='SET', help=', '.join(SETS))
+    parser.add_argument('-from', nargs='+', default=[], dest='sources', metavar='SOURCE',
+                        help='folders, zip or tar archives, or URLs of archives; not needed for what is there already')
+    parser.add_argument('-sha256', nargs='+', default=[], metavar='HEX', help='checksums of the sources, all archives')
+    parser.add_argument('-root', type=Path, default=ROOT / 'data', metavar='FOLDER', help='data/ if left out')
+    parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
+    return parser.parse_args()
+
+
+def main(args):
+    check_folder(args.root)
+    if args.sha256 and len(args.sha256) != len(args.sources):
+        raise UserError(f'{len(args.sha256)} checksums were given for {len(args.sources)} sources')
+    sets = {name: SETS[name] for name in args.sets}
+    parts = [part for name in sets for part in SETS[name]]
+    try:
+        if not all(whole(part, args.root) for part in parts):
+            lay_out_hr(sets, args.sources, args.sha256 or [None] * len(args.sources), args.root)
+        for part in parts:
+            if whole(part, args.root):
+                lay_out_lr(part, args.root)
+                print(f'{args.root / part.hr}: {part.count} images, LR images in {args.root / part.lr}')
+            else:
+                print(f'{args.root / part.hr}: left out, as there are no images of it')
+    except Damaged as error:
+        if args.root / 'downloads' in error.path.parents:
+            error.path.unlink()
+        raise
+    except OSError as error:
+        raise UserError(f'{error.filename or args.root}: {error.strerror or error}') from error
+
+
+def images_in(folder):
+    """The image files of a folder, which need not exist."""
+    try:
+        return list_images(folder)
+    except UserError:
+        return []
+
+
+def whole(part, root):
+    return len(images_in(root / part.hr)) == part.count
+
+
+# ---------------------------------------------------------------- sources
+
+def local(source, checksum, root):
+    """The path of a source: of a URL, that of its download, which stays below `root` for other sets and later runs.
+
+    Raises UserError if its SHA-256, in hexadecimal digits, is not `checksum`, unless that is None.
+    """
+    url = urlsplit(source)
+    if url.scheme in ('http', 'https'):
+        name = PurePosixPath(unquote(url.path)).name or 'download'
+        path = root / 'downloads' / hashlib.sha256(source.encode()).hexdigest()[:8] / name
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            download(source, path)
+    else:
+        path = Path(url2pathname(url.path) if url.scheme == 'file' else source)
+    if checksum:
+        found = sha256(path)
+        if found != checksum.lower():
+            raise Damaged(path, f'the SHA-256 is {found}, not {checksum.lower()}')
+    return path
+
+
+def sha256(path):
+    if not path.is_file():
+        raise UserError(f'{path}: no file, so it has no checksum')
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2 ** 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hr_images(files):
+    """The HR images among the `files` that `open_files` gave: `{part: {folder: {name: function that reads it}}}`.
+
+    `part`: the one that the folder, or one above it, is known as; None if none is. `img_001_SRF_4_HR` is named `img_001`.
+    """
+    found = {}
+    for file, read in files.items():
+        path = PurePosixPath(file)
+        folders = [folder.lower() for folder in path.parts[:-1]]
+        name, kind = re.fullmatch(r'(.+?)(?:_SRF_\d+_(.+))?', path.stem).groups()
+        hidden = any(part.startswith('.') for part in path.parts) or '__macosx' in folders
+        low = kind not in (None, 'HR') or any(re.search('(^|_)lr(_|$)', folder) for folder in folders)
+        if path.suffix.lower() in Image.registered_extensions() and not hidden and not low:
+            part = next((FOLDERS[folder] for folder in reversed(folders) if folder in FOLDERS), None)
+            found.setdefault(part, {}).setdefault(str(path.parent), {})[name] = read
+    return found
+
+
+def images_of(part, sources, unnamed):
+    """The images of `part`, `{name: function that reads it}`, in `sources`, a list of what `hr_images` gave: those of the
+    first folder known as the part that has as many as there should be; with `unnamed`, if none is known, of any other.
+
+    None if no folder comes into question. Raises UserError if none of those that do has as many.
+    """
+    known, other = ([item for found in sources for item in sorted(found.get(key, {}).items())] for key in (part, None))
+    folders = known or (other if unnamed else [])
+    for _, images in folders:
+        if len(images) == part.count:
+            return images
+    if folders:
+        folder, images = max(folders, key=lambda item: len(item[1]))
+        raise UserError(f'{part.hr}: {part.count} images are expected, {folder} has {len(images)}')
+
+
+# ---------------------------------------------------------------- layout
+
+def lay_out_hr(sets, sources, checksums, root):
+    """Bring the HR images of `sets`, names to parts, that are not there yet from the `sources` to their folders.
+
+    Nothing is written before it is known where all come from. Raises UserError for a set of which there is nothing.
+    """
+    paths = [local(source, checksum, root) for source, checksum in zip(sources, checksums)]
+    with contextlib.ExitStack() as stack:
+        given = [hr_images(stack.enter_context(open_files(path))) for path in paths]
+        plan = {}
+        for name, parts in sets.items():
+            lacking = [part for part in parts if not whole(part, root)]
+            found = {part: images_of(part, given, unnamed=len(sets) == len(parts) == 1) for part in lacking}
+            if lacking == parts and not any(found.values()):
+                raise UserError(f'{name}: there are no images of it in {root}, nor in what -from gives; README.md says '
+                                'where they can be had')
+            plan |= {part: images for part, images in found.items() if images}
+        for part, images in plan.items():
+            others = [file.name for file in images_in(root / part.hr) if file.stem not in images]
+            if others:
+                raise UserError(f'{root / part.hr}: holds other images than the source has ({", ".join(others[:3])})')
+        for part, images in plan.items():
+            take(images, root / part.hr)
+
+
+def take(images, folder):
+    """Write `images`, `{name: function that reads it}`, to `folder`: all of them, or none if one cannot be read.
+
+    Until all are written they are in a folder beside it, where an interrupted run finds them.
+    """
+    waiting = folder.with_name(f'.{folder.name}.partial')
+    waiting.mkdir(parents=True, exist_ok=True)
+    for file in waiting.iterdir():
+        if file.stem not in images:
+            file.unlink()
+    there = {file.stem for place in (folder, waiting) for file in images_in(place)}
+    try:
+        for name, read in tqdm(images.items(), folder.name):
+            if name not in there:
+                with atomic_path(waiting / f'{name}.png') as temporary:
+                    temporary.write_bytes(png(read(), f'{folder.name}: {name}'))
+    except (UserError, OSError):
+        shutil.rmtree(waiting)
+        raise
+    folder.mkdir(exist_ok=True)
+    for file in waiting.iterdir():
+        file.replace(folder / file.name)
+    waiting.rmdir()
+
+
+def png(data, name):
+    """The bytes of an image file as those of a PNG, grey or RGB: the same if they are that already.
+
+    Raises UserError, about `name`, if they are not a whole image.
+    """
+    rgb = read_rgb(io.BytesIO(data), name)
+    with Image.open(io.BytesIO(data)) as image:
+        if image.format == 'PNG' and image.mode in ('L', 'RGB'):
+            return data
+    encoded = io.BytesIO()
+    Image.fromarray(rgb).save(encoded, 'PNG')
+    return encoded.getvalue()
+
+
+def lay_out_lr(part, root):
+    """Make the LR images of a part that are not there yet, `X2/<name>x2.png` and so on."""
+    for file in tqdm(images_in(root / part.hr), part.lr):
+        targets = {scale: root / part.lr / f'X{scale}' / f'{file.stem}x{scale}.png' for scale in SCALES}
+        lacking = {scale: target for scale, target in targets.items() if not target.is_file()}
+        if lacking:
+            rgb = read_rgb(file)
+        for scale, target in lacking.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with about(file), atomic_path(target) as temporary:
+                Image.fromarray(degrade(rgb, scale)[0]).save(temporary)
+
+
+if __name__ == '__main__':
+    arguments = parse()
+    run_main(lambda: main(arguments), arguments.debug)
