@@ -148,14 +148,15 @@ class MSIT(nn.Module):
         n, m, channels = query.shape
         heads, depth = self.mssa.heads, channels // self.mssa.heads
         first = plan.weight.to(values.dtype)
-        hidden = plan.constant.to(values.dtype).expand(n, m, -1)
-        buffer = None if torch.is_grad_enabled() else values.new_empty(self.window, n, first.shape[-1])
+        hidden = plan.constant.to(values.dtype).repeat(n, m, 1)
+        shared = None if torch.is_grad_enabled() else values.new_empty(self.window, n, first.shape[-1])
+        row_bias, column_bias = plan.row_bias[i], plan.column_bias[j]
         for head in range(heads):                  # one at a time, so that what a head's pixels share stays in the cache
             part = slice(head * depth, (head + 1) * depth)
-            bias = self.mssa.sum_along(plan.row_bias[i, ..., head], plan.column_bias[j, ..., head])
+            bias = self.mssa.sum_along(row_bias[..., head], column_bias[..., head])
             attention = attend(query[:, :, part], keys[:, :, part].permute(1, 2, 0), bias.reshape(n, m, -1))
-            shared = torch.bmm(values[:, :, part], first[:, part], out=buffer)                              # (K, N, hidden)
-            hidden = torch.baddbmm(hidden, attention.to(values.dtype), shared.transpose(0, 1))
+            shared = torch.bmm(values[:, :, part], first[:, part], out=None if torch.is_grad_enabled() else shared)
+            hidden.baddbmm_(attention.to(values.dtype), shared.transpose(0, 1))                 # shared: (K, N, hidden)
         colour = self.imnet.after_first(hidden).reshape(*i.shape, m, -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 

@@ -2,6 +2,7 @@
 import math
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from tqdm import tqdm
@@ -9,7 +10,7 @@ from tqdm import tqdm
 from models import grid
 from utils import UserError
 
-CHUNK = {'cpu': 128}            # LR pixels decoded at once, by device: on a CPU so many that their work stays in the cache
+CHUNK = {'cpu': 48}             # LR pixels decoded at once, by device: on a CPU so few that their work stays in the cache
 CHUNK_ELSEWHERE = 4096
 FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 2 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
@@ -132,11 +133,11 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out):
     rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
     if not len(rows.pixels) or not len(columns.pixels):
         return
-    with torch.autocast(lr.device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None):
-        finite = decode(model, model.encode_part(lr, y, x), model.plan(rows, columns, relative_cell), out)
+    plan = model.plan(rows, columns, relative_cell)
+    finite = decode(model, lr, (y, x), plan, precision, out)
     if not finite and DTYPES[precision]:
         warnings.warn(f'in {precision} the output is not finite: it is made in {str(lr.dtype).removeprefix("torch.")}', stacklevel=4)
-        decode(model, model.encode_part(lr, y, x), model.plan(rows, columns, relative_cell), out)
+        decode(model, lr, (y, x), plan, 'fp32', out)
 
 
 def cut(blocks, first, last, origin):
@@ -145,28 +146,50 @@ def cut(blocks, first, last, origin):
     return blocks.part(int(at[0]), int(at[1]), origin)
 
 
-def decode(model, features, plan, out):
-    """Write the output pixels of all of the plan's blocks to `out (B, 3, h, w)`, a few blocks at a time.
+def decode(model, lr, part, plan, precision, out):
+    """Encode a part of the LR image, `lr[:, :, y, x]`, and write the output pixels of all of the plan's blocks to `out`
+    `(B, 3, h, w)`, a few blocks at a time.
 
-    Returns whether all of them are finite.
+    On a CPU every thread decodes blocks of its own, so that what it works on stays in its core's cache.
+    Returns whether all of the output is finite.
     """
-    batch, finite = len(out), True
-    n_rows, n_columns = len(plan.rows.pixels), len(plan.columns.pixels)
-    chunk = max(1, CHUNK.get(out.device.type, CHUNK_ELSEWHERE) // batch)
-    high = max(1, min(n_rows, int(math.sqrt(chunk))))
-    wide = max(1, min(n_columns, chunk // high))
-    high = max(1, min(n_rows, chunk // wide))
-    for top in range(0, n_rows, high):
-        rows = plan.rows.part(top, top + high)
-        for left in range(0, n_columns, wide):
-            columns = plan.columns.part(left, left + wide)
-            pairs = torch.cartesian_prod(torch.arange(top, top + len(rows.pixels)), torch.arange(left, left + len(columns.pixels)))
-            pairs = pairs.to(out.device)
-            colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
-            colour = colour.reshape(batch, len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
-            colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)              # (B, 3, rows * my, columns * mx)
-            colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
-            finite = finite and bool(colour.isfinite().all())
-            y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
-            out[:, :, y:y + colour.shape[2], x:x + colour.shape[3]] = colour
-    return finite
+    def autocast():
+        return torch.autocast(lr.device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None)
+    with autocast():
+        features = model.encode_part(lr, *part)
+    todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), max(1, CHUNK.get(lr.device.type, CHUNK_ELSEWHERE) // len(lr))))
+
+    def work():
+        with torch.no_grad(), autocast():
+            return all([decode_blocks(model, features, plan, *blocks, out) for blocks in todo])
+    return all(on_each_thread(work) if lr.device.type == 'cpu' else [work()])
+
+
+def chunks(n_rows, n_columns, size):
+    """The blocks in rectangles of about `size`, wide rather than high: (top, bottom, left, right)."""
+    wide = min(n_columns, size)
+    high = min(n_rows, size // wide)
+    return tiles(n_rows, n_columns, high, wide)
+
+
+def on_each_thread(work):
+    """What `work()` gives on each of as many threads as torch uses, each of which computes alone."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return [future.result() for future in [pool.submit(work) for _ in range(threads)]]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def decode_blocks(model, features, plan, top, bottom, left, right, out):
+    """Write the output pixels of a rectangle of the plan's blocks to `out (B, 3, h, w)`. Returns whether they are finite."""
+    rows, columns = plan.rows.part(top, bottom), plan.columns.part(left, right)
+    pairs = torch.cartesian_prod(torch.arange(top, bottom), torch.arange(left, right)).to(out.device)
+    colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
+    colour = colour.reshape(len(out), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
+    colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)                      # (B, 3, rows * my, columns * mx)
+    colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
+    y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
+    out[:, :, y:y + colour.shape[2], x:x + colour.shape[3]] = colour
+    return bool(colour.isfinite().all())
