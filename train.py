@@ -1,4 +1,4 @@
-"""Train a model from a config, stage by stage: `python train.py -config configs/train/train_edsr_light_MsIT.yaml -name light`."""
+"""Train a model from a config, stage by stage: `python train.py -config configs/train/train_edsr_light_MsIT.yaml`."""
 import platform
 import signal
 import subprocess
@@ -22,7 +22,8 @@ SCHEMA = {
     'train_dataset': {'name': None, 'args': None},
     'patch': None, 'queries': None, 'draw': None, 'batch_size': None, 'accumulate': None, 'workers': None, 'seed': None,
     'stages': None,                     # a mapping of names, in order, to stages with the keys of models/stages.py
-    'precision': None, 'channels_last': None, 'compile': None, 'clip_grad': None, 'ema_decay': None, 'max_bad_steps': None,
+    'precision': None, 'channels_last': None, 'compile': None, 'clip_grad': None, 'ema_decay': None,
+    'max_bad_steps': None,              # steps in a row that may be skipped
     'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None},
     'validate_every': None, 'save_every': None,
 }
@@ -59,12 +60,14 @@ def provenance():
     """Where a run's code and libraries come from; `git` is None outside a repository."""
     def git(*words):
         try:
-            done = subprocess.run(['git', *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+            done = subprocess.run(['git', *words], cwd=Path(__file__).parent, capture_output=True, text=True,
+                                  timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
-    return {'git': git('rev-parse', 'HEAD'), 'modified': bool(git('status', '--porcelain', '-uno')), 'python': platform.python_version(),
-            'torch': torch.__version__, 'timm': timm.__version__, 'numpy': np.__version__}
+    return {'git': git('rev-parse', 'HEAD'), 'modified': bool(git('status', '--porcelain', '-uno')),
+            'python': platform.python_version(), 'torch': torch.__version__, 'timm': timm.__version__,
+            'numpy': np.__version__}
 
 
 def parse():

@@ -21,7 +21,7 @@ class Objective(nn.Module):
         return (colour.to(target.dtype) - target).abs().mean()
 
     def predict(self, batch):
-        """Colours and targets of the queries, both `(B, Q, 3)`, or with blocks of `m` pixels `(B, P, m, 3)`, in [0, 1]."""
+        """Colours and targets of the queries, `(B, Q, 3)`, or with blocks of `m` pixels `(B, P, m, 3)`, in [0, 1]."""
         lr, hr, index = batch['lr'].to(next(self.model.parameters()).dtype) / 255, batch['hr'], batch['index']
         h, w = hr.shape[-2:]
         features = self.model.encode(lr)
@@ -35,7 +35,7 @@ class Objective(nn.Module):
         return colour, chosen.reshape(colour.shape).to(lr.dtype) / 255
 
     def blocks(self, features, index, lr_size, size):
-        """Colours of all HR pixels of LR pixels `index (B, P)`, `(B, P, m, 3)`, and which HR pixels these are, `(B, P, m)`."""
+        """Colours of all HR pixels of LR pixels `index (B, P)`, `(B, P, m, 3)`, and their numbers, `(B, P, m)`."""
         (height, width), (h, w) = lr_size, size
         rows, columns = grid.Blocks(height, h), grid.Blocks(width, w)
         y, x = index // width, index % width
@@ -46,7 +46,7 @@ class Objective(nn.Module):
 
 
 def compile_parts(module):
-    """Compile the parts of a model in place, which changes neither its weights nor their names; copies are not compiled.
+    """Compile the parts of a model in place, which changes neither weights nor their names; copies are not compiled.
 
     FEM is left out: inductor (torch 2.15, CPU) fails on the gradient of its padding.
     """

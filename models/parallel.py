@@ -23,7 +23,8 @@ def join(name=None):
     if device.type == 'cuda':
         local = int(os.environ['LOCAL_RANK'])
         if device.index is not None or local >= torch.cuda.device_count():
-            raise UserError(f'torchrun gives each process a CUDA device of its own; there are {torch.cuda.device_count()} here')
+            raise UserError('torchrun gives each process a CUDA device of its own; '
+                            f'there are {torch.cuda.device_count()} here')
         device = torch.device('cuda', local)
         torch.cuda.set_device(device)
     elif device.type != 'cpu':
@@ -94,9 +95,11 @@ def take_from_first(tensors):
 
 @contextlib.contextmanager
 def first_alone():
-    """Rank 0 goes through the block before the others do."""
+    """Rank 0 goes through the block, well or with an error, before the others do."""
     if rank() > 0:
         gathered(None)
-    yield
-    if rank() == 0:
-        gathered(None)
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            gathered(None)

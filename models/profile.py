@@ -54,7 +54,7 @@ class Clock:
         self.leave()
 
     def watch(self, model):
-        """Make parts, by their names, of the children of `model`; not of the MLP, which some decoders do not call as a whole."""
+        """Make parts of the children of `model`, by their names; the MLP, which belongs to the decoding, is none."""
         for name, child in model.named_children():
             if name != 'imnet':
                 child.register_forward_pre_hook(lambda *_, name=name: self.enter(name))

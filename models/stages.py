@@ -10,7 +10,10 @@ KEYS = (*REQUIRED, *UNITS, 'schedule', 'milestones', 'gamma', 'warmup_steps', 'w
 
 
 def check(stage):
-    """Raise UserError if the keys of a stage, a mapping with some of `KEYS`, do not fit together. A key that is null is absent."""
+    """Raise UserError if the keys of a stage, a mapping with some of `KEYS`, do not fit together.
+
+    A key that is null is absent.
+    """
     if not isinstance(stage, dict):
         raise UserError(f'a mapping of {", ".join(KEYS)}, not {stage!r}')
     given = {key for key in KEYS if stage.get(key) is not None}
@@ -31,7 +34,8 @@ def check(stage):
     if not isinstance(stage['rim'], bool):
         raise UserError(f'rim is true or false, not {stage["rim"]!r}')
     scales = stage['scales']
-    if not (isinstance(scales, list) and len(scales) == 2 and all(map(is_number, scales)) and 1 <= scales[0] <= scales[1]):
+    pair = isinstance(scales, list) and len(scales) == 2 and all(map(is_number, scales))
+    if not pair or not 1 <= scales[0] <= scales[1]:
         raise UserError(f'scales is [smallest, largest], from 1 up, not {scales!r}')
     for key in ('lr', 'gamma', *UNITS):
         if key in given and not (is_number(stage[key]) and stage[key] > 0):
@@ -54,7 +58,10 @@ def unit(stage):
 
 
 def in_steps(stage, steps_per_epoch):
-    """The checked `stage` with all its keys and all its lengths in whole steps. Raises UserError where the warm-up takes it all."""
+    """The checked `stage` with all its keys, and all its lengths in whole steps.
+
+    Raises UserError where the warm-up takes it all.
+    """
     def steps(length):
         return round((length or 0) * (steps_per_epoch if unit(stage) == 'epochs' else 1))
     planned = {
@@ -71,11 +78,12 @@ def in_steps(stage, steps_per_epoch):
 def schedule(optimizer, stage):
     """The learning rate of a stage of `in_steps`: `.step_update(step)` sets that of any step, whatever was set before.
 
-    Warm-up from `warmup_lr` to `lr`; then 'cosine' to 0 at the last step, or 'multi-step', `gamma` times as much from each
-    of `milestones` on, which count from the stage's first step.
+    Warm-up from `warmup_lr` to `lr`; then 'cosine' to 0 at the last step, or 'multi-step', `gamma` times as much from
+    each of `milestones` on, which count from the stage's first step.
     """
     warmup = {'warmup_t': stage['warmup_steps'], 'warmup_lr_init': stage['warmup_lr'], 't_in_epochs': False}
     if stage['schedule'] == 'cosine':
-        return CosineLRScheduler(optimizer, t_initial=stage['steps'] - stage['warmup_steps'], warmup_prefix=True, **warmup)
-    return MultiStepLRScheduler(optimizer, decay_t=[at + 1 for at in stage['milestones']], decay_rate=stage['gamma'],
-                                warmup_prefix=False, **warmup)           # timm's milestone m counts from step m - 1 on
+        return CosineLRScheduler(optimizer, t_initial=stage['steps'] - stage['warmup_steps'], warmup_prefix=True,
+                                 **warmup)
+    return MultiStepLRScheduler(optimizer, decay_t=[at + 1 for at in stage['milestones']],   # timm's m means m - 1
+                                decay_rate=stage['gamma'], warmup_prefix=False, **warmup)

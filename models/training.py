@@ -36,8 +36,8 @@ class Stopped(Exception):
 class Run:
     """A training run in `folder` on `device`, by a config whose keys are checked (`train.read_config`).
 
-    With several ranks (`models/parallel.py`) each has its own run, and takes the same steps with its share of the samples;
-    rank 0 writes. Raises UserError for stages, images and validation sets that do not do.
+    With several ranks (`models/parallel.py`) each has its own run, and takes the same steps with its share of the
+    samples; rank 0 writes. Raises UserError for stages, images and validation sets that do not do.
     """
 
     def __init__(self, config, folder, device):
@@ -62,23 +62,24 @@ class Run:
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
                 self.samples.append(self.stage_samples(images, number))
         images = datasets.make(config['validation']['dataset'])
-        self.validation = {f'x{scale:g}': make_set({'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}},
-                                                   config['validation']['protocol'])
-                           for scale in config['validation']['scales']}
+        sets = {f'x{scale:g}': {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}}
+                for scale in config['validation']['scales']}
+        self.validation = {name: make_set(spec, config['validation']['protocol']) for name, spec in sets.items()}
 
     # ------------------------------------------------------------ a stage's objects
 
     def stage_samples(self, images, number):
         config, stage = self.config, self.stages[number]
         return datasets.make({'name': 'sr-training', 'args': {
-            'dataset': images, 'scale_min': stage['scales'][0], 'scale_max': stage['scales'][1], 'steps': stage['steps'],
-            'seed': config['seed'] + number, **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')}}})
+            'dataset': images, 'scale_min': stage['scales'][0], 'scale_max': stage['scales'][1],
+            'steps': stage['steps'], 'seed': config['seed'] + number,
+            **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')}}})
 
     def batches(self):
         """The batches of this stage from this step on, those of this rank."""
         config = self.config
-        numbers = Numbers(self.step, self.stages[self.stage]['steps'], config['batch_size'], parallel.rank(), parallel.ranks(),
-                          config['accumulate'])
+        numbers = Numbers(self.step, self.stages[self.stage]['steps'], config['batch_size'], parallel.rank(),
+                          parallel.ranks(), config['accumulate'])
         return iter(loader(self.samples[self.stage], numbers, config['workers'], self.device.type == 'cuda'))
 
     def begin_stage(self, state=None):
@@ -89,7 +90,8 @@ class Run:
             else first_model(config['model'], stage['rim'], self.previous)
         model = parallel.with_synchronised_norm(model.to(self.device).train(), self.device)
         self.model = model.to(memory_format=torch.channels_last) if config['channels_last'] else model
-        self.statistics = [buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers()]
+        self.statistics = [buffer for module in model.modules() if isinstance(module, _BatchNorm)
+                           for buffer in module.buffers()]
         if config['compile']:
             compile_parts(self.model)
         self.objective = parallel.wrapped(Objective(self.model, config['draw']), self.device)
@@ -139,7 +141,10 @@ class Run:
         return loss
 
     def backward(self, batch, last):
-        """Add a batch's part to the step's gradient, averaged over the ranks with the `last` one; returns its part of the loss."""
+        """Add a batch's part to the step's gradient, which is averaged over the ranks with the `last` one.
+
+        Returns the batch's part of the loss.
+        """
         dtype = PRECISIONS[self.config['precision']]
         apart = contextlib.nullcontext() if last or parallel.ranks() == 1 else self.objective.no_sync()
         with apart:
@@ -155,7 +160,10 @@ class Run:
         return [{k: v.to(self.device, non_blocking=True) for k, v in part.items()} for part in parts]
 
     def check_bad_steps(self, loss, batches):
-        """Count steps in a row that were skipped. Raises UserError if they are too many; all ranks' batches are in a file then."""
+        """Count steps in a row that were skipped.
+
+        Raises UserError if they are too many; all ranks' `batches` are in a file then.
+        """
         self.bad = self.bad + 1 if loss is None else 0
         if self.bad <= self.config['max_bad_steps']:
             return
@@ -166,13 +174,13 @@ class Run:
                        'batch': {k: torch.cat([part[k] for part in parts]) for k in parts[0]}}
             with atomic_path(where) as temporary:
                 torch.save(content, temporary)
-        raise UserError(f'stage {self.stages[self.stage]["name"]!r}, step {self.step}: the loss or its gradient was not finite, '
-                        f'{self.bad} times in a row; the batch is in {where}')
+        raise UserError(f'stage {self.stages[self.stage]["name"]!r}, step {self.step}: the loss or its gradient was '
+                        f'not finite, {self.bad} times in a row; the batch is in {where}')
 
     # ------------------------------------------------------------ validation
 
     def validate(self, show):
-        """PSNR of the result on every validation set, and their mean as 'mean'; None if a signal stops the run meanwhile.
+        """PSNR of the result on every validation set, and their mean as 'mean'; None if a signal stops the run.
 
         The images are shared among the ranks. `show(name, picture)` receives a `strip` of each set's first image.
         """
@@ -203,8 +211,8 @@ class Run:
     def validation_is_due(self):
         """Whether the result is to be validated now: regularly, at the stage's end, and when the time is over."""
         stage = self.stages[self.stage]
-        return self.validated < self.step and self.stopping in (0, TIME_LIMIT) and (
-            self.step % self.config['validate_every'] == 0 or self.step == stage['steps'] or self.stopping == TIME_LIMIT)
+        regular = self.step % self.config['validate_every'] == 0 or self.step == stage['steps']
+        return self.validated < self.step and (self.stopping == TIME_LIMIT or (regular and not self.stopping))
 
     def validate_and_keep(self, report):
         """Validate, unless a signal stops the run; keep the result if it is the best, or the stage's last."""
@@ -224,7 +232,8 @@ class Run:
 
     def meta(self, scores):
         stage = self.stages[self.stage]
-        return {'stage': stage['name'], 'step': self.step, 'scale_min': stage['scales'][0], 'scale_max': stage['scales'][1],
+        return {'stage': stage['name'], 'step': self.step,
+                'scale_min': stage['scales'][0], 'scale_max': stage['scales'][1],
                 **{f'psnr {name}': float(value) for name, value in scores.items()}}
 
     def save_result(self, name, scores):
@@ -330,7 +339,7 @@ def seed(*numbers):
 
 
 def first_model(spec, rim, previous):
-    """The model that a stage starts from: the result of the stage before, or fresh weights (None), with or without RIM."""
+    """The model that a stage starts from: the result of the stage before, or (None) fresh weights; with RIM or not."""
     if previous is None:
         return checkpoint.build({**spec, 'args': {**spec['args'], 'rim': True}} if rim else spec)
     return checkpoint.next_stage(previous) if rim else checkpoint.fold(previous)

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, which start at once: they are forked from a server that has imported everything."""
+"""Trainings in processes of their own that start at once, forked from a server that has imported everything."""
 import io
 import multiprocessing
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-
 from conftest import ROOT
 
 context = multiprocessing.get_context('forkserver')
@@ -34,7 +33,7 @@ def run(function, arguments, options, environment):
 def train(folder, *options, die_in_save=None, group=False):
     """`train.py` on the CPU with the current folder `folder`; what it prints goes to `folder/output.txt`.
 
-    `die_in_save`: end as by SIGKILL in the middle of writing the file that torch.save writes as the so-maniest, from 1 on.
+    `die_in_save`: which call of torch.save, from 1 on, ends as by SIGKILL in the middle of writing.
     `group`: in a group of processes of its own, with its workers.
     """
     os.chdir(folder)
