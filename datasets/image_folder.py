@@ -1,5 +1,4 @@
 """Datasets that read images from folders, as they are; LR/HR pairs are made in `wrappers.py`."""
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -7,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datasets.cache import MappedImages
 from datasets.registry import register
-from utils import UserError, atomic_path, nearest
+from utils import UserError, nearest
 
 CACHES = ('none', 'in_memory', 'bin')
 
@@ -19,7 +19,7 @@ class ImageFolder:
 
     `split_file`: a text file with one file name a line, or a JSON list of them, to take instead of all; `first_k`: only the first k; `repeat`:
     the length is that many times the images. `cache`: 'none' decodes at every access, 'in_memory' once, 'bin' once into a
-    file that is then mapped into memory, so that all workers share it and only what is cropped is read.
+    file that is then mapped into memory (`datasets/cache.py`): all workers share it, and a crop reads its own pixels only.
 
     An item is a uint8 array `(H, W, 3)`, RGB in 0..255: grey gives three equal channels, alpha is dropped.
     Raises UserError, naming folder or file, for what is missing, empty or no image.
@@ -37,7 +37,7 @@ class ImageFolder:
         if cache == 'in_memory':
             self.images = [read_rgb(file) for file in self.files]
         elif cache == 'bin':
-            self.images = mapped_images(self.root, self.files)
+            self.images = MappedImages(self.root, self.files, read_rgb)
 
     def __len__(self):
         return len(self.files) * self.repeat
@@ -49,6 +49,11 @@ class ImageFolder:
     def name(self, i):
         """The image's file name without its ending."""
         return self.files[self.number(i)].stem
+
+    def size(self, i):
+        """(h, w) of image `i`, which need not be decoded for it."""
+        i = self.number(i)
+        return read_size(self.files[i]) if self.images is None else self.images[i].shape[:2]
 
     def number(self, i):
         if not 0 <= i < len(self):
@@ -132,35 +137,16 @@ def read_rgb(file, name=None):
                 wide = np.asarray(image).astype(np.float64)
                 return np.repeat(np.floor(wide / 257 + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
             return np.asarray(image.convert('RGB'))
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f'{name or file}: not an image of a known format') from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f'{name or file}: not an image that can be read ({error})') from error
 
 
-def mapped_images(root, files):
-    """The decoded images in one file mapped into memory; the file is made anew when an image changes.
-
-    It lies in `.cache` in the images' folder, or where that cannot be written, in `.cache` in the current folder.
-    """
-    stamps = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
-    for folder in (root / '.cache', Path('.cache')):
-        data, index = folder / f'{key}.bin', folder / f'{key}.json'
-        try:
-            if not index.is_file():
-                folder.mkdir(exist_ok=True)
-                shapes = []
-                with atomic_path(data) as temporary, open(temporary, 'wb') as out:
-                    for file in files:
-                        image = read_rgb(file)
-                        shapes.append(image.shape)
-                        out.write(image.tobytes())
-                with atomic_path(index) as temporary:
-                    temporary.write_text(json.dumps(shapes))
-            break
-        except OSError as error:
-            if folder == Path('.cache'):
-                raise UserError(f'{folder}: cannot write the cache ({error.strerror})') from error
-    shapes = json.loads(index.read_text())
-    pixels = np.memmap(data, np.uint8, mode='r')
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    return [pixels[end - int(np.prod(shape)):end].reshape(shape) for end, shape in zip(ends, shapes)]
+def read_size(file):
+    """(h, w) of an image, of which no more than the beginning is read. Raises UserError if it is none."""
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f'{file}: not an image that can be read ({error})') from error

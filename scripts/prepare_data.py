@@ -134,7 +134,7 @@ def sha256(path):
 def hr_images(files):
     """The HR images among the `files` that `open_files` gave: `{part: {folder: {name: function that reads it}}}`.
 
-    `part`: the one that the folder, or one above it, is known as; None if none is. `img_001_SRF_4_HR` is named `img_001`.
+    `part`: the one that the folder, or one above it, is known as, or None. `img_001_SRF_4_HR.png` is named `img_001`.
     """
     found = {}
     for file, read in files.items():
@@ -150,8 +150,8 @@ def hr_images(files):
 
 
 def images_of(part, sources, unnamed):
-    """The images of `part`, `{name: function that reads it}`, in `sources`, a list of what `hr_images` gave: those of the
-    first folder known as the part that has as many as there should be; with `unnamed`, if none is known, of any other.
+    """The images of `part`, `{name: function that reads it}`, in `sources`, a list of what `hr_images` gave: those of
+    the first folder known as the part that has as many as there should be; with `unnamed`, if none is, of any other.
 
     None if no folder comes into question. Raises UserError if none of those that do has as many.
     """
