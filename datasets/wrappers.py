@@ -109,7 +109,7 @@ class Training:
         self.draw, self.augment, self.seed = draw, augment, seed
         largest = round(patch * scale_max)
         for i in range(len(self.dataset)):
-            height, width = self.dataset[i].shape[:2]
+            height, width = self.dataset.size(i)
             if min(height, width) < largest:
                 raise UserError(f'{self.dataset.name(i)}: an image of {height} x {width} pixels is smaller than the '
                                 f'{largest} x {largest} that a patch of {patch} takes at scale {scale_max:g}')
