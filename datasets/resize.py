@@ -13,13 +13,15 @@ from utils import UserError
 def cubic(x):
     """The cubic convolution kernel with a = -1/2 (Keys, 1981)."""
     x = np.abs(x)
-    return np.where(x <= 1, 1.5 * x ** 3 - 2.5 * x ** 2 + 1, np.where(x <= 2, -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2, 0))
+    inner, outer = 1.5 * x ** 3 - 2.5 * x ** 2 + 1, -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2
+    return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
 
 
 def matlab_taps(n_in, n_out, scale):
     """Weights and indices, both `(n_out, taps)`, that resize an axis by `scale` = output / input.
 
-    When reducing, the kernel is widened by 1/scale (antialiasing); weights sum to 1; taps outside are clamped to the border.
+    When reducing, the kernel is widened by 1/scale (antialiasing); weights sum to 1; taps outside are clamped to the
+    border.
     """
     stretch = max(1 / scale, 1)
     centre = (np.arange(n_out) + 0.5) / scale - 0.5
@@ -31,8 +33,9 @@ def matlab_taps(n_in, n_out, scale):
 def matlab_resize(image, size, scale, to_uint8=True):
     """MATLAB's `imresize(image, scale, 'bicubic')`: rows first, then columns.
 
-    `image (H, W)` or `(H, W, C)`, 0..255; `size` (h, w); `scale` (sy, sx), output / input. With `to_uint8` the values are
-    rounded half up and clipped after each pass, as MATLAB does with a uint8 image; otherwise the result stays float64, as with a double image.
+    `image (H, W)` or `(H, W, C)`, 0..255; `size` (h, w); `scale` (sy, sx), output / input. With `to_uint8` the values
+    are rounded half up and clipped after each pass, as MATLAB does with a uint8 image; otherwise the result stays
+    float64, as with a double image.
     """
     for axis in (0, 1):
         weight, index = matlab_taps(image.shape[axis], size[axis], scale[axis])
@@ -52,8 +55,9 @@ def pil_resize(image, size):
 def degrade(hr, scale):
     """The LR image of `hr` by the evaluation protocol, and the part of `hr` that it shows.
 
-    `hr (H, W)` or `(H, W, 3)` uint8; `scale` a number, or (sy, sx). At x2, x3 and x4 MATLAB's bicubic of the image cropped to a multiple; at
-    any other scale PIL's, with `floor(n / s)` LR pixels of `round(lr s)` HR pixels. Returns `(lr, hr)`, uint8.
+    `hr (H, W)` or `(H, W, 3)` uint8; `scale` a number, or (sy, sx). At x2, x3 and x4 MATLAB's bicubic of the image
+    cropped to a multiple; at any other scale PIL's, with `floor(n / s)` LR pixels of `round(lr s)` HR pixels.
+    Returns `(lr, hr)`, uint8.
     Raises UserError for a scale that is not positive and finite or leaves no LR pixel.
     """
     scales = scale_pair(scale)
@@ -65,8 +69,8 @@ def degrade(hr, scale):
 
 
 def sizes(size, scale):
-    """The protocol's sizes at `scale` (sy, sx) for an HR image of `size` (h, w): of the LR image, and of the part of the
-    HR image that it shows. Raises UserError if no LR pixel is left."""
+    """The protocol's sizes at `scale` (sy, sx) for an HR image of `size` (h, w): of the LR image, and of the part of
+    the HR image that it shows. Raises UserError if no LR pixel is left."""
     lr_size = tuple(math.floor(n / s + 1e-9) for n, s in zip(size, scale))
     if min(lr_size) < 1:
         raise UserError(f'an image of {size[0]} x {size[1]} pixels is too small for scale {scale[0]:g} x {scale[1]:g}')
@@ -95,4 +99,5 @@ def parse_scale(text):
     try:
         return scale_pair(parts if parts[1:] else text)
     except UserError as error:
-        raise UserError(f'a scale is a positive number, or two of them as 2x3.5 (height x width), not {text!r}') from error
+        raise UserError('a scale is a positive number, or two of them as 2x3.5 (height x width), '
+                        f'not {text!r}') from error

@@ -148,7 +148,7 @@ def served(tmp_path):
     lambda path: folder(path / 'photos', {f'{name}.png': SET5[f'Set5/HR/{name}.png'] for name in NAMES}),
     lambda path: folder(path / 'Set5', {f'image_SRF_4/{name}_SRF_4_{kind}.png': SET5[f'Set5/HR/{name}.png']
                                         for name in NAMES for kind in ('HR', 'LR', 'bicubic')}),
-], ids=['benchmark', 'set', 'hr', 'file-url-of-folder', 'zip', 'zip-named', 'tar', 'tar-gz', 'file-url', 'unnamed', 'srf'])
+], ids=['benchmark', 'set', 'hr', 'folder-url', 'zip', 'zip-named', 'tar', 'tar-gz', 'tar-url', 'unnamed', 'srf'])
 def test_every_known_layout_gives_the_same(prepare, tmp_path, make):
     succeeded(prepare('set5', '-from', make(tmp_path)))
     assert_set5(tmp_path / 'data')
@@ -157,7 +157,7 @@ def test_every_known_layout_gives_the_same(prepare, tmp_path, make):
 def test_hr_images_are_told_from_lr_images_other_sets_and_other_files(prepare, tmp_path):
     others = {'Set5/LR_bicubic/X2/' + name.split('/')[-1]: picture(9) for name in SET5}
     others |= {name.replace('Set5', 'Set14'): picture(9) for name in SET5}
-    others |= dict.fromkeys(['Set5/HR/.x.png', '__MACOSX/Set5/HR/x.png', 'Set5/HR/Thumbs.db', 'Set5/read.me'], b'')
+    others |= dict.fromkeys(['Set5/HR/.x.png', '__MACOSX/Set5/HR/x.png', 'Set5/HR/Thumbs.db'], b'no image')
     succeeded(prepare('set5', '-from', zipped(tmp_path / 'any.zip', others | SET5)))
     assert_set5(tmp_path / 'data')
 
@@ -332,8 +332,8 @@ FOUR = dict(list(SET5.items())[:4])
     (lambda path: cut(tar(path / 'any.tar', SET5), 9000), ['any.tar', 'damaged']),
     (lambda path: cut(tar(path / 'any.tar.gz', SET5, 'w:gz'), -400), ['any.tar.gz', 'damaged']),
     (lambda path: flipped(zipped(path / 'any.zip', SET5), picture(4)), ['Set5/HR/woman.png: damaged']),
-], ids=['gone', 'empty', 'count', 'other-set', 'parent', 'absolute', 'backslash', 'link', 'no-image', 'cut-image', 'cut-zip',
-        'cut-tar', 'cut-tar-gz', 'flipped-bit'])
+], ids=['gone', 'empty', 'count', 'other-set', 'parent', 'absolute', 'backslash', 'link', 'no-image', 'cut-image',
+        'cut-zip', 'cut-tar', 'cut-tar-gz', 'flipped-bit'])
 def test_bad_sources_are_refused_and_nothing_is_laid_out(prepare, tmp_path, make, said):
     refused(prepare('set5', '-from', make(tmp_path)), *said)
     assert not (tmp_path / 'data').exists() or list((tmp_path / 'data').iterdir()) == []
