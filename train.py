@@ -114,7 +114,9 @@ def main(args):
         run.previous = models.load(config['init']).requires_grad_(True) if config['init'] else None
         run.begin_stage()
     if args.profile:
-        print(profile(run))
+        table = profile(run)
+        if parallel.rank() == 0:
+            print(table)
         return 0
     begin(run)
     for signum in (signal.SIGTERM, signal.SIGINT):
