@@ -5,7 +5,7 @@ import torch
 
 from models.ensemble import render_ensemble
 from models.render import check
-from utils import UserError
+from utils import UserError, is_out_of_memory
 
 
 class Upscaler:
@@ -29,7 +29,7 @@ class Upscaler:
             rgb = self.plane(picture.rgb, size)
             alpha = None if picture.alpha is None else self.plane(picture.alpha, size)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or 'memory' in str(error):
+            if is_out_of_memory(error):
                 extent = f'{size[0]} x {size[1]} pixels'
                 raise UserError(f'{extent} need more memory than there is on {self.device}') from error
             raise

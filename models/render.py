@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from models import grid
-from utils import UserError
+from utils import UserError, is_out_of_memory
 
 CHUNK = {'cpu': 48}             # LR pixels decoded at once, by device: on a CPU so few that their work stays in the cache
 CHUNK_ELSEWHERE = 4096
@@ -117,10 +117,6 @@ def cut_in_four(region):
     return [(top + y, min(top + y + -(-(bottom - top) // 2), bottom), left + x, min(left + x + -(-(right - left) // 2), right))
             for y in dict.fromkeys((0, -(-(bottom - top) // 2))) for x in dict.fromkeys((0, -(-(right - left) // 2)))
             if top + y < bottom and left + x < right]
-
-
-def is_out_of_memory(error):
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 # ---------------------------------------------------------------- a tile
