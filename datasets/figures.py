@@ -17,7 +17,8 @@ def comparison(lr, panels, crop=None, truth=None):
 
     `lr (3, H, W)` and the images of `panels`, a list of `(label, image (3, h, w))`, are RGB, clamped to [0, 1], and may
     differ in size. `crop`: the part, `(top, left, height, width)` in LR pixels; None: where `lr` has most detail.
-    With `truth (3, h, w)`, of the size of all panels, it is the last column, and each panel has its part's errors below.
+    With `truth (3, h, w)`, of the size of all panels, it is the last column, and each panel has its part's errors
+    below.
     """
     top, left, height, width = crop or most_detailed(lr)
     rows, columns = lr.shape[1:]
@@ -35,15 +36,16 @@ def comparison(lr, panels, crop=None, truth=None):
 
 
 def strip(lr, output, hr):
-    """The most detailed part of an image side by side, `(3, h, 4 w)` in [0, 1]: the LR image `lr (3, H, W)` with its pixels as
-    they are, its bicubic enlargement, the `output (3, h, w)` of a model, and the original `hr (3, h, w)`."""
+    """The most detailed part of an image side by side, `(3, h, 4 w)` in [0, 1]: the LR image `lr (3, H, W)` with its
+    pixels as they are, its bicubic enlargement, the `output (3, h, w)` of a model, and the original `hr (3, h, w)`."""
     top, left, height, width = most_detailed(lr)
     scale = [n / n_lr for n, n_lr in zip(hr.shape[1:], lr.shape[1:])]
     rows, columns = (slice(round(at * s), round((at + n) * s)) for at, n, s in zip((top, left), (height, width), scale))
     part = lr[:, top:top + height, left:left + width]
     size = (rows.stop - rows.start, columns.stop - columns.start)
-    bicubic = torch.from_numpy(matlab_resize(part.permute(1, 2, 0).numpy(), size, scale, to_uint8=False)).permute(2, 0, 1)
-    parts = [F.interpolate(part[None], size, mode='nearest-exact')[0], bicubic.float(), output[:, rows, columns], hr[:, rows, columns]]
+    squares = F.interpolate(part[None], size, mode='nearest-exact')[0]
+    bicubic = torch.from_numpy(matlab_resize(part.permute(1, 2, 0).numpy(), size, scale, to_uint8=False))
+    parts = [squares, bicubic.permute(2, 0, 1).float(), output[:, rows, columns], hr[:, rows, columns]]
     return torch.cat(parts, dim=2).clamp(0, 1)
 
 
@@ -73,8 +75,8 @@ def column(label, image, box, truth=None):
 
 
 def error_map(image, truth):
-    """The mean absolute error of the channels as a colour, `(3, h, w)` in [0, 1]: from black, none, through red and yellow
-    to white, `LARGEST_ERROR` and more."""
+    """The mean absolute error of the channels as a colour, `(3, h, w)` in [0, 1]: from black, none, through red and
+    yellow to white, `LARGEST_ERROR` and more."""
     error = (image.detach().clamp(0, 1) - truth).abs().mean(0).cpu() / LARGEST_ERROR
     return torch.stack([3 * error, 3 * error - 1, 3 * error - 2]).clamp(0, 1)
 

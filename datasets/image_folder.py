@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datasets.arguments import check_counts, check_paths
 from datasets.cache import MappedImages
 from datasets.registry import register
 from utils import UserError, nearest
@@ -15,11 +16,12 @@ CACHES = ('none', 'in_memory', 'bin')
 
 @register('image-folder')
 class ImageFolder:
-    """The images of one folder in natural order (`img_2` before `img_10`); subfolders, hidden and other files are left out.
+    """The images of one folder in natural order (`img_2` before `img_10`), without subfolders, hidden and other files.
 
-    `split_file`: a text file with one file name a line, or a JSON list of them, to take instead of all; `first_k`: only the first k; `repeat`:
-    the length is that many times the images. `cache`: 'none' decodes at every access, 'in_memory' once, 'bin' once into a
-    file that is then mapped into memory (`datasets/cache.py`): all workers share it, and a crop reads its own pixels only.
+    `split_file`: a text file with one file name a line, or a JSON list of them, to take instead of all; `first_k`: only
+    the first k; `repeat`: the length is that many times the images. `cache`: 'none' decodes at every access,
+    'in_memory' once, 'bin' once into a file that is then mapped into memory (`datasets/cache.py`): all workers share it,
+    and a crop reads its own pixels only.
 
     An item is a uint8 array `(H, W, 3)`, RGB in 0..255: grey gives three equal channels, alpha is dropped.
     Raises UserError, naming folder or file, for what is missing, empty or no image.
@@ -28,8 +30,8 @@ class ImageFolder:
     def __init__(self, root_path, split_file=None, first_k=None, repeat=1, cache='none'):
         if cache not in CACHES:
             raise UserError(f'image-folder: unknown cache {cache!r}{nearest(cache, CACHES)}')
-        if not isinstance(repeat, int) or repeat < 1 or (first_k is not None and (not isinstance(first_k, int) or first_k < 1)):
-            raise UserError(f'image-folder: repeat and first_k are whole numbers from 1 up, not {repeat!r} and {first_k!r}')
+        check_paths('image-folder', root_path=root_path, split_file='' if split_file is None else split_file)
+        check_counts('image-folder', repeat=repeat, first_k=1 if first_k is None else first_k)
         self.root = Path(root_path)
         self.files = (list_images(self.root) if split_file is None else listed_images(self.root, split_file))[:first_k]
         self.repeat = repeat
@@ -70,19 +72,22 @@ class PairedImageFolders:
     """
 
     def __init__(self, root_path_1, root_path_2, split_file=None, first_k=None, repeat=1, cache='none'):
+        check_paths('paired-image-folders', root_path_1=root_path_1, root_path_2=root_path_2)
+        check_counts('paired-image-folders', first_k=1 if first_k is None else first_k)
         self.hr = ImageFolder(root_path_2, split_file, None, repeat, cache)
         self.lr = ImageFolder(root_path_1, None, None, repeat, cache)
-        by_name = {re.sub(r'_?x\d+(\.\d+)?$', '', file.stem, flags=re.IGNORECASE): k for k, file in enumerate(self.lr.files)}
+        scale = re.compile(r'_?x\d+(\.\d+)?$', re.IGNORECASE)
+        by_name = {scale.sub('', file.stem): k for k, file in enumerate(self.lr.files)}
         by_name.update({file.stem: k for k, file in enumerate(self.lr.files)})
         lacking = [file.name for file in self.hr.files if file.stem not in by_name]
         if lacking:
-            raise UserError(f'{self.lr.root}: no LR image for {len(lacking)} of the {len(self.hr.files)} HR images of {self.hr.root}: '
-                            f'{", ".join(lacking[:3])}{" ..." if lacking[3:] else ""}')
+            raise UserError(f'{self.lr.root}: no LR image for {len(lacking)} of the {len(self.hr.files)} HR images of '
+                            f'{self.hr.root}: {some(lacking)}')
         if split_file is None and len(self.lr.files) != len(self.hr.files):
             used = {by_name[file.stem] for file in self.hr.files}
             extra = [file.name for k, file in enumerate(self.lr.files) if k not in used]
-            raise UserError(f'{self.hr.root}: no HR image for {len(extra)} of the {len(self.lr.files)} LR images of {self.lr.root}: '
-                            f'{", ".join(extra[:3])}{" ..." if extra[3:] else ""}')
+            raise UserError(f'{self.hr.root}: no HR image for {len(extra)} of the {len(self.lr.files)} LR images of '
+                            f'{self.lr.root}: {some(extra)}')
         self.pairs = [(by_name[file.stem], k) for k, file in enumerate(self.hr.files)][:first_k]
         self.repeat = repeat
 
@@ -113,7 +118,8 @@ def listed_images(folder, split_file):
     """The files that `split_file` names, in its order. Raises UserError if one is missing."""
     try:
         text = Path(split_file).read_text(encoding='utf-8')
-        names = json.loads(text) if Path(split_file).suffix == '.json' else [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.splitlines()]
+        names = json.loads(text) if Path(split_file).suffix == '.json' else [line for line in lines if line]
     except OSError as error:
         raise UserError(f'{split_file}: cannot read the list of images ({error.strerror})') from error
     except ValueError as error:
@@ -122,8 +128,14 @@ def listed_images(folder, split_file):
         raise UserError(f'{split_file}: not a list of file names')
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise UserError(f'{folder}: lacks {len(missing)} of the {len(names)} images that {split_file} names: {", ".join(missing[:3])}')
+        raise UserError(f'{folder}: lacks {len(missing)} of the {len(names)} images that {split_file} names: '
+                        f'{some(missing)}')
     return [folder / name for name in names]
+
+
+def some(names):
+    """The first three of the names, in words."""
+    return f'{", ".join(names[:3])}{" ..." if names[3:] else ""}'
 
 
 def read_rgb(file, name=None):
@@ -133,7 +145,7 @@ def read_rgb(file, name=None):
     """
     try:
         with Image.open(file) as image:
-            if image.mode in ('I', 'I;16', 'I;16B', 'F'):                       # 16 bits: PIL's own conversion would clip
+            if image.mode in ('I', 'I;16', 'I;16B', 'F'):           # 16 bits: PIL's own conversion would clip
                 wide = np.asarray(image).astype(np.float64)
                 return np.repeat(np.floor(wide / 257 + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
             return np.asarray(image.convert('RGB'))

@@ -2,6 +2,7 @@
 import numpy as np
 import torch
 
+from datasets.arguments import check_counts, check_numbers
 from datasets.registry import make, register
 from datasets.resize import degrade, pil_resize, scale_pair, sizes
 from utils import UserError, about
@@ -9,8 +10,13 @@ from utils import UserError, about
 DRAWS = ('pixel', 'block')
 
 
-def built(dataset):
-    return make(dataset) if isinstance(dataset, dict) else dataset
+def built(dataset, pairs=False):
+    """A dataset that may be given as its spec. Raises UserError if it is not one of single images, or of `pairs`."""
+    dataset = dataset if hasattr(dataset, 'name') else make(dataset)
+    if not hasattr(dataset, 'pairs' if pairs else 'size'):
+        raise UserError(f'a dataset of {"pairs of images" if pairs else "single images"} is needed, '
+                        f'which {type(dataset).__name__} is not')
+    return dataset
 
 
 def to_tensor(image):
@@ -19,7 +25,7 @@ def to_tensor(image):
 
 
 def evaluation_item(name, hr, scale):
-    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), the LR image made as `resize.degrade` says.
+    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `degrade` says.
 
     `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
     Raises UserError as `degrade` does.
@@ -57,12 +63,12 @@ class Evaluation:
 class PairedEvaluation:
     """HR images and LR images that someone has made; the scale is what the sizes say.
 
-    `dataset`: a spec or dataset of pairs. An item is as in `Evaluation`; at a whole scale HR is cropped to a multiple of it.
-    Raises UserError where LR is larger than HR or the sizes do not belong together.
+    `dataset`: a spec or dataset of pairs. An item is as in `Evaluation`; at a whole scale HR is cropped to a multiple
+    of it. Raises UserError where LR is larger than HR or the sizes do not belong together.
     """
 
     def __init__(self, dataset):
-        self.dataset = built(dataset)
+        self.dataset = built(dataset, pairs=True)
 
     def __len__(self):
         return len(self.dataset)
@@ -74,12 +80,13 @@ class PairedEvaluation:
 
     def __getitem__(self, i):
         lr, hr = self.dataset[i]
-        scale = [n_hr // n_lr for n_hr, n_lr in zip(hr.shape[:2], lr.shape[:2])]
-        if scale[0] != scale[1] or scale[0] < 1 or any(n_hr - s * n_lr >= s for n_hr, n_lr, s in zip(hr.shape, lr.shape, scale)):
-            scale = [n_hr / n_lr for n_hr, n_lr in zip(hr.shape[:2], lr.shape[:2])]
+        sides = list(zip(hr.shape[:2], lr.shape[:2]))
+        scale = [n_hr // n_lr for n_hr, n_lr in sides]
+        if scale[0] != scale[1] or scale[0] < 1 or any(n_hr % n_lr >= s for (n_hr, n_lr), s in zip(sides, scale)):
+            scale = [n_hr / n_lr for n_hr, n_lr in sides]
             if min(scale) < 1 or not 0.9 < scale[0] / scale[1] < 1.1:
-                raise UserError(f'{self.dataset.name(i)}: an LR image of {lr.shape[0]} x {lr.shape[1]} does not belong to '
-                                f'an HR image of {hr.shape[0]} x {hr.shape[1]} pixels')
+                raise UserError(f'{self.dataset.name(i)}: an LR image of {lr.shape[0]} x {lr.shape[1]} does not belong '
+                                f'to an HR image of {hr.shape[0]} x {hr.shape[1]} pixels')
         hr = hr[:round(lr.shape[0] * scale[0]), :round(lr.shape[1] * scale[1])]
         return {'name': self.dataset.name(i), 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255,
                 'scale': tuple(float(s) for s in scale)}
@@ -90,17 +97,23 @@ class Training:
     """Training samples, each a function of its number alone: workers and resuming need no random state.
 
     Sample `n` belongs to step `n // batch_size`; a step has one scale, uniform in [scale_min, scale_max]. A square of
-    `round(patch * scale)` HR pixels is cropped at random from the epoch's next image, flipped and transposed at random (`augment`), and
-    reduced to `patch x patch` by PIL's antialiased bicubic. Source: LIIF (arXiv 2012.09161, section 4), MSIT (arXiv 2403.06536).
+    `round(patch * scale)` HR pixels is cropped at random from the epoch's next image, flipped and transposed at random
+    (`augment`), and reduced to `patch x patch` by PIL's antialiased bicubic. Source: LIIF (arXiv 2012.09161,
+    section 4), MSIT (arXiv 2403.06536).
 
-    An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel' `(queries,)` HR pixels
-    `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all of whose HR pixels are meant, `P` such that these are about
-    `queries`. Raises UserError for an image that is smaller than the largest crop, and for numbers that make no sense.
+    An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel'
+    `(queries,)` HR pixels `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all
+    of whose HR pixels are meant, `P` such that these are about `queries`.
+    Raises UserError for an image that is smaller than the largest crop, and for arguments that make no sense.
     """
 
-    def __init__(self, dataset, scale_min, scale_max, batch_size, steps, patch=48, queries=2304, draw='pixel', augment=True, seed=0):
+    def __init__(self, dataset, scale_min, scale_max, batch_size, steps, patch=48, queries=2304, draw='pixel',
+                 augment=True, seed=0):
         if draw not in DRAWS:
             raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')
+        check_counts('sr-training', batch_size=batch_size, steps=steps, patch=patch, queries=queries)
+        check_counts('sr-training', lowest=0, seed=seed)
+        check_numbers('sr-training', scale_min=scale_min, scale_max=scale_max)
         if not 1 <= scale_min <= scale_max:
             raise UserError(f'sr-training: scales from {scale_min} to {scale_max} make no sense')
         self.dataset = built(dataset)
@@ -141,4 +154,5 @@ class Training:
         else:
             count = round(self.queries * (self.patch / side) ** 2)
             index = random.choice(self.patch ** 2, min(max(count, 1), self.patch ** 2), replace=False)
-        return {'lr': to_tensor(pil_resize(hr, (self.patch, self.patch))), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}
+        lr = pil_resize(hr, (self.patch, self.patch))
+        return {'lr': to_tensor(lr), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}
