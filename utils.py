@@ -149,7 +149,8 @@ def load_config(path, schema=None):
     """Read a YAML config. `base: other.yaml` (or a list of them), relative to the file, is read first and overridden
     key by key; with `schema`, a nested dict of the known keys (None: anything goes below), an unknown key is refused.
 
-    Returns a dict. Raises UserError for a missing or malformed file, a circular base, an unknown key.
+    Returns a dict. Raises UserError for a missing or malformed file, a key that is there twice, a circular base, an
+    unknown key.
     """
     config = _load_with_bases(Path(path), ())
     if schema is not None:
@@ -165,19 +166,29 @@ def _load_with_bases(path, above):
             config = yaml.load(file, ConfigLoader)
     except OSError as error:
         raise UserError(f'{path}: cannot read the config ({error.strerror})') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:   # PyYAML's, of bad values
         raise UserError(f'{path}: not valid YAML: {error}') from error
     if not isinstance(config, dict):
         raise UserError(f'{path}: a config is a mapping of keys to values')
     bases = config.pop('base', [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f'{path}: base is a file or a list of files, not {bases!r}')
     merged = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         merged = merge(merged, _load_with_bases(path.parent / base, (*above, path.resolve())))
     return merge(merged, config)
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number, as people expect, and not a string."""
+    """YAML in which `1e-4` is a number, as people expect, and not a string; a key may not be there twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f'the key {key!r} is there twice', node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 ConfigLoader.add_implicit_resolver(
@@ -216,8 +227,8 @@ def choose_device(name=None):
         name = 'cuda' if torch.cuda.is_available() else 'mps' if mps and mps.is_available() else 'cpu'
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f'device {name!r} is not available here') from error
     return device
 
