@@ -20,8 +20,8 @@ class ImageFolder:
 
     `split_file`: a text file with one file name a line, or a JSON list of them, to take instead of all; `first_k`: only
     the first k; `repeat`: the length is that many times the images. `cache`: 'none' decodes at every access,
-    'in_memory' once, 'bin' once into a file that is then mapped into memory (`datasets/cache.py`): all workers share it,
-    and a crop reads its own pixels only.
+    'in_memory' once, 'bin' once into a file that is then mapped into memory (`datasets/cache.py`): all workers share
+    it, and a crop reads its own pixels only.
 
     An item is a uint8 array `(H, W, 3)`, RGB in 0..255: grey gives three equal channels, alpha is dropped.
     Raises UserError, naming folder or file, for what is missing, empty or no image.

@@ -1,4 +1,6 @@
 """Wrappers that make LR/HR pairs of images: for training at a random scale, for evaluation at a given one."""
+import math
+
 import numpy as np
 import torch
 
@@ -111,10 +113,12 @@ class Training:
                  augment=True, seed=0):
         if draw not in DRAWS:
             raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')
+        if not isinstance(augment, bool):
+            raise UserError(f'sr-training: augment is true or false, not {augment!r}')
         check_counts('sr-training', batch_size=batch_size, steps=steps, patch=patch, queries=queries)
         check_counts('sr-training', lowest=0, seed=seed)
         check_numbers('sr-training', scale_min=scale_min, scale_max=scale_max)
-        if not 1 <= scale_min <= scale_max:
+        if not 1 <= scale_min <= scale_max < math.inf:
             raise UserError(f'sr-training: scales from {scale_min} to {scale_max} make no sense')
         self.dataset = built(dataset)
         self.scales = (scale_min, scale_max)
