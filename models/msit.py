@@ -56,7 +56,7 @@ class MSIT(nn.Module):
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        return self.features(lr, self.project(self.encoder((lr - 0.5) / 0.5)))
+        return self.features(lr, self.projected(lr))
 
     def encode_part(self, lr, y, x):
         """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the image goes on.
@@ -70,23 +70,29 @@ class MSIT(nn.Module):
         height, width = lr.shape[-2:]
         depth = self.encoder.receptive_field
 
-        def projected(top, bottom, left, right):
+        def elsewhere(top, bottom, left, right):
             """The projected encoding of a part of the whole image."""
             up, aside = max(top - depth, 0), max(left - depth, 0)
             crop = lr[:, :, up:bottom + depth, aside:right + depth]
-            return self.project(self.encoder((crop - 0.5) / 0.5))[:, :, top - up:bottom - up, left - aside:right - aside]
-        inner = self.project(self.encoder((part - 0.5) / 0.5))
+            return self.projected(crop)[:, :, top - up:bottom - up, left - aside:right - aside]
+        inner = self.projected(part)
         around = F.pad(inner, (1, 1, 1, 1), mode='replicate')
         (first, last), (left, right) = (y.indices(height)[:2], x.indices(width)[:2])
         rows = [(at, beyond) for at, border, beyond in ((0, first == 0, height - 1), (-1, last == height, 0)) if border]
         columns = [(at, beyond) for at, border, beyond in ((0, left == 0, width - 1), (-1, right == width, 0)) if border]
         for at, beyond in rows:
-            around[:, :, at, 1:-1] = projected(beyond, beyond + 1, left, right)[:, :, 0]
+            around[:, :, at, 1:-1] = elsewhere(beyond, beyond + 1, left, right)[:, :, 0]
         for at, beyond in columns:
-            around[:, :, 1:-1, at] = projected(first, last, beyond, beyond + 1)[..., 0]
+            around[:, :, 1:-1, at] = elsewhere(first, last, beyond, beyond + 1)[..., 0]
         for (i, row), (j, column) in itertools.product(rows, columns):
-            around[:, :, i, j] = projected(row, row + 1, column, column + 1)[:, :, 0, 0]
+            around[:, :, i, j] = elsewhere(row, row + 1, column, column + 1)[:, :, 0, 0]
         return self.features(part, inner, around)
+
+    def projected(self, lr):
+        """The encoder's features of `lr (B, 3, H, W)`, projected to C channels: `(B, C, H, W)`."""
+        if lr.device.type == 'cpu':         # where large kernels are three times as fast with the channels last
+            lr = lr.contiguous(memory_format=torch.channels_last)
+        return self.project(self.encoder((lr - 0.5) / 0.5))
 
     def features(self, lr, mapped, around=None):
         """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""
@@ -124,7 +130,7 @@ class MSIT(nn.Module):
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
         weight = first.weight[:, :-2].reshape(len(first.weight), self.window, -1).permute(1, 2, 0).contiguous()
-        along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
+        along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius).permute(0, 3, 1, 2).contiguous()
                  for axis, blocks in enumerate((rows, columns))]
         return Plan(rows, columns, *along, weight, constant)
 
@@ -139,24 +145,23 @@ class MSIT(nn.Module):
         """
         batch = len(features.lr)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
-        device = features.lr.device
-        y, x = plan.rows.pixels.to(device)[i], plan.columns.pixels.to(device)[j]
-        dy, dx = plan.rows.offset.to(device)[i], plan.columns.offset.to(device)[j]          # (B, P, my), (B, P, mx)
-        weight = (grid.linear_weights(dy)[..., :, None, :, None] * grid.linear_weights(dx)[..., None, :, None, :])
+        (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)                              # (B, P), (B, P, my or mx)
+        weight = grid.linear_weights(dy)[..., :, None, :, None] * grid.linear_weights(dx)[..., None, :, None, :]
         weight = weight.flatten(-2).flatten(2, 3)                                           # (B, P, m, 9)
         query, keys, values = self.gather(features, y, x, weight)
         n, m, channels = query.shape
         heads, depth = self.mssa.heads, channels // self.mssa.heads
+        query = query.unflatten(-1, (heads, depth)).transpose(1, 2).flatten(0, 1)           # (N * heads, m, d)
+        keys = keys.view(self.window, n * heads, depth).permute(1, 2, 0)                    # (N * heads, d, K)
+        bias = self.mssa.sum_along(plan.row_bias[i], plan.column_bias[j]).reshape(n * heads, m, -1)
+        attention = attend(query, keys, bias).to(values.dtype).unflatten(0, (n, heads))
         first = plan.weight.to(values.dtype)
         hidden = plan.constant.to(values.dtype).repeat(n, m, 1)
         shared = None if torch.is_grad_enabled() else values.new_empty(self.window, n, first.shape[-1])
-        row_bias, column_bias = plan.row_bias[i], plan.column_bias[j]
         for head in range(heads):                  # one at a time, so that what a head's pixels share stays in the cache
             part = slice(head * depth, (head + 1) * depth)
-            bias = self.mssa.sum_along(row_bias[..., head], column_bias[..., head])
-            attention = attend(query[:, :, part], keys[:, :, part].permute(1, 2, 0), bias.reshape(n, m, -1))
             shared = torch.bmm(values[:, :, part], first[:, part], out=None if torch.is_grad_enabled() else shared)
-            hidden.baddbmm_(attention.to(values.dtype), shared.transpose(0, 1))                 # shared: (K, N, hidden)
+            hidden.baddbmm_(attention[:, head], shared.transpose(0, 1))                     # shared: (K, N, hidden)
         colour = self.imnet.after_first(hidden).reshape(*i.shape, m, -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 
@@ -197,17 +202,16 @@ class MSIT(nn.Module):
 
     def skip(self, features, y, x, weight):
         """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under autocast."""
-        nearest = windows(features.lr, y, x, 1).unflatten(1, y.shape)                       # (9, B, P, 3)
-        weight = weight.to(nearest.dtype)
-        return sum(weight[..., k, None] * nearest[k, :, :, None] for k in range(9))
+        nearest = windows(features.lr, y, x, 1).unflatten(1, y.shape).permute(1, 2, 0, 3)   # (B, P, 9, 3)
+        return (weight[..., None].to(nearest.dtype) * nearest[:, :, None]).sum(dim=3)
 
 
 class Plan(NamedTuple):
     """Where blocks of output pixels lie in their LR pixels, and what depends on that alone."""
     rows: grid.Blocks
     columns: grid.Blocks
-    row_bias: torch.Tensor          # (rows of blocks, my, 2 r + 1, heads)
-    column_bias: torch.Tensor       # (columns of blocks, mx, 2 r + 1, heads)
+    row_bias: torch.Tensor          # (rows of blocks, heads, my, 2 r + 1)
+    column_bias: torch.Tensor       # (columns of blocks, heads, mx, 2 r + 1)
     weight: torch.Tensor            # (K, C, hidden), the first layer's weight of a window's values
     constant: torch.Tensor          # (hidden,): the first layer's bias and what the relative cell adds to it
 

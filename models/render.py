@@ -171,6 +171,8 @@ def chunks(n_rows, n_columns, size):
 def on_each_thread(work):
     """What `work()` gives on each of as many threads as torch uses, each of which computes alone."""
     threads = torch.get_num_threads()
+    if threads == 1:
+        return [work()]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return [future.result() for future in [pool.submit(work) for _ in range(threads)]]

@@ -83,12 +83,33 @@ def test_ties_are_decided_alike(scale, dtype):
 
 
 @pytest.mark.parametrize('size', [(96, 60), (33, 70), (20, 11), (300, 31), (1, 1)])
-@pytest.mark.parametrize('tile', [1, 7, 20, 47, 500])
+@pytest.mark.parametrize('tile', [5, 20, 47, 500])
 @pytest.mark.parametrize('fem', ['replicate', 'circular', None])
 def test_tiles_are_the_whole(size, tile, fem):
     model = built({**TINY, 'args': {**TINY['args'], 'fem': fem}})
     lr = torch.rand(2, 3, 48, 30, dtype=torch.float64)
     assert (model.render(lr, size, tile=tile) - model.render(lr, size, tile=48)).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize('fem', ['replicate', 'circular', None])
+def test_tiles_may_be_single_pixels(fem):
+    model = built({**TINY, 'args': {**TINY['args'], 'fem': fem}})
+    lr = torch.rand(1, 3, 9, 12, dtype=torch.float64)
+    assert (model.render(lr, (20, 17), tile=1) - model.render(lr, (20, 17), tile=12)).abs().max() <= 1e-12
+
+
+def test_threads_share_the_work():
+    model = built(TINY)
+    lr = torch.rand(2, 3, 20, 30, dtype=torch.float64)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = model.render(lr, (41, 77))
+        torch.set_num_threads(3)
+        assert (model.render(lr, (41, 77)) - alone).abs().max() <= 1e-12
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 @given(st.data(), side, side, extent, extent, st.sampled_from(['replicate', 'circular']), st.sampled_from([None, 3]))
