@@ -260,7 +260,8 @@ def test_evaluation_names_an_image_that_is_too_small(folder):
 
 @pytest.mark.parametrize('size, lr_size, scale, hr_size', [
     ((20, 24), (10, 12), (2, 2), (20, 24)), ((21, 25), (10, 12), (2, 2), (20, 24)),
-    ((23, 26), (7, 8), (3, 3), (21, 24)), ((20, 24), (20, 24), (1, 1), (20, 24)), ((20, 25), (8, 10), (2.5, 2.5), (20, 25)),
+    ((23, 26), (7, 8), (3, 3), (21, 24)), ((20, 24), (20, 24), (1, 1), (20, 24)),
+    ((20, 25), (8, 10), (2.5, 2.5), (20, 25)),
 ])
 def test_paired_evaluation_finds_the_scale_in_the_sizes(tmp_path, size, lr_size, scale, hr_size):
     save(tmp_path / 'hr', 'a.png', random_image(1, *size, 3))

@@ -95,11 +95,12 @@ def succeeded(result):
 
 
 @pytest.fixture
-def served(tmp_path):
+def served(tmp_path, monkeypatch):
     """A server of the folder `tmp_path/served` that knows ranges: its `url`, the `ranges` asked for, and, per answer,
     after how many bytes it is to break off (`cuts`)."""
     folder = tmp_path / 'served'
     folder.mkdir()
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
