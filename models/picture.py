@@ -1,11 +1,13 @@
-"""Pictures, as image files hold them, rendered by a model."""
+"""Pictures, as image files hold them, rendered by a model; in strips of rows where they are larger than memory."""
 import functools
 
 import torch
 
 from models.ensemble import render_ensemble
-from models.render import check
+from models.render import check, free_memory
 from utils import UserError, is_out_of_memory
+
+BYTES = 80      # that an output pixel takes until it is written: copies of its colour and alpha in float32
 
 
 class Upscaler:
@@ -20,14 +22,15 @@ class Upscaler:
         render = functools.partial(render_ensemble, self.model) if ensemble else self.model.render
         self.render = functools.partial(render, **options)
 
-    def __call__(self, picture, size):
-        """`picture` at `size` (h, w); alpha by the same model, as a grey image.
+    def __call__(self, picture, size, rows=None):
+        """`picture` at `size` (h, w), or these `rows` of it, a range; alpha by the same model, as a grey image.
 
         Raises UserError if the memory does not suffice or the model makes values that are not finite.
         """
+        part = rows or range(size[0]), range(size[1])
         try:
-            rgb = self.plane(picture.rgb, size)
-            alpha = None if picture.alpha is None else self.plane(picture.alpha, size)
+            rgb = self.plane(picture.rgb, size, part)
+            alpha = None if picture.alpha is None else self.plane(picture.alpha, size, part)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 extent = f'{size[0]} x {size[1]} pixels'
@@ -35,11 +38,11 @@ class Upscaler:
             raise
         return picture._replace(rgb=rgb, alpha=alpha)
 
-    def plane(self, plane, size):
+    def plane(self, plane, size, part):
         """Colour `(3, H, W)` or alpha `(1, H, W)` rendered, on the CPU. Alpha that is the same everywhere stays so."""
         if len(plane) == 1 and plane.min() == plane.max():
-            return plane[:, :1, :1].expand(-1, *size)
-        out = self.image(plane.expand(3, -1, -1), size)
+            return plane[:, :1, :1].expand(-1, *map(len, part))
+        out = self.image(plane.expand(3, -1, -1), size, part)
         return out if len(plane) == 3 else out.mean(0, keepdim=True)
 
     def image(self, lr, size, part=None):
@@ -48,3 +51,9 @@ class Upscaler:
         if not out.isfinite().all():
             raise UserError('the result has values that are not finite: the weights do not suit this image')
         return out
+
+    def strips(self, size):
+        """The rows of an output of `size` (h, w) in ranges, each of which fits into half of the memory that is free."""
+        free = min(free_memory(device) for device in (torch.device('cpu'), self.device))
+        high = max(1, int(free / 2 / BYTES / size[1]))
+        return [range(top, min(top + high, size[0])) for top in range(0, size[0], high)]

@@ -20,7 +20,7 @@ from datasets.image_io import Picture, read_image, write_image
 from datasets.resize import matlab_resize
 from datasets.sizes import by_longest, by_resolution
 from models.ensemble import render_ensemble
-from models.picture import Upscaler
+from models.picture import BYTES, Upscaler
 from models.render import check as check_part
 from models.zoom import FINE, first_scale, view, zoom
 from utils import UserError
@@ -212,6 +212,21 @@ def test_help(demo):
                    'compare', 'zoom', 'model', 'ensemble', 'precision', 'tile', 'device', 'quiet', 'debug'):
         assert f'  -{option}' in out
     assert out.count('demo.py -input') == 6
+
+
+@pytest.mark.parametrize('ensemble', [False, True])
+@pytest.mark.parametrize('high', [1, 4, 17, 99])
+def test_strips_are_the_whole(weights, monkeypatch, ensemble, high):
+    picture = Picture(torch.rand(3, 8, 7), torch.rand(1, 8, 7))
+    upscaler = Upscaler(models.load(weights), torch.device('cpu'), ensemble)
+    whole = upscaler(picture, (41, 30))
+    monkeypatch.setattr('models.picture.free_memory', lambda device: 2 * BYTES * 30 * (high + 0.5))
+    strips = upscaler.strips((41, 30))
+    assert [row for rows in strips for row in rows] == list(range(41)) and len(strips[0]) == min(high, 41)
+    parts = [upscaler(picture, (41, 30), rows) for rows in strips]
+    for of in ('rgb', 'alpha'):
+        joined = torch.cat([getattr(part, of) for part in parts], dim=1)
+        assert (joined - getattr(whole, of)).abs().max() < 1e-5
 
 
 # ---------------------------------------------------------------- many images
