@@ -1,10 +1,11 @@
 """The comparison picture: what it shows, for any size of image."""
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 from datasets import figures
-from datasets.figures import comparison, most_detailed
+from datasets.figures import comparison, most_detailed, strip
 
 
 def test_columns_show_the_whole_image_and_the_part():
@@ -51,3 +52,19 @@ def test_label_that_is_wider_than_its_image_is_not_cut():
     narrow = comparison(torch.rand(3, 100, 1), [('a long name of some method', torch.rand(3, 100, 1))])
     wide = comparison(torch.rand(3, 100, 1), [('a long name of some method, and more of it', torch.rand(3, 100, 1))])
     assert wide.width > narrow.width > 200
+
+
+@pytest.mark.parametrize('scale', [2, 3.3])
+def test_a_strip_shows_the_same_part_of_all_four_images(scale):
+    torch.manual_seed(0)
+    lr = torch.rand(3, 40, 60)
+    hr = torch.rand(3, round(40 * scale), round(60 * scale))
+    lr_panel, bicubic, output, truth = strip(lr, 1 - hr, hr).chunk(4, dim=2)
+    height, width = truth.shape[1:]
+    top, left = next((top, left) for top in range(hr.shape[1] - height + 1) for left in range(hr.shape[2] - width + 1)
+                     if torch.equal(hr[:, top:top + height, left:left + width], truth))
+    assert torch.allclose(output, 1 - truth)
+    y, x = ((torch.arange(n) + first + 0.5) / scale for n, first in ((height, top), (width, left)))
+    inside = lr[:, y.long()[:, None], x.long()]
+    assert (lr_panel == inside).float().mean() > 0.8            # but for roundings at fractional scales
+    assert (bicubic - lr_panel).abs().mean() < 0.2
