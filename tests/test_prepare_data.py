@@ -266,7 +266,7 @@ def test_download_is_kept_for_other_sets(prepare, tmp_path, served):
     succeeded(prepare('set14', '-from', f'{served.url}/benchmark.tar'))
     assert_set5(tmp_path / 'data')
     assert served.ranges == [None]
-    assert [name for name in contents(tmp_path / 'data/downloads')][0].endswith('/benchmark.tar')
+    assert [file.name for file in (tmp_path / 'data/downloads').rglob('*.*')] == ['benchmark.tar']
 
 
 @pytest.mark.parametrize('change', ['none', 'versionless', 'changed', 'whole'])
@@ -359,8 +359,8 @@ def test_absurd_sizes_are_refused(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, 'FILE_LIMIT', 1000)
     refused(prepare('set5', '-from', source), 'any.tar.gz: Set5/HR/baby.png: larger than the limit')
     monkeypatch.setattr(archives, 'ARCHIVE_LIMIT', 3000)
-    for source in (source, zipped(tmp_path / 'any.zip', SET5)):
-        refused(prepare('set5', '-from', source), 'holds more than the limit')
+    for trap in (source, zipped(tmp_path / 'any.zip', SET5)):
+        refused(prepare('set5', '-from', trap), 'holds more than the limit')
     assert list((tmp_path / 'data').iterdir()) == []
 
 
