@@ -1,5 +1,7 @@
 """Train a model from a config, stage by stage: `python train.py -config configs/train/train_edsr_light_MsIT.yaml`."""
+import math
 import platform
+import re
 import signal
 import subprocess
 import time
@@ -45,15 +47,37 @@ def read_config(path):
         for key in ('channels_last', 'compile'):
             if not isinstance(config[key], bool):
                 raise UserError(f'{key} is true or false, not {config[key]!r}')
-        if config['precision'] not in PRECISIONS:
+        if config['precision'] not in tuple(PRECISIONS):
             raise UserError(f'precision is one of {", ".join(PRECISIONS)}, not {config["precision"]!r}')
-        if not isinstance(config['stages'], dict) or not config['stages']:
-            raise UserError('stages is a mapping with at least one stage')
-        check_keys(config['stages'], dict.fromkeys(config['stages'], dict.fromkeys(stages.KEYS)), 'stages')
-        for name, stage in config['stages'].items():
-            with about(f'stage {name!r}'):
-                stages.check(stage)
+        if not isinstance(config['init'], (str, type(None))):
+            raise UserError(f'init is a weight file or null, not {config["init"]!r}')
+        for key, largest in (('clip_grad', math.inf), ('ema_decay', 1)):
+            value = config[key]
+            if value is not None and not (stages.is_number(value) and 0 < value < largest):
+                raise UserError(f'{key} is a number between 0 and {largest} or null, not {value!r}')
+        check_stages(config['stages'])
+        check_validation(config['validation'])
     return config
+
+
+def check_stages(named):
+    if not isinstance(named, dict) or not named:
+        raise UserError('stages is a mapping with at least one stage')
+    check_keys(named, dict.fromkeys(named, dict.fromkeys(stages.KEYS)), 'stages')
+    for name, stage in named.items():
+        with about(f'stage {name!r}'):
+            if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name) or name in ('best', 'last'):
+                raise UserError('its name is that of a file: letters, digits, _ and -, and neither best nor last')
+            stages.check(stage)
+
+
+def check_validation(validation):
+    for key in SCHEMA['validation']:
+        if not validation or validation.get(key) is None:
+            raise UserError(f'validation: the key {key!r} is missing')
+    scales = validation['scales']
+    if not isinstance(scales, list) or not all(stages.is_number(scale) and scale > 0 for scale in scales):
+        raise UserError(f'validation: scales is a list of numbers above 0, not {scales!r}')
 
 
 def provenance():

@@ -1,4 +1,6 @@
 """What a stage of training is: its keys in a config, its length in steps, its learning rate."""
+import math
+
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
 from utils import UserError, nearest
@@ -49,7 +51,7 @@ def check(stage):
 
 
 def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def unit(stage):
