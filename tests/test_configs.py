@@ -1,0 +1,170 @@
+"""The training configs that come along state the published recipe; any value anywhere in a config is run or refused."""
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, refused
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_checkpoint import anything, places, replaced
+
+import models
+import train
+from models import stages
+from models.training import Run
+from utils import UserError, load_config
+
+CONFIGS = ROOT / 'configs/train'
+# Encoder, scales of each stage, and the weights that the first one starts from.
+PUBLISHED = {
+    f'train_{file}_baseline_MsIT{ending}': (encoder, scales, f'./save/{file.upper()}_MSIT/stage1.pth' if init else None)
+    for file, encoder in (('edsr', 'edsr-baseline'), ('rdn', 'rdn'))
+    for ending, scales, init in (('', {'stage1': [1, 4]}, False), ('_stage2', {'stage2': [1, 8]}, True),
+                                 ('_cumulative', {'stage1': [1, 4], 'stage2': [1, 8]}, False))
+}
+
+
+def read(name):
+    return train.read_config(CONFIGS / f'{name}.yaml')
+
+
+def test_there_are_no_others():
+    assert sorted(path.stem for path in CONFIGS.glob('train_*')) == sorted([*PUBLISHED, 'train_edsr_light_MsIT'])
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_recipe(name):
+    encoder, scales, init = PUBLISHED[name]
+    config = read(name)
+    assert config['model']['args']['encoder_spec'] == {'name': encoder, 'args': {}}
+    assert config['init'] == init
+    assert (config['patch'], config['queries'], config['draw'], config['batch_size']) == (48, 2304, 'pixel', 32)
+    assert (config['precision'], config['clip_grad'], config['ema_decay']) == ('fp32', None, None)
+    assert Path(config['train_dataset']['args']['root_path']) == Path('data/DIV2K/DIV2K_train_HR')
+    assert list(config['stages']) == list(scales)
+    for stage, limits in scales.items():
+        planned = stages.in_steps(config['stages'][stage], 1000)        # 1000 iterations an epoch
+        assert (planned['rim'], planned['scales']) == (stage == 'stage2', limits)
+        optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=planned['lr'])
+        schedule = stages.schedule(optimizer, planned)
+        for epoch, rate in ((0, 1e-5), (25, 5.5e-5), (50, 1e-4), (550, 5e-5), (1050, 0)):
+            schedule.step_update(1000 * epoch)
+            assert optimizer.param_groups[0]['lr'] == pytest.approx(rate, abs=1e-10), epoch
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_sizes(name):
+    with torch.device('meta'):
+        model = models.build(read(name)['model'])
+    parameters = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in ('encoder', 'imnet')}
+    assert parameters['encoder'] / 1e6 == pytest.approx(1.22 if 'edsr' in name else 21.97, abs=0.005)
+    assert parameters['imnet'] / 1e6 == pytest.approx(3.41, abs=0.005)
+    assert (model.project.out_channels, model.mssa.heads, model.radius) == (256, 8, 3)
+    assert [conv.kernel_size[0] for conv in model.msno.msc.convs] == [3 + 2 * i for i in range(16)]
+    assert [conv.kernel_size[0] for conv in model.mssa.msc.convs] == [3, 5, 7, 9]
+    assert model.mssa.position_bias.proj.in_features == 64 and model.mssa.position_bias.max_exponent == 10
+
+
+def test_the_shipped_weights_are_of_the_light_config():
+    spec = read('train_edsr_light_MsIT')['model']
+    shipped = models.load(ROOT / 'modelzoo/EDSR_light_MSIT.pth').spec
+    assert {'rim': False, **shipped['args']} == {'rim': False, **spec['args']} and shipped['name'] == spec['name']
+    assert (ROOT / 'modelzoo/EDSR_light_MSIT.pth').stat().st_size <= 4e6
+
+
+def test_configs_state_only_what_differs():
+    """No key of a config has the value that it would inherit anyway."""
+    def repeated(content, below):
+        for key, value in content.items():
+            if isinstance(value, dict) and isinstance(below.get(key), dict):
+                yield from repeated(value, below[key])
+            elif key in below and below[key] == value:
+                yield key
+    for path in sorted(CONFIGS.glob('train_*')):
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        base = content.pop('base')
+        below = {}
+        for file in [base] if isinstance(base, str) else base:
+            below |= load_config(CONFIGS / file)
+        assert not list(repeated(content, below)), path.name
+
+
+# ---------------------------------------------------------------- values that make no sense
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_config_with_any_value_anywhere_takes_a_step_or_is_refused(config, tmp_path, data):
+    known = [place for place in places(config) if place[:2] != ('model', 'args')     # tried in test_checkpoint.py
+             and place[:1] not in (('workers',), ('compile',))]                             # would start processes
+    path = tmp_path / 'any.yaml'
+    path.write_text(yaml.safe_dump(replaced(config, data.draw(st.sampled_from(known)), data.draw(anything))))
+    try:
+        content = train.read_config(path)
+        run = Run(content, tmp_path / 'run', torch.device('cpu'))
+        run.begin_stage()
+        run.train_step(run.next_batches(run.batches()))
+        run.validate(lambda name, picture: None)
+    except UserError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda c: c.update(init=3), 'init is a weight file or null, not 3'),
+    (lambda c: c.update(clip_grad='x'), "clip_grad is a number between 0 and inf or null, not 'x'"),
+    (lambda c: c.update(ema_decay=1), 'ema_decay is a number between 0 and 1 or null, not 1'),
+    (lambda c: c.update(precision=['fp32']), "precision is one of fp32, bf16, fp16, not ['fp32']"),
+    (lambda c: c.update(validation=None), "validation: the key 'dataset' is missing"),
+    (lambda c: c['validation'].update(scales=2), 'scales is a list of numbers above 0, not 2'),
+    (lambda c: c['validation'].update(scales=[2, 'x']), 'scales is a list'),
+    (lambda c: c['validation'].update(protocol='luma'), "unknown protocol 'luma'"),
+    (lambda c: c.update(stages={'best': c['stages']['stage1']}), "stage 'best': its name"),
+    (lambda c: c.update(stages={'../x': c['stages']['stage1']}), "stage '../x': its name"),
+    (lambda c: c.update(stages={3: c['stages']['stage1']}), 'stage 3: its name'),
+    (lambda c: c['stages']['stage1'].update(steps=float('inf')), 'steps is a positive number, not inf'),
+    (lambda c: c.update(stages=[]), 'stages is a mapping'),
+    (lambda c: c.update(model={'name': 'edsr-baseline'}), "'edsr-baseline' is no model that renders images"),
+])
+def test_train_refuses_in_one_line_and_leaves_nothing(program, config, change, said):
+    change(config)
+    Path('run.yaml').write_text(yaml.safe_dump(config))
+    refused(program('train.py', '-config', 'run.yaml', '-device', 'cpu'), said)
+    assert not Path('save').exists()
+
+
+@pytest.mark.parametrize('options, said', [
+    (['-config', 'none.yaml'], 'none.yaml: cannot read the config'), (['-config', '.'], 'Is a directory'),
+    ([], '-config'),
+    (['-config', 'run.yaml', '-device', 'abacus'], "'abacus' is not available"),
+    (['-config', 'run.yaml', '-init', 'none.pth'], 'none.pth: no such file'),
+    (['-config', 'run.yaml', '-time-limit', 'soon'], "'soon'"), (['-config', 'run.yaml', '-resum'], '-resum'),
+])
+def test_train_refuses_options(program, config, options, said):
+    Path('run.yaml').write_text(yaml.safe_dump(config))
+    refused(program('train.py', *options), said)
+    assert not Path('save').exists()
+
+
+@pytest.mark.parametrize('name', ['encode', 'query'])
+def test_too_little_memory_in_training_is_one_line(program, config, monkeypatch, name):
+    def fail(self, *arguments):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has')
+    monkeypatch.setattr(models.msit.MSIT, name, fail)
+    Path('run.yaml').write_text(yaml.safe_dump(config))
+    refused(program('train.py', '-config', 'run.yaml', '-device', 'cpu'), 'not enough memory')
+    assert not list(Path('save/run').glob('.*'))
+
+
+def test_too_little_memory_in_test_is_one_line(program, photos, monkeypatch):
+    images = {'name': 'image-folder', 'args': {'root_path': str(photos)}}
+    Path('set.yaml').write_text(yaml.safe_dump({'protocol': 'benchmark', 'dataset': {
+        'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': 2}}}))
+    options = ['-config', 'set.yaml', '-model', ROOT / 'modelzoo/EDSR_light_MSIT.pth', '-device', 'cpu']
+
+    def fail(*arguments):
+        raise MemoryError
+    for target in ('models.msit.MSIT.encode', 'datasets.wrappers.degrade', 'models.evaluation.ssim'):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, fail)
+            refused(program('test.py', *options), 'memory')
+        assert not Path('save').exists()
