@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import grid, parts
-from models.mssa import MSSA, attend
 from models.msno import MSNO
+from models.mssa import MSSA, attend
 from models.registry import register
 from models.render import render
 from models.windows import padded, windows
@@ -31,11 +31,11 @@ class Features(NamedTuple):
 class MSIT(nn.Module):
     """Multi-scale implicit transformer, arXiv 2403.06536.
 
-    `encoder_spec` and `imnet_spec` are specs of the registry (the MLP's `in_dim` is derived); `channels` C; `heads` of the
-    attention; `radius` r of its window of `(2 r + 1)^2` LR pixels; `msno_kernels` and `mssa_kernels`, the kernel sizes of
-    the two multi-scale convolutions; `fem`, the padding of FEM ('replicate', 'circular') or None for no FEM;
-    `position_bias_spec`, or None for no position bias; `rim`, whether the kernels are re-parameterised (stage 2 and later).
-    Raises UserError for sizes that do not fit together.
+    `encoder_spec` and `imnet_spec` are specs of the registry (the MLP's `in_dim` is derived); `channels` C; `heads` of
+    the attention; `radius` r of its window of `(2 r + 1)^2` LR pixels; `msno_kernels` and `mssa_kernels`, the kernel
+    sizes of the two multi-scale convolutions; `fem`, the padding of FEM ('replicate', 'circular') or None for no FEM;
+    `position_bias_spec`, or None for no position bias; `rim`, whether the kernels are re-parameterised (stage 2 and
+    later). Raises UserError for sizes that do not fit together.
     """
 
     def __init__(self, encoder_spec, imnet_spec, channels=256, heads=8, radius=3, msno_kernels=tuple(range(3, 34, 2)),
@@ -52,17 +52,18 @@ class MSIT(nn.Module):
         self.mssa = MSSA(channels, heads, mssa_kernels, position_bias_spec, rim)
         self.imnet = parts.imnet(imnet_spec, self.window * channels + 2)
         self.floats_per_pixel = self.encoder.floats_per_pixel + 14 * channels       # that encoding holds at a time
-        self.receptive_field = (self.encoder.receptive_field + self.msno.receptive_field + self.mssa.receptive_field + radius)
+        self.receptive_field = sum(part.receptive_field for part in (self.encoder, self.msno, self.mssa)) + radius
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
         return self.features(lr, self.projected(lr))
 
     def encode_part(self, lr, y, x):
-        """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the image goes on.
+        """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the
+        image goes on.
 
-        At the image's own border a circular FEM reads the opposite border, which lies outside the part: what is read there,
-        one pixel wide, is encoded as well.
+        At the image's own border a circular FEM reads the opposite border, which lies outside the part: what is read
+        there, one pixel wide, is encoded as well.
         """
         part = lr[:, :, y, x]
         if part.shape == lr.shape or self.msno.fem_padding != 'circular':
@@ -78,8 +79,8 @@ class MSIT(nn.Module):
         inner = self.projected(part)
         around = F.pad(inner, (1, 1, 1, 1), mode='replicate')
         (first, last), (left, right) = (y.indices(height)[:2], x.indices(width)[:2])
-        rows = [(at, beyond) for at, border, beyond in ((0, first == 0, height - 1), (-1, last == height, 0)) if border]
-        columns = [(at, beyond) for at, border, beyond in ((0, left == 0, width - 1), (-1, right == width, 0)) if border]
+        rows = [(0, height - 1)] * (first == 0) + [(-1, 0)] * (last == height)      # where, and what lies beyond
+        columns = [(0, width - 1)] * (left == 0) + [(-1, 0)] * (right == width)
         for at, beyond in rows:
             around[:, :, at, 1:-1] = elsewhere(beyond, beyond + 1, left, right)[:, :, 0]
         for at, beyond in columns:
@@ -97,13 +98,14 @@ class MSIT(nn.Module):
     def features(self, lr, mapped, around=None):
         """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""
         query_key, value = self.mssa(self.msno(mapped, around))
-        return Features(padded((lr - 0.5) / 0.5, 1, 'replicate'), padded(query_key, self.radius), padded(value, self.radius))
+        skipped = padded((lr - 0.5) / 0.5, 1, 'replicate')
+        return Features(skipped, padded(query_key, self.radius), padded(value, self.radius))
 
     def query(self, features, coord, cell):
         """Colours at any points, point by point as the paper states it.
 
-        `coord (B, Q, 2)` (y, x) in [-1, 1]; `cell (2,)`, `(B, 2)` or `(B, Q, 2)`, the size of a pixel in the same units. Both
-        best in float64 (`models.grid`). Returns `(B, Q, 3)` in the scale of [0, 1], not clamped.
+        `coord (B, Q, 2)` (y, x) in [-1, 1]; `cell (2,)`, `(B, 2)` or `(B, Q, 2)`, the size of a pixel in the same
+        units. Both best in float64 (`models.grid`). Returns `(B, Q, 3)` in the scale of [0, 1], not clamped.
         """
         y, x, offset = self.locate(features, coord)
         weight = bilinear_weights(offset)[:, :, None]                                       # (B, Q, 1, 9)
@@ -125,13 +127,14 @@ class MSIT(nn.Module):
         return self.weigh(query, keys, offset).unflatten(0, y.shape)
 
     def plan(self, rows, columns, relative_cell):
-        """What blocks of output pixels need to know of where they lie, the same for all images of a size: a `Plan` from the
-        `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`."""
+        """What blocks of output pixels need to know of where they lie, the same for all images of a size: a `Plan` from
+        the `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
         weight = first.weight[:, :-2].reshape(len(first.weight), self.window, -1).permute(1, 2, 0).contiguous()
-        along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius).permute(0, 3, 1, 2).contiguous()
+        along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
+        along = [bias.permute(0, 3, 1, 2).contiguous() for bias in along]
         return Plan(rows, columns, *along, weight, constant)
 
     def query_blocks(self, features, plan, i, j):
@@ -158,7 +161,7 @@ class MSIT(nn.Module):
         first = plan.weight.to(values.dtype)
         hidden = plan.constant.to(values.dtype).repeat(n, m, 1)
         shared = None if torch.is_grad_enabled() else values.new_empty(self.window, n, first.shape[-1])
-        for head in range(heads):                  # one at a time, so that what a head's pixels share stays in the cache
+        for head in range(heads):       # one at a time, so that what a head's pixels share stays in the cache
             part = slice(head * depth, (head + 1) * depth)
             shared = torch.bmm(values[:, :, part], first[:, part], out=None if torch.is_grad_enabled() else shared)
             hidden.baddbmm_(attention[:, head], shared.transpose(0, 1))                     # shared: (K, N, hidden)
@@ -183,9 +186,11 @@ class MSIT(nn.Module):
         return y, x, position - torch.stack([y, x], dim=-1)
 
     def gather(self, features, y, x, weight):
-        """Queries, keys and values of LR pixels `y, x (B, P)` for points with bilinear `weight (B, P, m, 9)`, `N = B * P`.
+        """Queries, keys and values of LR pixels `y, x (B, P)` for points with bilinear `weight (B, P, m, 9)`, `N = B *
+        P`.
 
-        Returns `(N, m, C)`, the query map sampled bilinearly (zeros outside), and twice `(K, N, C)`, the windows (zeros outside).
+        Returns `(N, m, C)`, the query map sampled bilinearly (zeros outside), and twice `(K, N, C)`, the windows (zeros
+        outside).
         """
         keys, values = (windows(maps, y, x, self.radius) for maps in (features.query_key, features.value))
         middle = slice(self.radius - 1, self.radius + 2)
@@ -193,7 +198,8 @@ class MSIT(nn.Module):
         return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest.transpose(0, 1)), keys, values
 
     def weigh(self, query, keys, offset):
-        """Attention weights of single points, `(N, heads, K)`, from `query (N, 1, C)`, `keys (K, N, C)` and `offset (B, Q, 2)`."""
+        """Attention weights of single points, `(N, heads, K)`, from `query (N, 1, C)`, `keys (K, N, C)` and `offset (B,
+        Q, 2)`."""
         n, heads = query.shape[0], self.mssa.heads
         bias = self.mssa.bias(offset, self.radius).flatten(0, 1)[:, :, None]                # (N, heads, 1, K)
         query = query.reshape(n, 1, heads, -1).transpose(1, 2)                              # (N, heads, 1, d)
@@ -201,7 +207,8 @@ class MSIT(nn.Module):
         return attend(query, keys, bias).squeeze(2)
 
     def skip(self, features, y, x, weight):
-        """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under autocast."""
+        """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under
+        autocast."""
         nearest = windows(features.lr, y, x, 1).unflatten(1, y.shape).permute(1, 2, 0, 3)   # (B, P, 9, 3)
         return (weight[..., None].to(nearest.dtype) * nearest[:, :, None]).sum(dim=3)
 

@@ -10,10 +10,10 @@ from tqdm import tqdm
 from models import grid
 from utils import UserError, is_out_of_memory
 
-CHUNK = {'cpu': 48}             # LR pixels decoded at once, by device: on a CPU so few that their work stays in the cache
-CHUNK_ELSEWHERE = 4096
+CHUNK = 4096                    # LR pixels decoded at once
+CHUNK_CPU = 48                  # the same on each thread of a CPU, so few that their work stays in the cache
 FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
-LARGEST_WORK = 2 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
+LARGEST_WORK = 4 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
 SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
 DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -22,14 +22,16 @@ DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 def render(model, lr, size, tile=None, precision='fp32', progress=False, part=None):
     """Render `lr (B, 3, H, W)` in [0, 1] at `size = (h, w)`: `(B, 3, h, w)`, not clamped.
 
-    The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out as
-    if it were encoded whole, and decoded a few LR pixels at a time. `tile`: side of a tile's inner part in LR pixels; None:
-    what fits into the memory that is free. A tile that does not fit is cut into four. `precision`: 'fp32' (that of the model),
-    'bf16' or 'fp16'; an output that is not finite is made again in that of the model, with a warning. `progress`: a bar when it
-    takes more than two seconds. `part`: a range of the rows and one of the columns that are rendered, all others left out;
-    a range's step makes the pixels as much larger: rows `range(1, 3 * h, 3)` of `3 * h` are those of an image of height h.
+    The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out
+    as if it were encoded whole, and decoded a few LR pixels at a time. `tile`: side of a tile's inner part in LR
+    pixels; None: what fits into the memory that is free. A tile that does not fit is cut into four. `precision`: 'fp32'
+    (that of the model), 'bf16' or 'fp16'; an output that is not finite is made again in that of the model, with a
+    warning. `progress`: a bar when it takes more than two seconds. `part`: a range of the rows and one of the columns
+    that are rendered, all others left out; a range's step makes the pixels as much larger: rows `range(1, 3 * h, 3)` of
+    `3 * h` are those of an image of height h.
 
-    Raises UserError for a size or tile that is not positive, a part that is not inside, an unknown precision, and when memory does not suffice for the smallest tile.
+    Raises UserError for a size or tile that is not positive, a part that is not inside, an unknown precision, and when
+    memory does not suffice for the smallest tile.
     """
     check(lr, size, tile, precision, part)
     (height, width), (h, w) = lr.shape[-2:], map(int, size)
@@ -43,7 +45,8 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
     first = [int(blocks.pixels[0]) for blocks in axes]
     extent = [int(blocks.pixels[-1]) + 1 - at for blocks, at in zip(axes, first)]
     regions = tiles(*extent, *(tile_size(model, lr) if tile is None else (tile, tile)), *first)
-    with tqdm(total=math.prod(extent), unit='pixel', unit_scale=True, delay=2, leave=False, disable=not progress) as bar:
+    with tqdm(total=math.prod(extent), unit='pixel', unit_scale=True, delay=2, leave=False,
+              disable=not progress) as bar:
         while regions:
             region = regions.pop(0)
             try:
@@ -53,7 +56,8 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
                     raise
                 quarters = cut_in_four(region)
                 if not quarters:
-                    raise UserError(f'a tile of {SMALLEST_TILE} x {SMALLEST_TILE} pixels needs more memory than there is on {lr.device}') from error
+                    raise UserError(f'a tile of {SMALLEST_TILE} x {SMALLEST_TILE} pixels needs more memory than '
+                                    f'there is on {lr.device}') from error
                 regions = quarters + regions
                 continue
             bar.update((region[1] - region[0]) * (region[3] - region[2]))
@@ -67,7 +71,8 @@ def check(lr, size, tile, precision, part=None):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
         raise UserError(f'the tile is a whole number of LR pixels from 1 up, not {tile}')
-    if part and not all(chosen and chosen.step > 0 and 0 <= chosen[0] <= chosen[-1] < n for chosen, n in zip(part, size)):
+    if part and not all(chosen and chosen.step > 0 and 0 <= chosen[0] <= chosen[-1] < n
+                        for chosen, n in zip(part, size)):
         raise UserError(f'the part is two ranges within {tuple(size)}, not {part}')
     if precision not in DTYPES or (precision == 'fp16' and lr.device.type != 'cuda'):
         raise UserError(f'the precision is fp32 or bf16, on CUDA also fp16, not {precision} on {lr.device.type}')
@@ -76,7 +81,8 @@ def check(lr, size, tile, precision, part=None):
 # ---------------------------------------------------------------- tiles
 
 def tile_size(model, lr):
-    """Height and width of a tile's inner part, so that encoding it with its margin takes half of the memory that is free."""
+    """Height and width of a tile's inner part, so that encoding it with its margin takes half of the memory that is
+    free."""
     work = free_memory(lr.device) / 2
     if lr.device.type == 'cpu':
         work = min(work, LARGEST_WORK)
@@ -91,7 +97,8 @@ def tile_size(model, lr):
 def free_memory(device):
     """Bytes that are free on `device`, as far as it tells; 2 GiB where nothing can be known."""
     if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             return 1024 * next(int(line.split()[1]) for line in file if line.startswith('MemAvailable'))
@@ -114,9 +121,8 @@ def cut_in_four(region):
     top, bottom, left, right = region
     if max(bottom - top, right - left) <= SMALLEST_TILE:
         return []
-    return [(top + y, min(top + y + -(-(bottom - top) // 2), bottom), left + x, min(left + x + -(-(right - left) // 2), right))
-            for y in dict.fromkeys((0, -(-(bottom - top) // 2))) for x in dict.fromkeys((0, -(-(right - left) // 2)))
-            if top + y < bottom and left + x < right]
+    high, wide = -(-(bottom - top) // 2), -(-(right - left) // 2)
+    return tiles(bottom - top, right - left, high, wide, top, left)
 
 
 # ---------------------------------------------------------------- a tile
@@ -132,7 +138,8 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out):
     plan = model.plan(rows, columns, relative_cell)
     finite = decode(model, lr, (y, x), plan, precision, out)
     if not finite and DTYPES[precision]:
-        warnings.warn(f'in {precision} the output is not finite: it is made in {str(lr.dtype).removeprefix("torch.")}', stacklevel=4)
+        better = str(lr.dtype).removeprefix('torch.')
+        warnings.warn(f'in {precision} the output is not finite: it is made in {better}', stacklevel=4)
         decode(model, lr, (y, x), plan, 'fp32', out)
 
 
@@ -153,12 +160,14 @@ def decode(model, lr, part, plan, precision, out):
         return torch.autocast(lr.device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None)
     with autocast():
         features = model.encode_part(lr, *part)
-    todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), max(1, CHUNK.get(lr.device.type, CHUNK_ELSEWHERE) // len(lr))))
+    on_cpu = lr.device.type == 'cpu'
+    size = max(1, (CHUNK_CPU if on_cpu else CHUNK) // len(lr))
+    todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), size))
 
     def work():
         with torch.no_grad(), autocast():
             return all([decode_blocks(model, features, plan, *blocks, out) for blocks in todo])
-    return all(on_each_thread(work) if lr.device.type == 'cpu' else [work()])
+    return all(on_each_thread(work) if on_cpu else [work()])
 
 
 def chunks(n_rows, n_columns, size):
@@ -181,12 +190,13 @@ def on_each_thread(work):
 
 
 def decode_blocks(model, features, plan, top, bottom, left, right, out):
-    """Write the output pixels of a rectangle of the plan's blocks to `out (B, 3, h, w)`. Returns whether they are finite."""
+    """Write the output pixels of a rectangle of the plan's blocks to `out (B, 3, h, w)`. Returns whether they are
+    finite."""
     rows, columns = plan.rows.part(top, bottom), plan.columns.part(left, right)
     pairs = torch.cartesian_prod(torch.arange(top, bottom), torch.arange(left, right)).to(out.device)
     colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
     colour = colour.reshape(len(out), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
-    colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)                      # (B, 3, rows * my, columns * mx)
+    colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)              # (B, 3, rows * my, columns * mx)
     colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
     y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
     out[:, :, y:y + colour.shape[2], x:x + colour.shape[3]] = colour

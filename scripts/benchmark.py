@@ -1,4 +1,5 @@
-"""Speed and peak memory of `render` beside `query`: `python scripts/benchmark.py -models edsr_baseline_MsIT -inputs 48x48 -scales 2 4 8`."""
+"""Speed and peak memory of `render` beside `query`: `python scripts/benchmark.py -models edsr_baseline_MsIT -inputs
+48x48 -scales 2 4 8`."""
 import json
 import platform
 import statistics

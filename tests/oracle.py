@@ -10,7 +10,8 @@ def number(tensor):
 def render_point(model, lr, query_key, value, p, cell, nearest):
     """The colour, three floats in the network's scale of [-1, 1], at `p` (y, x) in [-1, 1].
 
-    `lr (3, H, W)` in [-1, 1], `query_key` and `value (C, H, W)` nested lists; `cell` (y, x) of the output; `nearest` (y, x) the LR pixel that holds `p`.
+    `lr (3, H, W)` in [-1, 1], `query_key` and `value (C, H, W)` nested lists; `cell` (y, x) of the output; `nearest`
+    (y, x) the LR pixel that holds `p`.
     """
     height, width = len(lr[0]), len(lr[0][0])
     channels, heads, radius = len(value), model.mssa.heads, model.radius

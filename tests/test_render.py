@@ -74,7 +74,8 @@ def test_render_is_query_in_float32(spec, height, width, h, w, seed):
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('scale', [1.5, 2.5, 0.5, 1, 3.5])
 def test_ties_are_decided_alike(scale, dtype):
-    """At these scales output pixels lie on the border of two LR pixels; coordinates of either precision decide as the table does."""
+    """At these scales output pixels lie on the border of two LR pixels; coordinates of either precision decide as the
+    table does."""
     model = built(TINY, dtype=dtype)
     lr = torch.rand(1, 3, 14, 22, dtype=dtype)
     size = (int(14 * scale), int(22 * scale))
@@ -140,7 +141,8 @@ def test_one_pixel_at_a_very_large_scale_takes_little_memory(monkeypatch):
 
 
 def test_a_part_that_is_not_inside():
-    for part in ((range(0, 4), range(0, 6)), (range(-1, 2), range(5)), (range(3, 3), range(5)), (range(3, 0, -1), range(5))):
+    rows = range(0, 4), range(-1, 2), range(3, 3), range(3, 0, -1)
+    for part in zip(rows, (range(0, 6), range(5), range(5), range(5))):
         with pytest.raises(UserError, match='part'):
             built(TINY).render(torch.rand(1, 3, 2, 2, dtype=torch.float64), (4, 5), part=part)
 
@@ -158,7 +160,7 @@ def test_chunks_do_not_matter(monkeypatch):
     lr = torch.rand(2, 3, 8, 9, dtype=torch.float64)
     whole = model.render(lr, (19, 30))
     for chunk in (1, 2, 7, 1000):
-        monkeypatch.setitem(rendering.CHUNK, 'cpu', chunk)
+        monkeypatch.setattr(rendering, 'CHUNK_CPU', chunk)
         assert (model.render(lr, (19, 30)) - whole).abs().max() <= 1e-12
 
 
@@ -226,7 +228,8 @@ def test_bf16_is_close_and_falls_back_where_it_is_not_finite(monkeypatch):
 
 @pytest.mark.parametrize('arguments, said', [
     (dict(size=(0, 5)), 'output size'), (dict(size=(5, -1)), 'output size'), (dict(size=(2.5, 3)), 'output size'),
-    (dict(size=(5, 5), tile=0), 'tile'), (dict(size=(5, 5), precision='fp8'), 'precision'), (dict(size=(5, 5), precision='fp16'), 'precision'),
+    (dict(size=(5, 5), tile=0), 'tile'), (dict(size=(5, 5), precision='fp8'), 'precision'),
+    (dict(size=(5, 5), precision='fp16'), 'precision'),
 ])
 def test_what_makes_no_sense_is_refused(arguments, said):
     with pytest.raises(UserError, match=said):
@@ -244,6 +247,7 @@ def test_progress_is_shown_on_long_work_only(monkeypatch, capsys):
     model.render(lr, (9, 9), progress=True)
     assert capsys.readouterr().err == ''
     bar = rendering.tqdm
-    monkeypatch.setattr(rendering, 'tqdm', lambda *args, **kwargs: bar(*args, **kwargs | {'delay': 0, 'mininterval': 0}))
+    at_once = {'delay': 0, 'mininterval': 0}
+    monkeypatch.setattr(rendering, 'tqdm', lambda *args, **kwargs: bar(*args, **kwargs | at_once))
     model.render(lr, (9, 9), progress=True, tile=2)
     assert 'pixel' in capsys.readouterr().err
