@@ -18,7 +18,7 @@ from datasets.image_io import Picture, check_output, over_white, read_image, wri
 from datasets.inputs import plan
 from datasets.resize import matlab_resize
 from datasets.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
-from models.picture import Upscaler
+from models.picture import Upscaler, joined
 from models.render import DTYPES
 from models.zoom import first_scale, zoom
 from utils import Parser, UserError, about, choose_device, run_main
@@ -137,7 +137,7 @@ def super_resolve(job, args, upscaler):
         check_output(job.compare)
     start = time.perf_counter()
     with about(job.source), as_notes(notes):
-        result = upscaler(picture, size)
+        result = joined([upscaler(picture, size, rows) for rows in upscaler.strips(size)])
     seconds = time.perf_counter() - start
     notes += write_image(job.target, result)
     if job.compare:
