@@ -166,7 +166,7 @@ def _load_with_bases(path, above):
             config = yaml.load(file, ConfigLoader)
     except OSError as error:
         raise UserError(f'{path}: cannot read the config ({error.strerror})') from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # all of these are PyYAML's
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # all PyYAML's
         raise UserError(f'{path}: not valid YAML: {error}') from error
     if not isinstance(config, dict):
         raise UserError(f'{path}: a config is a mapping of keys to values')

@@ -250,6 +250,7 @@ def changed(content, change):
     (lambda m: m['args'].update(mssa_kernels=3), 'odd numbers'),
     (lambda m: m['args'].update(mssa_kernels=[3] * 3), 'equal chunks'),
     (lambda m: m['args']['imnet_spec']['args'].update(hidden_list=8), 'hidden_list'),
+    (lambda m: m['args']['imnet_spec']['args'].update(out_dim='3'), "out_dim is a whole number from 1 up, not '3'"),
     (lambda m: m['args']['imnet_spec']['args'].update(act=['gelu']), 'unknown activation'),
     (lambda m: m['args']['position_bias_spec']['args'].update(features=6), 'multiple of 4'),
     (lambda m: m['args']['position_bias_spec']['args'].update(max_exponent='10'), 'max_exponent'),
