@@ -24,13 +24,15 @@ PUBLISHED = {
                                  ('_cumulative', {'stage1': [1, 4], 'stage2': [1, 8]}, False))
 }
 
+OTHERS = ['train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_edsr_baseline_liif', 'train_edsr_baseline_lte']
+
 
 def read(name):
     return train.read_config(CONFIGS / f'{name}.yaml')
 
 
 def test_there_are_no_others():
-    assert sorted(path.stem for path in CONFIGS.glob('train_*')) == sorted([*PUBLISHED, 'train_edsr_light_MsIT'])
+    assert sorted(path.stem for path in CONFIGS.glob('train_*')) == sorted([*PUBLISHED, *OTHERS])
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -51,6 +53,32 @@ def test_published_recipe(name):
         for epoch, rate in ((0, 1e-5), (25, 5.5e-5), (50, 1e-4), (550, 5e-5), (1050, 0)):
             schedule.step_update(1000 * epoch)
             assert optimizer.param_groups[0]['lr'] == pytest.approx(rate, abs=1e-10), epoch
+
+
+@pytest.mark.parametrize('name', ['liif', 'lte'])
+def test_recipe_of_the_peers(name):
+    config = read(f'train_edsr_baseline_{name}')
+    assert config['model']['name'] == name and config['model']['args']['encoder_spec']['name'] == 'edsr-baseline'
+    assert (config['patch'], config['queries'], config['batch_size']) == (48, 2304, 16)
+    planned = stages.in_steps(config['stages']['stage1'], 50)
+    assert planned['scales'] == [1, 4] and planned['steps'] == 1000 * 1000      # 1000 iterations an epoch
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=planned['lr'])
+    schedule = stages.schedule(optimizer, planned)
+    for epoch, rate in ((0, 1e-4), (199, 1e-4), (201, 5e-5), (401, 2.5e-5), (601, 1.25e-5), (999, 6.25e-6)):
+        schedule.step_update(1000 * epoch)
+        assert optimizer.param_groups[0]['lr'] == pytest.approx(rate), epoch
+
+
+def test_the_light_models_differ_in_the_decoder_alone():
+    ours, liif = read('train_edsr_light_MsIT'), read('train_edsr_light_liif')
+    with torch.device('meta'):
+        sizes = [sum(p.numel() for p in models.build(config['model']).parameters()) for config in (ours, liif)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+    assert ours['model']['args'].pop('encoder_spec') == liif['model']['args'].pop('encoder_spec')
+    ours['stages']['stage2']['rim'] = False
+    for config in (ours, liif):
+        del config['model']
+    assert ours == liif
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
