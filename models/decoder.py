@@ -6,7 +6,8 @@ from models.render import render
 
 
 class Decoder(nn.Module):
-    """A decoder has `encode`, `query`, `query_blocks`, and `receptive_field` and `floats_per_pixel` of its `encode`."""
+    """A decoder has `encode`, with its `receptive_field` and `floats_per_pixel`, `query`, and `query_blocks` with its
+    `floats_per_block`."""
 
     def encode_part(self, lr, y, x):
         """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the

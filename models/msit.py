@@ -137,6 +137,10 @@ class MSIT(nn.Module):
         along = [bias.permute(0, 3, 1, 2).contiguous() for bias in along]
         return Plan(rows, columns, *along, weight, constant)
 
+    def floats_per_block(self, points):
+        """About how many numbers `query_blocks` holds at a time for an LR pixel with `points` output pixels."""
+        return max(self.window, points) * self.imnet.layers[0].out_features
+
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.
 

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from models import grid
 from utils import UserError, is_out_of_memory
 
-CHUNK = 4096                    # LR pixels decoded at once
-CHUNK_CPU = 48                  # the same on each thread of a CPU, so few that their work stays in the cache
+CHUNK = 50e6                    # numbers that decoding takes at a time
+CHUNK_CPU = 6e5                 # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 4 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
 SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
@@ -161,8 +161,9 @@ def decode(model, lr, part, plan, precision, out):
     with autocast():
         features = model.encode_part(lr, *part)
     on_cpu = lr.device.type == 'cpu'
-    size = max(1, (CHUNK_CPU if on_cpu else CHUNK) // len(lr))
-    todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), size))
+    points = plan.rows.size * plan.columns.size
+    size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(points) * len(lr))
+    todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), max(1, int(size))))
 
     def work():
         with torch.no_grad(), autocast():

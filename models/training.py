@@ -88,6 +88,8 @@ class Run:
         seed(config['seed'], self.stage)
         model = checkpoint.fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd']) if state \
             else first_model(config['model'], stage['rim'], self.previous)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError(f'the model {model.spec["name"]!r} has nothing to train')
         model = parallel.with_synchronised_norm(model.to(self.device).train(), self.device)
         self.model = model.to(memory_format=torch.channels_last) if config['channels_last'] else model
         self.statistics = [buffer for module in model.modules() if isinstance(module, _BatchNorm)
