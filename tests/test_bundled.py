@@ -37,6 +37,13 @@ def test_better_than_bicubic(model, photo, scale):
     assert ours > theirs + 0.4
 
 
+@pytest.mark.parametrize('photo', sorted(ROOT.glob('tests/photos/*.png')), ids=lambda path: path.stem)
+def test_bf16_is_close(model, photo):
+    lr = tensor(np.asarray(Image.open(photo))[60:124, 60:124])[None]
+    exact, half = (model.render(lr, (210, 200), precision=precision).clamp(0, 1) for precision in ('fp32', 'bf16'))
+    assert 50 <= -10 * (exact - half).square().mean().log10() < 120
+
+
 def test_demo_takes_them_by_default(tmp_path, monkeypatch, capsys):
     command = ['demo.py', '-input', ROOT / 'scripts/demo.png', '-scale', '1.5', '-output', tmp_path / 'out.png']
     monkeypatch.setattr(sys, 'argv', list(map(str, command)))
