@@ -1,28 +1,14 @@
-"""The evaluation loop: what it gives the model, what it makes of the output; and the published figures of bicubic."""
+"""The evaluation loop: what it gives the model, what it makes of the output."""
 import math
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-import datasets
-from datasets.resize import matlab_resize
 from models import evaluation
 from models.evaluation import evaluate
 from models.metrics import psnr, ssim
 from utils import UserError
-
-BENCHMARK = Path(__file__).resolve().parent.parent.parent / 'shared' / 'data' / 'benchmark'
-
-
-class Bicubic:
-    """Any object that renders can be evaluated; this one is MATLAB's bicubic, kept float."""
-
-    def render(self, lr, size):
-        image = 255 * lr[0].permute(1, 2, 0).double().numpy()
-        factors = [n / n_lr for n, n_lr in zip(size, image.shape)]
-        return torch.from_numpy(matlab_resize(image, size, factors, to_uint8=False)).permute(2, 0, 1)[None] / 255
 
 
 class Answers:
@@ -115,14 +101,3 @@ def test_the_image_that_is_too_small_is_named():
     data = Answers((15, 2))
     with pytest.raises(UserError, match='image0: .*30 x 33 pixels is too small'):
         evaluate(data, data, 'benchmark', progress=False)
-
-
-@pytest.mark.skipif(not BENCHMARK.is_dir(), reason='the benchmark photographs are not here')
-@pytest.mark.parametrize('name, scale, expected', [
-    ('Set5', 2, 33.68), ('Set5', 3, 30.41), ('Set5', 4, 28.43),
-    ('Set14', 4, 26.09),                    # one of its images is grey
-])
-def test_bicubic_has_its_published_figures(name, scale, expected):
-    images = {'name': 'image-folder', 'args': {'root_path': str(BENCHMARK / name)}}
-    dataset = datasets.make({'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}})
-    assert evaluate(Bicubic(), dataset, 'benchmark', progress=False)['psnr'] == pytest.approx(expected, abs=0.0051)

@@ -1,4 +1,4 @@
-"""LIIF, LTE and bicubic: golden values, plain loops, every way of rendering alike, MATLAB's rule, a step of training."""
+"""LIIF, LTE and bicubic: golden values, plain loops, every way of rendering, MATLAB's rule, a step of training."""
 import json
 import math
 
