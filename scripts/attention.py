@@ -69,8 +69,8 @@ def place(pixel, lr_size, size):
 
 
 def draw(lr, weights, nearest, point):
-    """An image `(h, w, 3)` uint8: the LR image with the window marked, then for each head the part around the window under
-    the head's weights, all in the same colours. The window goes on beyond the image, as MSSA's does."""
+    """An image `(h, w, 3)` uint8: the LR image with the window marked, then for each head the part around the window
+    under the head's weights, all in the same colours. The window goes on beyond the image, as MSSA's does."""
     rows = -(-len(weights) // COLUMNS)
     figure = Figure(figsize=(3.2 * (COLUMNS + 1), 3 * rows), layout='constrained', dpi=120)
     grid_spec = figure.add_gridspec(rows, COLUMNS + 1)
@@ -83,7 +83,7 @@ def draw(lr, weights, nearest, point):
     for head, window in enumerate(weights):
         panel = figure.add_subplot(grid_spec[head // COLUMNS, head % COLUMNS + 1], title=f'head {head + 1}')
         show(panel, lr, point)
-        drawn = panel.imshow(window, cmap='inferno', alpha=0.7, vmin=0, vmax=weights.max(),
+        drawn = panel.imshow(window.numpy(), cmap='inferno', alpha=0.7, vmin=0, vmax=weights.max(),
                              extent=(x - side, x + side, y + side, y - side))
         panel.set(xlim=(x - side - SURROUNDING, x + side + SURROUNDING),
                   ylim=(y + side + SURROUNDING, y - side - SURROUNDING))

@@ -2,10 +2,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datasets import figures
-from datasets.figures import comparison, most_detailed, strip
+from datasets.figures import comparison, error_map, most_detailed, strip
 
 
 def test_columns_show_the_whole_image_and_the_part():
@@ -68,3 +69,26 @@ def test_a_strip_shows_the_same_part_of_all_four_images(scale):
     inside = lr[:, y.long()[:, None], x.long()]
     assert (lr_panel == inside).float().mean() > 0.8            # but for roundings at fractional scales
     assert (bicubic - lr_panel).abs().mean() < 0.2
+
+
+def test_errors_go_from_black_over_red_and_yellow_to_white():
+    truth = torch.full((3, 1, 5), 0.5)
+    largest = figures.LARGEST_ERROR
+    image = truth + torch.tensor([0, -largest / 3, 2 * largest / 3, -largest, 2 * largest])
+    expected = torch.tensor([[0., 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1]])[:, None]
+    assert (error_map(image, truth) - expected).abs().max() < 1e-5
+    image = truth.clone()
+    image[1, 0, 2] += largest / 2                               # of one channel: a third of it
+    assert error_map(image, truth)[:, 0, 2].tolist() == pytest.approx([0.5, 0, 0], abs=1e-5)
+
+
+def test_with_the_truth_each_panel_has_its_errors_below():
+    lr, truth = torch.full((3, 20, 20), 0.5), torch.full((3, 40, 40), 0.5)
+    panels = [('right', truth), ('wrong', truth + 1.1 * figures.LARGEST_ERROR)]
+    picture = np.asarray(comparison(lr, panels, crop=(5, 5, 10, 10), truth=truth))
+    step = figures.PANEL + figures.GAP
+    assert picture.shape[1] == 4 * step + figures.GAP           # input, two panels, the original
+    below = picture[-figures.GAP - figures.PANEL:-figures.GAP]
+    columns = [below[:, figures.GAP + k * step:k * step + step] for k in range(4)]
+    assert (columns[1] == 0).all() and (columns[2] == 255).all()
+    assert (columns[0] == 255).all() and (columns[3] == 255).all()              # nothing there
