@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from models.metrics import border, psnr, ssim
+from models.metrics import border, luma, psnr, ssim
 from utils import UserError
 
 PROTOCOLS = ('benchmark', 'div2k')
@@ -25,9 +25,9 @@ def images(seed, size, grey=False, noise=0.1):
 
 
 def luma_255(rgb):
-    """MATLAB's rgb2ycbcr of one image `(3, h, w)`: Y in 16..235, numpy."""
+    """Y in 16..235 of one image `(3, h, w)`, numpy."""
     r, g, b = rgb.double().numpy()
-    return 16 + 65.481 * r + 128.553 * g + 24.966 * b
+    return 16 + 255 / 256 * (65.738 * r + 129.057 * g + 25.064 * b)
 
 
 def psnr_loop(sr, hr, protocol, scale):
@@ -60,15 +60,14 @@ def test_ssim_is_scikit_image_s(seed, h, w, scale, protocol, grey):
     # the mean is over the valid region; `win_size`, 11, follows from sigma
     expected = structural_similarity(x, y, data_range=255, gaussian_weights=True, sigma=1.5,
                                      use_sample_covariance=False)
-    assert ssim(sr, hr, protocol, scale) == pytest.approx(expected, abs=1e-4)   # luma's published weights are rounded
+    assert ssim(sr, hr, protocol, scale) == pytest.approx(expected, abs=1e-9)
 
 
 def test_ssim_in_plain_loops():
     sr, hr = images(5, (18, 21))
     weights = np.array([[math.exp(-((i - 5) ** 2 + (j - 5) ** 2) / 4.5) for j in range(11)] for i in range(11)])
     weights /= weights.sum()
-    x, y = ((16 + 255 / 256 * np.tensordot([65.738, 129.057, 25.064], image.double().numpy(), 1))[2:-2, 3:-3]
-            for image in (sr, hr))
+    x, y = (luma_255(image)[2:-2, 3:-3] for image in (sr, hr))
     values = []
     for i in range(x.shape[0] - 10):
         for j in range(x.shape[1] - 10):
@@ -93,6 +92,13 @@ def test_known_values():
     black, grey = torch.zeros(3, 40, 40), torch.full((3, 40, 40), 0.5)
     assert psnr(grey, black, 'div2k', (2, 2)) == pytest.approx(-20 * math.log10(0.5))
     assert psnr(grey, black, 'benchmark', (2, 2)) == pytest.approx(-20 * math.log10(0.5 * 219.859 / 256))
+
+
+@given(*[st.floats(0, 1)] * 3)
+def test_luma_is_that_of_matlab(r, g, b):
+    """Its rgb2ycbcr has the same weights with one more digit."""
+    y = 16 + 255 * luma(torch.tensor([r, g, b], dtype=torch.float64).view(3, 1, 1)).item()
+    assert y == pytest.approx(16 + 65.481 * r + 128.553 * g + 24.966 * b, abs=2e-3)
 
 
 @pytest.mark.parametrize('protocol, scale, shaved', [
