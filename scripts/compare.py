@@ -43,7 +43,8 @@ def main(args):
     item = evaluation_item(args.image.stem, read_rgb(args.image), parse_scale(args.scale))
     lr_size = item['lr'].shape[1:]
     if args.crop and any(first + extent > n for first, extent, n in zip(args.crop[:2], args.crop[2:], lr_size)):
-        raise UserError(f'the part {",".join(map(str, args.crop))} is not inside the LR image of {lr_size[0]} x {lr_size[1]}')
+        raise UserError(f'the part {",".join(map(str, args.crop))} is not inside the LR image of '
+                        f'{lr_size[0]} x {lr_size[1]}')
     panels = []
     for label, model in contenders:
         scores, sr = evaluate_image(model, item, 'benchmark', device, ensemble=args.ensemble)

@@ -27,8 +27,20 @@ import models  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from models.evaluation import evaluate_image, means  # noqa: E402
 from models.evaluation_set import caption, make_set, read_config  # noqa: E402
-from utils import (Parser, UserError, about, atomic_path, check_folder, choose_device, labelled, merge,  # noqa: E402
-                   nearest, run_main, write_json, write_text)
+from utils import (  # noqa: E402
+    Parser,
+    UserError,
+    about,
+    atomic_path,
+    check_folder,
+    choose_device,
+    labelled,
+    merge,
+    nearest,
+    run_main,
+    write_json,
+    write_text,
+)
 
 SETS = {path.stem: path for path in (ROOT / 'configs' / 'test').glob('*.yaml') if not path.stem.startswith('test-')}
 LONG = datetime.timedelta(days=30)      # for others' work, or the first one's reading
@@ -75,7 +87,8 @@ def main(args):
     scales = list(dict.fromkeys(map(parse_scale, args.scales)))
     check_folder(folder / 'cells')
     device = own_device(args.device)
-    contenders = [Contender(label, where, identity(where), models.load(where)) for label, where in labelled(args.models)]
+    contenders = [Contender(label, where, identity(where), models.load(where))
+                  for label, where in labelled(args.models)]
     cells = [cell for label, where in labelled(args.sets)
              for cell in set_cells(label, where, scales, contenders, args.eight_bit, args.ensemble)]
     store, rank = processes()
@@ -161,7 +174,7 @@ def own_device(name):
 
 
 def processes():
-    """What the processes that torchrun started share, a store, and the number of this one; without torchrun it is alone."""
+    """What the processes that torchrun started share, a store, and this one's number; without torchrun it is alone."""
     if 'RANK' not in os.environ:
         return distributed.HashStore(), 0
     store, rank, _ = next(distributed.rendezvous('env://'))
@@ -169,8 +182,8 @@ def processes():
 
 
 def compute(cells, store, rank, folder, device, args):
-    """Compute the cells that are to be done, image by image: whichever process is free takes the next one. The first one
-    writes the cells."""
+    """Compute the cells that are to be done, image by image: whichever process is free takes the next one. The first
+    process writes the cells."""
     store.wait(['todo'], LONG)
     by_key = {cell.key: cell for cell in cells}
     todo = list(dict.fromkeys(json.loads(store.get('todo'))))
@@ -184,7 +197,8 @@ def compute(cells, store, rank, folder, device, args):
             key, i = jobs[job]
             contender = by_key[key].contender
             if contender not in ready:
-                contender.model.to(device).render(torch.zeros(1, 3, 16, 16, device=device), (32, 32))  # the first is slow
+                contender.model.to(device)
+                contender.model.render(torch.zeros(1, 3, 16, 16, device=device), (32, 32))      # the first is slow
                 ready.add(contender)
             image = compute_image(by_key[key], i, device, args)
             store.set(image_keys(by_key[key])[i], json.dumps(image | {'device': describe(device)}))
@@ -226,7 +240,9 @@ def write_cell(cell, store, folder, args):
 
 def describe(device):
     """What the seconds were taken on."""
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device} (threads: {torch.get_num_threads()})'
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{device} (threads: {torch.get_num_threads()})'
 
 
 # ---------------------------------------------------------------- telling it
@@ -264,15 +280,15 @@ def read_cell(folder, cell):
 def markdown(results):
     """The table: a row a set and scale, a column a model; below it how its numbers were taken."""
     names = {result['model']: result for result in results}
-    lines = ['| set | scale | ' + ' | '.join(f'{name} ({r["parameters"]:,} parameters)' for name, r in names.items()) + ' |',
-             '|---' * (2 + len(names)) + '|']
+    head = (f'{name} ({result["parameters"]:,} parameters)' for name, result in names.items())
+    lines = ['| set | scale | ' + ' | '.join(head) + ' |', '|---' * (2 + len(names)) + '|']
     for first in range(0, len(results), len(names)):
         row = results[first:first + len(names)]
         values = (f'{r["psnr"]:.2f} / {r["ssim"]:.4f} / {r["seconds"]:.3g}' for r in row)
         lines.append(f'| {row[0]["set"]} | {row[0]["scale"]} | ' + ' | '.join(values) + ' |')
     devices = dict.fromkeys(image['device'] for result in results for image in result['images'])
-    lines += ['', 'PSNR (dB) / SSIM / seconds, means of the images\' values; the seconds are those of the rendering alone, on '
-              f'{"; ".join(devices)}.', '']
+    lines += ['', 'PSNR (dB) / SSIM / seconds, means of the images\' values; the seconds are those of the rendering '
+              f'alone, on {"; ".join(devices)}.', '']
     for protocol in dict.fromkeys(result['protocol'] for result in results):
         alike = [result for result in results if result['protocol'] == protocol]
         lines += [f'{", ".join(dict.fromkeys(result["set"] for result in alike))}: {protocol}. At', '']
@@ -285,7 +301,8 @@ def markdown(results):
 
 def as_csv(results):
     """A line a cell."""
-    columns = ['set', 'scale', 'model', 'psnr', 'ssim', 'seconds', 'parameters', 'file', 'identity', 'setting', 'protocol']
+    columns = ['set', 'scale', 'model', 'psnr', 'ssim', 'seconds', 'parameters', 'file', 'identity', 'setting',
+               'protocol']
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction='ignore', lineterminator='\n')
     writer.writeheader()
@@ -295,7 +312,7 @@ def as_csv(results):
 
 def plot(path, curves):
     """PSNR over scale, a line a model, sets beside each other; infinite values are left out."""
-    from matplotlib.figure import Figure        # here, since it is slow and other processes and errors need none
+    from matplotlib.figure import Figure  # here, since it is slow and other processes and errors need none
     sets = {cell.set: None for cell, _ in curves}
     figure = Figure(figsize=(5 * len(sets), 4), layout='constrained')
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets):
