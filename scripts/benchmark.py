@@ -1,12 +1,14 @@
-"""Speed and peak memory of `render` beside `query`: `python scripts/benchmark.py -models edsr_baseline_MsIT -inputs
-48x48 -scales 2 4 8`."""
+"""Speed and peak memory of models: of `render`, and of `query`, the evaluation point by point, beside it.
+
+    python scripts/benchmark.py -models edsr_baseline_MsIT edsr_baseline_liif edsr_baseline_lte -scales 2 4 8
+"""
 import ctypes
-import json
 import math
 import platform
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ import models  # noqa: E402
 from models import grid  # noqa: E402
 from models.evaluation import synchronize  # noqa: E402
 from models.render import DTYPES  # noqa: E402
-from utils import Parser, UserError, atomic_path, choose_device, load_config, run_main  # noqa: E402
+from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
 
 CHUNK = 30000       # points that `query` takes at once
 
@@ -29,7 +31,8 @@ def by_query(model, lr, size):
     coord, cell = grid.pixel_centres(*size, lr.device), grid.cell_size(*size).to(lr.device)
     with torch.no_grad():
         features = model.encode(lr)
-        return torch.cat([model.query(features, part.expand(len(lr), -1, -1), cell) for part in coord.split(CHUNK)], dim=1)
+        return torch.cat([model.query(features, part.expand(len(lr), -1, -1), cell)
+                          for part in coord.split(CHUNK)], dim=1)
 
 
 def timed(work, device):
@@ -63,7 +66,7 @@ def resident(key):
 
 
 def multiply_adds(work):
-    """Multiply-adds of the matrix products and convolutions in `work`, counted on one thread, the only one that is watched."""
+    """Multiply-adds of the matrix products and convolutions in `work`, counted on one thread, the only one watched."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -84,33 +87,40 @@ def product_rate(device, dtype):
     n = 8192 if device.type == 'cuda' else 2048
     a, b = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
     torch.mm(a, b)
-    return n ** 3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(10))
+    return n ** 3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(5))
 
 
-def benchmark(model, lr, size, precision, repeats, against_query):
-    """Interleaved runs of render (and query) at one size: a dict of medians."""
-    device = lr.device
-    works = {'render': lambda: model.render(lr, size, precision=precision)}
-    if against_query:
-        works['query'] = lambda: by_query(model, lr, size)
-    for work in works.values():
-        work()
-    seconds = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            seconds[name].append(timed(work, device))
-    result = {f'{name} seconds': statistics.median(values) for name, values in seconds.items()}
-    result |= {f'{name} memory': peak_memory(work, device) for name, work in works.items()}
-    result['render multiply-adds'] = multiply_adds(works['render'])
-    if against_query:
-        result['query multiply-adds'] = multiply_adds(works['query'])
-        result['speedup'] = statistics.median(q / r for q, r in zip(seconds['query'], seconds['render']))
-    return result
+def benchmark(contenders, lr, size, precisions, repeats, against_query):
+    """Runs of all models at one size, interleaved, so that what else the machine does is the same for all of them.
+
+    `contenders`: models by name. Returns a dict of medians for each name and precision; with `against_query` those of
+    fp32 have `query` beside `render`.
+    """
+    works = {}
+    for name, model in contenders.items():
+        for precision in precisions:
+            works[name, precision, 'render'] = partial(model.render, lr, size, precision=precision)
+        if against_query and 'fp32' in precisions:
+            works[name, 'fp32', 'query'] = partial(by_query, model, lr, size)
+    seconds = {key: [] for key in works}
+    for _ in range(1 + repeats):
+        for key, work in works.items():
+            seconds[key].append(timed(work, lr.device))
+    rows = {}
+    for (name, precision, way), work in works.items():
+        row = rows.setdefault((name, precision), {'model': name, 'precision': precision})
+        runs = seconds[name, precision, way][1:]                # the first one warms up
+        row |= {f'{way} seconds': statistics.median(runs), f'{way} memory': peak_memory(work, lr.device),
+                f'{way} multiply-adds': multiply_adds(work)}
+        if way == 'query':
+            renders = seconds[name, precision, 'render'][1:]
+            row['speedup'] = statistics.median(query / render for query, render in zip(runs, renders))
+    return list(rows.values())
 
 
 def build(name):
     """A model from a weight file, or with random weights from a training config (a path, or what follows `train_`)."""
-    if name.endswith('.pth'):
+    if name.endswith('.pth') or name in models.WITHOUT_WEIGHTS:
         return models.load(name)
     path = Path(name) if name.endswith('.yaml') else ROOT / 'configs' / 'train' / f'train_{name}.yaml'
     torch.manual_seed(0)
@@ -128,23 +138,28 @@ def pair(text):
     return values[0], values[-1]
 
 
-def table(rows):
-    lines = ['| model | precision | input | scale | render s | query s | speed-up | render peak MB | query peak MB | G multiply-adds | % of product rate |',
-             '|---|---|---|---|---|---|---|---|---|---|---|']
+COLUMNS = {         # what stands above a column: the row's key, its format, and what it is multiplied with
+    'model': ('model', '', None), 'precision': ('precision', '', None), 'input': ('input', '', None),
+    'scale': ('scale', '', None),
+    'render s': ('render seconds', '.3f', 1), 'query s': ('query seconds', '.3f', 1), 'speed-up': ('speedup', '.1f', 1),
+    'render peak MB': ('render memory', '.0f', 1e-6), 'query peak MB': ('query memory', '.0f', 1e-6),
+    'G multiply-adds': ('render multiply-adds', '.1f', 1e-9), '% of product rate': ('fraction', '.0f', 100),
+}
 
-    def shown(row, key, form, factor=1.):
-        return '' if row.get(key) is None else format(row[key] * factor, form)
+
+def table(rows):
+    """The rows as Markdown; what was not measured is left empty."""
+    lines = [list(COLUMNS), ['---'] * len(COLUMNS)]
     for row in rows:
-        lines.append(f'| {row["model"]} | {row["precision"]} | {row["input"]} | {row["scale"]} | {shown(row, "render seconds", ".3f")} | '
-                     f'{shown(row, "query seconds", ".2f")} | {shown(row, "speedup", ".1f")} | {shown(row, "render memory", ".0f", 1e-6)} | '
-                     f'{shown(row, "query memory", ".0f", 1e-6)} | {shown(row, "render multiply-adds", ".1f", 1e-9)} | '
-                     f'{shown(row, "fraction", ".0f", 100)} |')
-    return '\n'.join(lines)
+        lines.append(['' if row.get(key) is None else format(row[key] if factor is None else row[key] * factor, form)
+                      for key, form, factor in COLUMNS.values()])
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def parse():
     parser = Parser('Measure speed and peak memory of rendering.')
-    parser.add_argument('-models', nargs='+', default=['edsr_baseline_MsIT'], help='weight files, training configs, or names of these')
+    parser.add_argument('-models', nargs='+', default=['edsr_baseline_MsIT'],
+                        help='weight files, training configs, or names of these; bicubic')
     parser.add_argument('-inputs', nargs='+', default=['48x48'], help='LR sizes, height x width')
     parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
     parser.add_argument('-precision', nargs='+', default=['fp32'], choices=DTYPES, help='precisions of render')
@@ -157,30 +172,28 @@ def parse():
 
 
 def main(args):
+    if args.repeats < 1:
+        raise UserError(f'repeats is a whole number from 1 up, not {args.repeats}')
     device = choose_device(args.device)
     inputs, scales = [tuple(map(int, pair(text))) for text in args.inputs], [pair(text) for text in args.scales]
+    contenders = {name: build(name).to(device) for name in args.models}
     rates = {precision: product_rate(device, DTYPES[precision] or torch.float32) for precision in args.precision}
     rows = []
-    for name in args.models:
-        model = build(name).to(device)
-        for height, width in inputs:
-            lr = torch.rand(1, 3, height, width, device=device)
-            for scale in scales:
-                size = round(height * scale[0]), round(width * scale[1])
-                for precision in args.precision:
-                    row = benchmark(model, lr, size, precision, args.repeats, not args.no_query and precision == 'fp32')
-                    row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[precision]
-                    rows.append({'model': name, 'precision': precision, 'input': f'{height}x{width}',
-                                 'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale)), **row})
-    machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{torch.get_num_threads()} threads, {platform.machine()}'
-    caption = (f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved runs; matrix product: '
-               + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {precision}' for precision, rate in rates.items()))
-    print(caption)
-    print(table(rows))
+    for height, width in inputs:
+        lr = torch.rand(1, 3, height, width, device=device)
+        for scale in scales:
+            size = round(height * scale[0]), round(width * scale[1])
+            for row in benchmark(contenders, lr, size, args.precision, args.repeats, not args.no_query):
+                row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[row['precision']]
+                row |= {'input': f'{height}x{width}', 'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale))}
+                rows.append(row)
+    on_cpu = f'{torch.get_num_threads()} threads, {platform.machine()}'
+    machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else on_cpu
+    caption = (f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved runs; matrix '
+               'product: ' + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {name}' for name, rate in rates.items()))
+    print(f'{caption}\n{table(rows)}')
     if args.output:
-        content = {'caption': caption, 'multiply-adds per second': rates, 'rows': rows}
-        with atomic_path(args.output) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        write_json(args.output, {'caption': caption, 'multiply-adds per second': rates, 'rows': rows})
 
 
 if __name__ == '__main__':

@@ -1,0 +1,76 @@
+"""scripts/benchmark.py: what it measures of which models. How long things take is not tested."""
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TINY, refused
+from test_peers import LIIF, LTE
+from test_render import built, by_query
+
+import models
+
+PROGRAM = 'scripts/benchmark.py'
+
+
+@pytest.fixture
+def benchmark(program):
+    """`benchmark(*options)` runs the program on a config of MSIT, one of LIIF and weights of LTE."""
+    for name, spec in (('ours', TINY), ('liif', LIIF)):
+        Path(f'{name}.yaml').write_text(yaml.safe_dump({'model': spec}))
+    models.save('lte.pth', models.build(LTE))
+
+    def run(*options):
+        return program(PROGRAM, '-device', 'cpu', '-models', 'ours.yaml', 'liif.yaml', 'lte.pth', 'bicubic', '-inputs',
+                       '6x7', '-repeats', '2', *options)
+    return run
+
+
+def test_all_models_are_measured_in_one_run(benchmark):
+    status, out, err = benchmark('-scales', '2', '2x3.5', '-precision', 'fp32', 'bf16', '-output', 'rows.json')
+    assert (status, err) == (0, '')
+    rows = json.loads(Path('rows.json').read_text())['rows']
+    names = ['ours.yaml', 'liif.yaml', 'lte.pth', 'bicubic']
+    assert [(row['scale'], row['model'], row['precision']) for row in rows] == [
+        (scale, name, precision) for scale in ('2', '2x3.5') for name in names for precision in ('fp32', 'bf16')]
+    for row in rows:
+        assert row['render seconds'] > 0
+        assert ('query seconds' in row) == ('speedup' in row) == (row['precision'] == 'fp32')
+        assert (row['render multiply-adds'] > 0) == (row['model'] != 'bicubic')
+    caption, *lines = out.splitlines()
+    assert 'cpu (' in caption and torch.__version__ in caption and 'GFLOP/s in bf16' in caption
+    assert len(lines) == 2 + len(rows) and {line.count('|') for line in lines} == {12}
+    for line, row in zip(lines[2:], rows):
+        cells = [cell.strip() for cell in line.strip('|').split('|')]
+        assert cells[:5] == [row['model'], row['precision'], '6x7', row['scale'], f'{row["render seconds"]:.3f}']
+        assert (cells[5] == '') == (row['precision'] == 'bf16')
+
+
+def test_query_may_be_left_out(benchmark):
+    status, out, _ = benchmark('-scales', '2', '-no-query', '-output', 'rows.json')
+    assert status == 0
+    assert not any('query seconds' in row for row in json.loads(Path('rows.json').read_text())['rows'])
+
+
+def test_multiply_adds_and_all_pixels():
+    script = runpy.run_path(str(ROOT / PROGRAM))
+    a, b, into = torch.rand(2, 3, 5), torch.rand(2, 5, 7), torch.rand(2, 3, 7)
+    for work, expected in ((lambda: a @ b, 2 * 3 * 5 * 7), (lambda: into.clone().baddbmm_(a, b), 2 * 3 * 5 * 7),
+                           (lambda: torch.nn.functional.conv2d(torch.rand(1, 2, 8, 9), torch.rand(4, 2, 3, 3)),
+                            4 * 2 * 9 * 6 * 7)):
+        assert script['multiply_adds'](work) == expected
+    model, lr = built(LIIF), torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    script['by_query'].__globals__['CHUNK'] = 13
+    every = script['by_query'](model, lr, (9, 7)).transpose(1, 2).reshape(2, 3, 9, 7)
+    assert (every - by_query(model, lr, (9, 7))).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize('options, said', [
+    (['-models', 'none'], 'train_none.yaml'), (['-models', 'none.pth'], 'none.pth: no such file'),
+    (['-inputs', '3x3x3'], "'3x3x3'"), (['-scales', 'big'], "'big'"), (['-scales', '0'], "'0'"),
+    (['-repeats', '0'], 'from 1 up'), (['-precision', 'int4'], 'int4'), (['-device', 'abacus'], 'abacus'),
+])
+def test_mistakes(benchmark, options, said):
+    refused(benchmark(*options), said)
