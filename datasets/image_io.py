@@ -1,21 +1,27 @@
 """Single images as people have them: read to tensors, written back in their own kind."""
 import contextlib
+import io
+import math
 import os
+import struct
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
-from datasets import png16
-from utils import UserError, atomic_path, nearest
+from datasets import deep
+from datasets import exif as tags
+from datasets.row_files import CollectedFile, Header, PngFile, TiffFile
+from datasets.transparency import over_white, with_colour_everywhere
+from utils import UserError, about, atomic_path, nearest
 
 Image.init()                                    # before, `Image.open` does not know all formats by name
 READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF']
 INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS        # pixels; above it Pillow speaks of a bomb
-ORIENTATION = 0x0112                            # the EXIF tag
+LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC', 'gamma': 'gamma'}
 
 
 class Picture(NamedTuple):
@@ -25,21 +31,28 @@ class Picture(NamedTuple):
     grey: bool = False
     bits: int = 8                           # a sample: 8 or 16
     icc: bytes | None = None                # colour profile
+    exif: tags.Exif | None = None
+    dpi: tuple | None = None                # dots an inch, (x, y)
 
 
 class Format(NamedTuple):
     name: str                               # Pillow's
     longest: int                            # side, in pixels
-    alpha: bool
-    options: dict
+    file: type = CollectedFile
+    options: dict = {}
+    alpha: bool = False
+    bits: int = 8                           # a sample, at most
+    icc: bool = True
+    exif: float = math.inf                  # bytes, at most
+    dpi: bool = True
 
 
 FORMATS = {
-    '.png': Format('PNG', 2 ** 31 - 1, True, {}),
-    '.jpg': Format('JPEG', 65500, False, {'quality': 95, 'subsampling': 0}),
-    '.webp': Format('WEBP', 16383, True, {'lossless': True}),
-    '.tif': Format('TIFF', 2 ** 31 - 1, True, {'compression': 'tiff_deflate'}),
-    '.bmp': Format('BMP', 2 ** 31 - 1, False, {}),
+    '.png': Format('PNG', 2 ** 31 - 1, PngFile, alpha=True, bits=16),
+    '.jpg': Format('JPEG', 65500, options={'quality': 95, 'subsampling': 0}, exif=65500),
+    '.webp': Format('WEBP', 16383, options={'lossless': True, 'exact': True}, alpha=True, dpi=False),
+    '.tif': Format('TIFF', 2 ** 31 - 1, TiffFile, alpha=True, bits=16),
+    '.bmp': Format('BMP', 2 ** 31 - 1, icc=False, exif=0),
 }
 FORMATS |= {'.jpeg': FORMATS['.jpg'], '.tiff': FORMATS['.tif']}
 
@@ -50,7 +63,8 @@ def read_image(path):
     """Read the image file `path`: a `Picture`, turned upright by its EXIF orientation, and a list of notes on what of
     the file is not in it.
 
-    Palette and CMYK images come as RGB, transparent colours as alpha, of several frames only the first.
+    Palette and CMYK images come as RGB, transparent colours as alpha, of several frames only the first. Where a picture
+    is fully transparent, its colour is that of what is near: see `with_colour_everywhere`.
     Raises UserError for a file that is missing, no image, damaged, of more than `INPUT_LIMIT` pixels, or whose samples
     are neither of 8 nor of 16 bits.
     """
@@ -60,16 +74,20 @@ def read_image(path):
         warnings.simplefilter('always')
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         try:
-            picture, notes = decode(path)
-        except UserError as error:
-            raise UserError(f'{path}: {error}') from error
+            with about(path):
+                picture, notes = decode(path)
+        except UserError:
+            raise
         except Image.DecompressionBombError as error:
             raise UserError(f'{path}: larger than the limit of {INPUT_LIMIT:,} pixels') from error
         except Image.UnidentifiedImageError as error:
             raise UserError(f'{path}: not an image of a known format ({", ".join(READABLE)})') from error
+        except MemoryError as error:
+            raise UserError(f'{path}: needs more memory than there is') from error
         except Exception as error:          # on damaged files, decoders raise whatever comes to pass
-            raise UserError(f'{path}: unreadable image ({error or type(error).__name__})') from error
-    return picture, notes + [str(warning.message) for warning in caught]
+            said = ' '.join(str(error).split()) or type(error).__name__
+            raise UserError(f'{path}: unreadable image ({said})') from error
+    return picture, notes + [' '.join(str(warning.message).split()) for warning in caught]
 
 
 @contextlib.contextmanager
@@ -86,50 +104,82 @@ def silent_stderr():
 
 
 def decode(path):
-    """""What `read_image` returns, for a file that may still turn out to be damaged."""
-    notes, reduced = [], False
-    with Image.open(path, formats=READABLE) as image:
+    """What `read_image` returns, for a file that may still turn out to be damaged."""
+    notes = []
+    with deep.open_image(path, READABLE) as image:
+        if math.prod(image.size) > INPUT_LIMIT:
+            raise Image.DecompressionBombError
         frames = getattr(image, 'n_frames', 1)
-        deep = png16.is_png16(image)
-        if deep:
-            samples, image = png16.read(path)
-            samples = with_transparent_colour(samples, image.info.get('transparency'))
+        if deep.raw_modes(image):
+            samples, image = deep.read(path, READABLE)
         else:
-            reduced = image.format == 'TIFF' and image.mode in ('RGB', 'RGBA') and image.tag_v2.get(258, (8,))[0] > 8
-            image.load()
-            samples = samples_of(image)
+            samples, more = load(image)
+            notes += more
     if frames > 1:
         notes.append(f'only the first of {frames} frames is used')
-    if reduced:
-        notes.append('the 16-bit colours of a TIFF are read with 8 bits, not 16 as those of a PNG would be')
-    icc = image.info.get('icc_profile')
-    if icc and image.mode == 'CMYK':
-        icc = None
-        notes.append('CMYK is converted to RGB without its colour profile')
+    samples = with_transparent_colour(samples, image)
+    exif, orientation, lost = metadata(image, path)
+    icc, said = profile(image)
+    if lost:
+        notes.append(f'not kept: {", ".join(lost)}')
 
-    samples = upright(samples, image.getexif().get(ORIENTATION))
+    samples = upright(samples, orientation)
     peak = np.iinfo(samples.dtype).max
     planes = torch.from_numpy(samples.astype(np.float32) / peak).permute(2, 0, 1).contiguous()     # (C, H, W)
-    grey, has_alpha = len(planes) <= 2, len(planes) in (2, 4)
-    rgb = planes[:1].repeat(3, 1, 1) if grey else planes[:3]
-    return Picture(rgb, planes[-1:] if has_alpha else None, grey, 16 if peak > 255 else 8, icc), notes
+    grey, alpha = len(planes) <= 2, planes[-1:] if len(planes) in (2, 4) else None
+    planes = planes[:1] if grey else planes[:3]
+    if alpha is not None:
+        planes = with_colour_everywhere(planes, alpha)
+    return Picture(planes.repeat(3 // len(planes), 1, 1), alpha, grey, 16 if peak > 255 else 8, icc, exif,
+                   resolution(image)), notes + said
 
 
-def samples_of(image):
-    """A loaded PIL image as an array `(H, W, C)`, uint8 or uint16: grey, grey and alpha, RGB or RGBA."""
+def load(image):
+    """An open PIL image as an array `(H, W, C)`, uint8 or uint16: grey, grey and alpha, RGB or RGBA; and notes."""
+    depth = {'L;2': 85, 'L;4': 17}.get(image.tile[0][3], 1) if image.format == 'PNG' and image.tile else 1
+    notes = []
+    if deep.has_16_bits(image) and not image.mode.startswith('I'):
+        notes.append(f'of 16 bits a sample, 8 are read of a TIFF like this ({image.mode}, in planes or inks)')
+        deep.through_libtiff(image, f'{image.mode};16N')
+    inverted = deep.has_16_bits(image) and image.tag_v2.get(deep.PHOTOMETRIC) == 0
+    image.load()
+    if isinstance(image.info.get('transparency'), int):
+        image.info['transparency'] *= depth                 # told before, as the samples, it is 8 bits wide
     if image.mode.startswith('I;16'):
-        return np.asarray(image).astype(np.uint16)[..., None]
+        samples = np.asarray(image).astype(np.uint16)[..., None]
+        return 65535 - samples if inverted else samples, notes
     if image.mode in ('I', 'F'):
         raise UserError('samples of 32 bits; images of 8 and 16 bits can be read')
-    mode = 'L' if image.mode in ('1', 'L', 'LA') else 'RGB'
-    samples = np.asarray(image.convert(mode + 'A' if image.has_transparency_data else mode))
-    return samples.reshape(*samples.shape[:2], -1)
+    if image.mode == 'CMYK':
+        image, note = to_rgb(image)
+        notes.append(note)
+    coloured = image.mode not in ('1', 'L', 'LA')
+    translucent = image.mode in ('LA', 'RGBA', 'PA', 'RGBa', 'La') or image.mode == 'P' and 'transparency' in image.info
+    samples = np.asarray(image.convert(('RGB' if coloured else 'L') + 'A' * translucent))
+    samples = samples.reshape(*samples.shape[:2], -1)
+    if image.mode == 'P' and 'icc_profile' not in image.info and (samples[..., :1] == samples[..., :3]).all():
+        samples = np.delete(samples, (1, 2), axis=-1)       # a palette of greys
+    return samples, notes
 
 
-def with_transparent_colour(samples, colour):
-    """`samples (H, W, C)` with an alpha channel, 0 where a pixel is of the `colour` that a PNG may declare transparent;
-    `colour` None: as they are."""
-    if colour is None:
+def to_rgb(image):
+    """A CMYK image as RGB, by its colour profile to sRGB if it has one that works; and a note."""
+    profile = image.info.get('icc_profile')
+    if profile:
+        try:
+            srgb = ImageCms.createProfile('sRGB')
+            converted = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode='RGB')
+            return converted, 'CMYK is converted to sRGB by its colour profile'
+        except (ImageCms.PyCMSError, OSError, ImportError):
+            pass
+    return image.convert('RGB'), 'CMYK is converted to RGB without a colour profile'
+
+
+def with_transparent_colour(samples, image):
+    """`samples (H, W, C)` of grey or RGB with an alpha channel, 0 where a pixel is of the colour that the PIL `image`
+    declares transparent, if it does."""
+    colour = image.info.get('transparency')
+    if colour is None or samples.shape[-1] in (2, 4):
         return samples
     opaque = (samples != colour).any(-1, keepdims=True)
     return np.concatenate([samples, (opaque * np.iinfo(samples.dtype).max).astype(samples.dtype)], axis=-1)
@@ -144,6 +194,43 @@ def upright(samples, orientation):
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
     return samples
+
+
+def metadata(image, path):
+    """Of a loaded PIL image, from the file `path`: its EXIF data or None, its orientation, and the names of what it has
+    besides and is not kept, a list."""
+    lost = [LOST[name] for name in image.info if name in LOST and image.info[name]]
+    lost += ['text'] if set(getattr(image, 'text', ())) - set(LOST) else []
+    exif, orientation = None, 1
+    try:
+        orientation = image.getexif().get(tags.ORIENTATION, 1)
+        data = image.info.get('exif')
+        if data or image.format == 'TIFF':
+            with io.BytesIO(data.removeprefix(b'Exif\0\0')) if data else open(path, 'rb') as file:
+                exif, more = tags.read(file)
+                lost += more if data else [name for name in more if name != 'thumbnail']    # TIFF: the next page
+    except Exception:                       # on damaged data, as above
+        lost.append('damaged EXIF data')
+    return exif if exif and exif.tags else None, orientation, list(dict.fromkeys(lost))
+
+
+def profile(image):
+    """The colour profile of a PIL image, or None, and notes."""
+    icc = image.info.get('icc_profile')
+    if not icc or image.mode == 'CMYK':
+        return None, []
+    if len(icc) < 128 or icc[36:40] != b'acsp':
+        return None, ['the colour profile is damaged and left out']
+    return icc, []
+
+
+def resolution(image):
+    """Dots an inch, (x, y), that a PIL image tells, or None; 1 stands in for what is not known."""
+    try:
+        x, y = map(float, image.info['dpi'])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 1 < min(x, y) <= max(x, y) < 2 ** 16 else None
 
 
 # ---------------------------------------------------------------- writing
@@ -164,39 +251,82 @@ def check_output(path, size=(1, 1)):
         raise UserError(f'{path}: the folder {path.parent} cannot be written to')
 
 
+@contextlib.contextmanager
+def open_writer(path, size, picture):
+    """Write an image of `size` (h, w) to `path`, completely or not at all, some rows at a time: gives a `Writer`.
+
+    `picture`, of any size, tells the kind of the image: grey or colour, with or without alpha, bits, profile, EXIF data
+    and resolution; the extension tells the format. PNG and TIFF take little memory, the others that of all rows.
+    Raises UserError where it cannot be written.
+    """
+    check_output(path, size)
+    kind = FORMATS[Path(path).suffix.lower()]
+    header, notes = described(kind, size, picture)
+    try:
+        with atomic_path(path) as temporary:
+            with open(temporary, 'wb') as file:
+                with about(path):
+                    rows_file = kind.file(file, header, kind.name, **kind.options)
+                writer = Writer(rows_file, notes, picture.grey, kind.alpha)
+                yield writer
+                writer.close()
+    except (OSError, ValueError, struct.error) as error:
+        raise UserError(f'{path}: cannot be written ({getattr(error, "strerror", None) or error})') from error
+
+
+class Writer:
+    """Takes the rows of a picture in order. `notes`: what of the picture is not in the file."""
+
+    def __init__(self, file, notes, grey, alpha):
+        self.file, self.notes, self.grey, self.alpha = file, notes, grey, alpha
+        self.done = 0
+
+    def write(self, rows):
+        """The next rows, `(C, k, w)`, clamped to [0, 1]: RGB, and alpha as a fourth if the picture has it."""
+        planes, alpha = rows[:3].clamp(0, 1), rows[3:].clamp(0, 1)
+        if self.grey:
+            planes = planes.mean(0, keepdim=True)
+        if len(alpha):
+            planes = torch.cat([planes, alpha]) if self.alpha else over_white(planes, alpha)
+        bits = self.file.header.bits
+        samples = (planes * (2 ** bits - 1)).round().permute(1, 2, 0).cpu().numpy().astype(f'u{bits // 8}')
+        self.file.write(samples)
+        self.done += len(samples)
+
+    def close(self):
+        if self.done != self.file.header.size[0]:
+            raise ValueError(f'{self.done} rows of {self.file.header.size[0]}')
+        if isinstance(self.file, CollectedFile) and len(self.file.parts) > 1:
+            self.notes.append(f'{self.file.kind} cannot be written in strips as PNG and TIFF: kept in memory')
+        self.file.close()
+
+
+def described(kind, size, picture):
+    """The `Header` of an image of `size` (h, w) and the `Format` kind, and notes on what it cannot tell."""
+    notes, bits, alpha = [], min(picture.bits, kind.bits), picture.alpha is not None
+    if alpha and not kind.alpha:
+        notes.append(f'{kind.name} has no alpha: laid over white')
+    if bits < picture.bits:
+        notes.append(f'{kind.name} is written with {bits} bits a sample, not {picture.bits} as PNG and TIFF would be')
+    icc = picture.icc
+    if icc and (not kind.icc or kind.name == 'WEBP' and icc[16:20] == b'GRAY'):     # WebP is RGB
+        icc = None
+        notes.append(f'{kind.name} is written without the colour profile')
+    exif = picture.exif and tags.with_size(picture.exif, size)
+    if exif and len(tags.encode(exif)) > kind.exif:
+        exif = None
+        notes.append(f'{kind.name} is written without the EXIF data')
+    if picture.dpi and not kind.dpi:
+        exif = tags.with_resolution(exif or tags.Exif('<', {}), picture.dpi)
+    channels = (1 if picture.grey else 3) + (alpha and kind.alpha)
+    return Header(tuple(size), channels, bits, icc, exif, picture.dpi), notes
+
+
 def write_image(path, picture):
     """Write a `Picture`, clamped to [0, 1], to `path` completely or not at all; the extension tells the format.
 
     Returns a list of notes on what of the picture is not in the file. Raises UserError where it cannot be written.
     """
-    check_output(path, picture.rgb.shape[-2:])
-    kind = FORMATS[Path(path).suffix.lower()]
-    notes = []
-    planes = picture.rgb.mean(0, keepdim=True) if picture.grey else picture.rgb
-    if picture.alpha is not None and kind.alpha:
-        planes = torch.cat([planes, picture.alpha])
-    elif picture.alpha is not None:
-        planes = over_white(planes, picture.alpha)
-        notes.append(f'{kind.name} has no alpha: laid over white')
-    deep = picture.bits == 16 and kind.name == 'PNG'
-    if picture.bits == 16 and not deep:
-        notes.append(f'{kind.name} is written with 8 bits a sample, not 16 as PNG would be')
-    if picture.icc and kind.name == 'BMP':
-        notes.append('BMP is written without the colour profile')
-    dtype = np.uint16 if deep else np.uint8
-    samples = (planes.clamp(0, 1) * np.iinfo(dtype).max).round().permute(1, 2, 0).cpu().numpy().astype(dtype)
-    try:
-        with atomic_path(path) as temporary:
-            if deep:
-                temporary.write_bytes(png16.encode(samples, picture.icc))
-            else:
-                image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
-                image.save(temporary, kind.name, icc_profile=picture.icc, **kind.options)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
-    return notes
-
-
-def over_white(planes, alpha):
-    """`planes (C, H, W)` seen through `alpha (1, H, W)` before white."""
-    return planes * alpha + (1 - alpha)
+    with open_writer(path, picture.rgb.shape[-2:], picture) as writer:
+        writer.write(picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha]))
+    return writer.notes

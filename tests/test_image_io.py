@@ -1,26 +1,36 @@
 """Reading and writing single images: every kind comes back as it was, bad ones end in one line."""
 import io
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageCms, ImageOps
 
-from datasets import image_io, png16
-from datasets.image_io import Picture, check_output, read_image, write_image
+from datasets import exif, image_io, row_files
+from datasets.image_io import Picture, check_output, open_writer, read_image, write_image
 from utils import UserError
 
 SIZE = (5, 7)           # height, width
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def random_samples(channels, dtype=np.uint8, size=SIZE):
     samples = np.random.default_rng(channels).integers(0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True)
     return samples.squeeze(2) if channels == 1 else samples
+
+
+def picture_of(samples, **kind):
+    """A `Picture` of whole numbers (H, W, C) uint8 or uint16."""
+    samples = samples.reshape(*samples.shape[:2], -1)
+    peak = np.iinfo(samples.dtype).max
+    planes = torch.from_numpy(samples.astype(np.float32) / peak).permute(2, 0, 1)
+    grey, alpha = len(planes) <= 2, planes[-1:] if len(planes) in (2, 4) else None
+    return Picture(planes[:1].repeat(3, 1, 1) if grey else planes[:3], alpha, grey, 16 if peak > 255 else 8, **kind)
 
 
 def samples_in(planes, peak=255):
@@ -50,7 +60,7 @@ def test_palette_with_transparency(tmp_path):
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     image.save(tmp_path / 'a.png', transparency=1)
     picture, _ = read_image(tmp_path / 'a.png')
-    assert samples_in(picture.rgb).tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
+    assert samples_in(picture.rgb)[0, ::2].tolist() == [[255, 0, 0], [0, 0, 255]]
     assert samples_in(picture.alpha).ravel().tolist() == [255, 0, 255]
 
 
@@ -97,9 +107,9 @@ def test_16_bit_transparent_colour(tmp_path):
 @pytest.mark.parametrize('bits', [8, 16])
 def test_exif_orientation(tmp_path, orientation, bits):
     image = Image.fromarray(random_samples(1, np.uint8 if bits == 8 else np.uint16))
-    exif = Image.Exif()
-    exif[image_io.ORIENTATION] = orientation
-    image.save(tmp_path / 'a.png', exif=exif)
+    data = Image.Exif()
+    data[exif.ORIENTATION] = orientation
+    image.save(tmp_path / 'a.png', exif=data)
     with Image.open(tmp_path / 'a.png') as stored:
         expected = np.asarray(ImageOps.exif_transpose(stored))
     assert (samples_in(read_image(tmp_path / 'a.png')[0].rgb, 2 ** bits - 1)[..., 0] == expected).all()
@@ -107,33 +117,36 @@ def test_exif_orientation(tmp_path, orientation, bits):
 
 def test_turned_tiff_is_turned_once(tmp_path):
     samples = random_samples(3)
-    Image.fromarray(samples).save(tmp_path / 'a.tiff', tiffinfo={image_io.ORIENTATION: 6})
+    Image.fromarray(samples).save(tmp_path / 'a.tiff', tiffinfo={exif.ORIENTATION: 6})
     assert (samples_in(read_image(tmp_path / 'a.tiff')[0].rgb) == np.rot90(samples, -1)).all()
 
 
 # ---------------------------------------------------------------- there and back
 
 @QUICK
-@given(st.sampled_from([8, 16]), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.data())
-def test_png_keeps_every_sample(tmp_path, bits, channels, height, width, data):
+@given(st.sampled_from(['.png', '.tif']), st.sampled_from([8, 16]), st.integers(1, 4), st.integers(1, 9),
+       st.integers(1, 9), st.data())
+def test_png_and_tiff_keep_every_sample(tmp_path, suffix, bits, channels, height, width, data):
     samples = data.draw(arrays(np.uint8 if bits == 8 else np.uint16, (channels, height, width)))
-    planes = torch.from_numpy(samples.astype(np.float32) / (2 ** bits - 1))
-    grey, alpha = channels <= 2, planes[-1:] if channels in (2, 4) else None
-    rgb = planes[:1].repeat(3, 1, 1) if grey else planes[:3]
-    picture = Picture(rgb, alpha, grey, bits, b'profile')
-    assert write_image(tmp_path / 'a.png', picture) == []
-    again, notes = read_image(tmp_path / 'a.png')
+    picture = picture_of(samples.transpose(1, 2, 0), icc=PROFILE, dpi=(300., 300.))
+    assert write_image(tmp_path / f'a{suffix}', picture) == []
+    again, notes = read_image(tmp_path / f'a{suffix}')
     assert notes == [] and (again.grey, again.bits, again.icc) == (picture.grey, picture.bits, picture.icc)
-    assert torch.equal(again.rgb, picture.rgb)
-    assert again.alpha is None if alpha is None else torch.equal(again.alpha, alpha)
+    assert again.dpi == pytest.approx((300, 300), abs=0.01)
+    if picture.alpha is None:
+        assert torch.equal(again.rgb, picture.rgb) and again.alpha is None
+    else:
+        seen = picture.alpha > 0
+        assert torch.equal(again.rgb * seen, picture.rgb * seen) and torch.equal(again.alpha, picture.alpha)
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
-def test_16_bit_png_is_one_that_others_read(channels):
+def test_16_bit_png_is_one_that_others_read(tmp_path, channels):
     samples = random_samples(channels, np.uint16).reshape(*SIZE, channels)
-    with Image.open(io.BytesIO(png16.encode(samples))) as image:
+    write_image(tmp_path / 'a.png', picture_of(samples))
+    with Image.open(tmp_path / 'a.png') as image:
         image.verify()
-    with Image.open(io.BytesIO(png16.encode(samples))) as image:
+    with Image.open(tmp_path / 'a.png') as image:
         read = np.asarray(image)
     if channels == 1:
         assert (read == samples[..., 0]).all()
@@ -150,11 +163,10 @@ def test_grey_stays_grey_where_the_format_knows_it(tmp_path, suffix, mode):
 
 
 def test_colour_profile_is_kept(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
     for suffix in ('.png', '.jpg', '.webp', '.tif'):
-        write_image(tmp_path / f'a{suffix}', Picture(torch.rand(3, 4, 4), icc=profile))
-        assert read_image(tmp_path / f'a{suffix}')[0].icc == profile
-    assert 'profile' in write_image(tmp_path / 'a.bmp', Picture(torch.rand(3, 4, 4), icc=profile))[0]
+        write_image(tmp_path / f'a{suffix}', Picture(torch.rand(3, 4, 4), icc=PROFILE))
+        assert read_image(tmp_path / f'a{suffix}')[0].icc == PROFILE
+    assert 'profile' in write_image(tmp_path / 'a.bmp', Picture(torch.rand(3, 4, 4), icc=PROFILE))[0]
 
 
 def test_what_a_format_cannot_hold_is_noted(tmp_path):
@@ -166,6 +178,47 @@ def test_what_a_format_cannot_hold_is_noted(tmp_path):
 def test_values_are_clamped_and_rounded(tmp_path):
     write_image(tmp_path / 'a.png', Picture(torch.tensor([-1., 0.4999 / 255, 0.5001 / 255, 2.]).expand(3, 1, 4)))
     assert samples_in(read_image(tmp_path / 'a.png')[0].rgb)[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+# ---------------------------------------------------------------- in strips
+
+@QUICK
+@given(st.sampled_from(sorted(image_io.FORMATS)), st.sampled_from([8, 16]), st.integers(1, 4), st.integers(1, 9),
+       st.integers(1, 5), st.integers(1, 200))
+def test_strips_make_the_same_file_as_the_whole(tmp_path, suffix, bits, channels, height, high, at_once):
+    picture = picture_of(random_samples(channels, f'u{bits // 8}', (height, 6)), dpi=(72., 96.))
+    planes = picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_files, 'AT_ONCE', at_once)
+        notes = write_image(tmp_path / f'whole{suffix}', picture)
+        with open_writer(tmp_path / f'strips{suffix}', (height, 6), picture) as writer:
+            for rows in planes.split(high, dim=1):
+                writer.write(rows)
+        whole, strips = (read_image(tmp_path / f'{name}{suffix}') for name in ('whole', 'strips'))
+    assert torch.equal(whole[0].rgb, strips[0].rgb) and whole[0].dpi == strips[0].dpi and whole[1] == strips[1] == []
+    in_memory = high < height and suffix not in ('.png', '.tif', '.tiff')
+    assert writer.notes[:len(notes)] == notes and len(writer.notes) == len(notes) + in_memory
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tif', '.jpg'])
+def test_strips_that_stop_leave_nothing(tmp_path, suffix):
+    picture = Picture(torch.zeros(3, 4, 4))
+    with pytest.raises(ZeroDivisionError):
+        with open_writer(tmp_path / f'a{suffix}', (4, 4), picture) as writer:
+            writer.write(picture.rgb[:, :2])
+            assert len(list(tmp_path.iterdir())) == 1
+            1 / 0
+    with pytest.raises(UserError, match='2 rows of 4'):
+        with open_writer(tmp_path / f'a{suffix}', (4, 4), picture) as writer:
+            writer.write(picture.rgb[:, :2])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tiff_of_more_than_4_gib_is_refused_beforehand(tmp_path):
+    with pytest.raises(UserError, match='a.tif: a TIFF holds at most 4 GiB'):
+        with open_writer(tmp_path / 'a.tif', (30_000, 30_000), Picture(torch.zeros(3, 1, 1), bits=16)):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- bad input
@@ -197,7 +250,8 @@ def test_what_is_no_image_is_refused(tmp_path, content):
 def test_damaged_images_are_read_or_refused(tmp_path, format, data):
     file = io.BytesIO()
     if format == 'PNG16':
-        file.write(png16.encode(random_samples(3, np.uint16)))
+        write_image(tmp_path / 'a.png', picture_of(random_samples(3, np.uint16)))
+        file.write((tmp_path / 'a.png').read_bytes())
     else:
         Image.fromarray(random_samples(3)).save(file, format)
     content = bytearray(file.getvalue())
@@ -224,7 +278,8 @@ def test_damaged_tiff_writes_nothing_of_its_own(tmp_path, capfd):
 
 
 def test_bomb_is_refused_and_the_limit_named(tmp_path):
-    content = png16.encode(np.zeros((1, 1, 3), np.uint16))
+    write_image(tmp_path / 'a.png', Picture(torch.zeros(3, 1, 1), bits=16))
+    content = (tmp_path / 'a.png').read_bytes()
     header = content[12:16] + 2 * (100_000).to_bytes(4, 'big') + content[24:29]
     (tmp_path / 'a.png').write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, 'big') + content[33:])
     with pytest.raises(UserError, match=f'{image_io.INPUT_LIMIT:,} pixels') as caught:
@@ -250,14 +305,14 @@ def test_impossible_outputs_are_refused_beforehand(tmp_path, name, size, said):
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / 'a.png'
+    path = tmp_path / 'a.jpg'
     write_image(path, Picture(torch.zeros(3, 4, 4)))
     before = path.read_bytes()
 
     def full(self, file, *_, **__):
-        Path(file).write_bytes(b'half')
+        file.write(b'half')
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(Image.Image, 'save', full)
     with pytest.raises(UserError, match='No space left'):
         write_image(path, Picture(torch.ones(3, 4, 4)))
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.png']
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.jpg']
