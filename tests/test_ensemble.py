@@ -2,7 +2,10 @@
 import pytest
 import torch
 from conftest import TINY
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_peers import BICUBIC, LIIF, LTE
+from test_render import built
 
 import models
 from models.ensemble import render_ensemble
@@ -54,6 +57,16 @@ def test_equivariant(model, height, width, h, w, which):
     there, _ = symmetries()[which]
     turned = render_ensemble(model, there(lr).contiguous(), (h, w) if upright(there) else (w, h))
     assert (turned - there(render_ensemble(model, lr, (h, w)))).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize('spec', [LIIF, LTE, BICUBIC], ids=lambda spec: spec['name'])
+def test_of_the_peers(spec):
+    model, lr = built(spec), torch.rand(1, 3, 6, 5, dtype=torch.float64)
+    ensemble = render_ensemble(model, lr, (13, 17))
+    assert (render_ensemble(model, lr.flip(-1), (13, 17)) - ensemble.flip(-1)).abs().max() < 1e-10
+    assert (render_ensemble(model, lr.mT.contiguous(), (17, 13)).mT - ensemble).abs().max() < 1e-10
+    change = (model.render(lr, (13, 17)) - ensemble).abs().max()
+    assert change < 1e-10 if spec is BICUBIC else change > 1e-6         # bicubic is so without it
 
 
 def test_a_part_is_cut_from_the_whole(model):
