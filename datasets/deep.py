@@ -17,28 +17,40 @@ PREMULTIPLIED = (1,)                    # what `EXTRA` says of alpha that colour
 Tile = getattr(ImageFile, '_Tile', lambda *values: values)                      # a plain tuple before Pillow 11
 
 
-class GreyAlphaTiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF of 16-bit grey and alpha, which Pillow does not know, as one of 8-bit RGBA."""
+class OddTiff(TiffImagePlugin.TiffImageFile):
+    """A 16-bit TIFF of a kind that Pillow does not know, as one that it knows: grey with alpha as 8-bit RGBA, and of
+    grey whose 0 is white, the negative."""
 
     def _setup(self):
         tags = self.tag_v2
-        if (tags.get(BITS), tags.get(PHOTOMETRIC), tags.get(PLANAR, 1)) != ((16, 16), 1, 1):
-            raise SyntaxError('not 16-bit grey with alpha')
-        self.extra = tags.get(EXTRA)
-        tags[BITS], tags[PHOTOMETRIC], tags[SAMPLES], tags[EXTRA] = (8, 8, 8, 8), 2, 4, (2,)
+        self.told = {tag: tags.get(tag) for tag in (BITS, PHOTOMETRIC, EXTRA)}
+        if self.told[BITS] == (16,) and self.told[PHOTOMETRIC] == 0:
+            tags[PHOTOMETRIC] = 1
+        elif self.told[BITS] == (16, 16) and self.told[PHOTOMETRIC] == 1 and tags.get(PLANAR, 1) == 1:
+            tags[BITS], tags[PHOTOMETRIC], tags[SAMPLES], tags[EXTRA] = (8, 8, 8, 8), 2, 4, (2,)
+        else:
+            raise SyntaxError('unknown')
         super()._setup()
 
 
 def open_image(path, formats):
-    """As `Image.open`; it opens 16-bit TIFF images of grey with alpha, too."""
+    """As `Image.open`; it opens every `OddTiff`, too."""
     try:
         return Image.open(path, formats=formats)
     except Image.UnidentifiedImageError:
         try:
-            return GreyAlphaTiff(path)
+            return OddTiff(path)
         except SyntaxError:
             pass
         raise
+
+
+def tag(image, number):
+    """What a TIFF image, open, has at a tag, or None; nothing of any other image."""
+    if image.format != 'TIFF':
+        return None
+    told = getattr(image, 'told', {})
+    return told[number] if number in told else image.tag_v2.get(number)
 
 
 def raw_modes(image):
@@ -46,17 +58,17 @@ def raw_modes(image):
     time; none of any other image."""
     if image.format == 'PNG' and len(image.tile) == 1:
         return PNG_PASSES.get(image.tile[0][3], [])
-    if isinstance(image, GreyAlphaTiff):
+    if has_16_bits(image) and tag(image, PHOTOMETRIC) == 1 and image.mode == 'RGBA':
         return ['RGBA']
-    if image.mode in ('RGB', 'RGBA') and has_16_bits(image) and image.tag_v2.get(PLANAR, 1) == 1:
-        layout = 'RGBX' if image.mode == 'RGB' and image.tag_v2.get(SAMPLES) == 4 else image.mode
+    if has_16_bits(image) and image.mode in ('RGB', 'RGBA') and tag(image, PLANAR) in (None, 1):
+        layout = 'RGBX' if image.mode == 'RGB' and tag(image, SAMPLES) == 4 else image.mode
         return [f'{layout};16{NATIVE}', f'{layout};16{SWAPPED}']
     return []
 
 
 def has_16_bits(image):
     """Whether an open image is a TIFF of 16 bits a sample."""
-    return image.format == 'TIFF' and set(image.tag_v2.get(BITS, ())) == {16}
+    return set(tag(image, BITS) or ()) == {16}
 
 
 def read(path, formats):
@@ -79,7 +91,7 @@ def read(path, formats):
         samples = passes[0].astype(np.uint16)[..., None]
     else:
         samples = passes[0] * np.uint16(256) + passes[1]
-    if image.format == 'TIFF' and getattr(image, 'extra', image.tag_v2.get(EXTRA)) == PREMULTIPLIED:
+    if tag(image, EXTRA) == PREMULTIPLIED:
         samples = divided(samples)
     return samples, image
 

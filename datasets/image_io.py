@@ -138,10 +138,14 @@ def load(image):
     """An open PIL image as an array `(H, W, C)`, uint8 or uint16: grey, grey and alpha, RGB or RGBA; and notes."""
     depth = {'L;2': 85, 'L;4': 17}.get(image.tile[0][3], 1) if image.format == 'PNG' and image.tile else 1
     notes = []
-    if deep.has_16_bits(image) and not image.mode.startswith('I'):
-        notes.append(f'of 16 bits a sample, 8 are read of a TIFF like this ({image.mode}, in planes or inks)')
-        deep.through_libtiff(image, f'{image.mode};16N')
-    inverted = deep.has_16_bits(image) and image.tag_v2.get(deep.PHOTOMETRIC) == 0
+    apart, reduced = deep.tag(image, deep.PLANAR) == 2, deep.has_16_bits(image) and not image.mode.startswith('I')
+    if apart and image.mode in ('LA', 'La'):
+        raise UserError('a TIFF with grey and alpha in planes apart cannot be read')
+    if reduced:
+        notes.append('of the 16 bits a sample of CMYK, and of TIFF with planes apart, 8 are read')
+    if apart:
+        deep.through_libtiff(image, image.mode + ';16N' * reduced)
+    inverted = deep.has_16_bits(image) and deep.tag(image, deep.PHOTOMETRIC) == 0
     image.load()
     if isinstance(image.info.get('transparency'), int):
         image.info['transparency'] *= depth                 # told before, as the samples, it is 8 bits wide
@@ -153,8 +157,8 @@ def load(image):
     if image.mode == 'CMYK':
         image, note = to_rgb(image)
         notes.append(note)
-    coloured = image.mode not in ('1', 'L', 'LA')
-    translucent = image.mode in ('LA', 'RGBA', 'PA', 'RGBa', 'La') or image.mode == 'P' and 'transparency' in image.info
+    coloured = image.mode not in ('1', 'L', 'LA', 'La')
+    translucent = image.mode[-1] in 'Aa' or image.mode == 'P' and 'transparency' in image.info
     samples = np.asarray(image.convert(('RGB' if coloured else 'L') + 'A' * translucent))
     samples = samples.reshape(*samples.shape[:2], -1)
     if image.mode == 'P' and 'icc_profile' not in image.info and (samples[..., :1] == samples[..., :3]).all():
@@ -201,6 +205,7 @@ def metadata(image, path):
     besides and is not kept, a list."""
     lost = [LOST[name] for name in image.info if name in LOST and image.info[name]]
     lost += ['text'] if set(getattr(image, 'text', ())) - set(LOST) else []
+    lost += ['channels besides colour and alpha'] if 0 in (deep.tag(image, deep.EXTRA) or ()) else []
     exif, orientation = None, 1
     try:
         orientation = image.getexif().get(tags.ORIENTATION, 1)
@@ -208,7 +213,7 @@ def metadata(image, path):
         if data or image.format == 'TIFF':
             with io.BytesIO(data.removeprefix(b'Exif\0\0')) if data else open(path, 'rb') as file:
                 exif, more = tags.read(file)
-                lost += more if data else [name for name in more if name != 'thumbnail']    # TIFF: the next page
+            lost += more if data else [name for name in more if name != 'thumbnail']        # of a TIFF, the next page
     except Exception:                       # on damaged data, as above
         lost.append('damaged EXIF data')
     return exif if exif and exif.tags else None, orientation, list(dict.fromkeys(lost))

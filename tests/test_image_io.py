@@ -1,17 +1,22 @@
 """Reading and writing single images: every kind comes back as it was, bad ones end in one line."""
 import io
+import struct
 import zlib
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
+import models
 from datasets import exif, image_io, row_files
 from datasets.image_io import Picture, check_output, open_writer, read_image, write_image
+from datasets.transparency import with_colour_everywhere
+from models.picture import Upscaler
 from utils import UserError
 
 SIZE = (5, 7)           # height, width
@@ -64,10 +69,151 @@ def test_palette_with_transparency(tmp_path):
     assert samples_in(picture.alpha).ravel().tolist() == [255, 0, 255]
 
 
+def test_palette_of_greys_is_grey(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 1]], np.uint8), 'P')
+    image.putpalette([10, 10, 10, 200, 200, 200])
+    image.save(tmp_path / 'a.png')
+    image.save(tmp_path / 'b.png', transparency=0)
+    for name, alpha in (('a', None), ('b', [0, 255, 255])):
+        picture, _ = read_image(tmp_path / f'{name}.png')
+        assert picture.grey and (picture.alpha is None if alpha is None else samples_in(picture.alpha).ravel().tolist())
+        assert samples_in(picture.rgb)[0, 1:].tolist() == [[200] * 3] * 2
+
+
+@pytest.mark.parametrize('depth', [1, 2, 4, 8])
+def test_transparent_grey_of_few_bits(tmp_path, depth):
+    values = np.arange(8) % 2 ** depth
+    rows = np.packbits((values[:, None] >> np.arange(depth)[::-1]) & 1)
+    write_png(tmp_path / 'a.png', (1, 8), depth, 0, bytes(1) + rows.tobytes(), tRNS=struct.pack('>H', 1))
+    picture, _ = read_image(tmp_path / 'a.png')
+    assert picture.grey and (samples_in(picture.alpha).ravel() == np.where(values == 1, 0, 255)).all()
+    seen = values != 1
+    assert (samples_in(picture.rgb)[0, seen, 0] == (values * 255 // (2 ** depth - 1))[seen]).all()
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+def test_transparent_colour(tmp_path, bits):
+    colour, other = (1, 2, 3), (1, 2, 2 ** bits - 1)
+    row = struct.pack('>6' + 'BH'[bits > 8], *colour, *other)
+    write_png(tmp_path / 'a.png', (1, 2), bits, 2, bytes(1) + row, tRNS=struct.pack('>3H', *colour))
+    picture, _ = read_image(tmp_path / 'a.png')
+    assert picture.bits == bits and samples_in(picture.alpha).ravel().tolist() == [0, 255]
+    assert samples_in(picture.rgb, 2 ** bits - 1)[0].tolist() == [list(other)] * 2
+
+
+def write_png(path, size, depth, colour_type, data, **chunks):
+    """A PNG of what is given: `data`, its rows with their filters; `chunks` by their names."""
+    header = struct.pack('>LLBBBBB', *size[::-1], depth, colour_type, 0, 0, 0)
+    parts = {'IHDR': header, **chunks, 'IDAT': zlib.compress(data), 'IEND': b''}
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(
+        struct.pack('>L', len(data)) + name.encode() + data + struct.pack('>L', zlib.crc32(name.encode() + data))
+        for name, data in parts.items()))
+
+
+# ---------------------------------------------------------------- TIFF, of which tifffile knows more kinds
+
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('compression', [None, 'zlib'])
+@pytest.mark.parametrize('tile', [None, (16, 16)])
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+@pytest.mark.parametrize('bits', [8, 16])
+def test_tiff_by_another_program(tmp_path, order, compression, tile, channels, bits):
+    samples = random_samples(channels, f'u{bits // 8}')
+    write_tiff(tmp_path / 'a.tif', samples, byteorder=order, compression=compression, tile=tile)
+    picture, notes = read_image(tmp_path / 'a.tif')
+    assert (picture.bits, picture.grey, notes) == (bits, channels <= 2, [])
+    expected = picture_of(samples)
+    assert (picture.alpha is None) == (expected.alpha is None)
+    seen = 1 if picture.alpha is None else picture.alpha > 0
+    assert torch.equal(picture.rgb * seen, expected.rgb * seen)
+    assert picture.alpha is None or torch.equal(picture.alpha, expected.alpha)
+
+
+@pytest.mark.parametrize('channels', [2, 4])
+@pytest.mark.parametrize('bits, slack', [(8, 1 / 255), (16, 1e-5)])
+def test_colour_multiplied_by_alpha_is_divided(tmp_path, channels, bits, slack):
+    samples = random_samples(channels, f'u{bits // 8}')
+    alpha = samples[..., -1:] = samples[..., -1:] | 1
+    write_tiff(tmp_path / 'a.tif', np.minimum(samples, alpha), extrasamples=['assocalpha'])
+    picture, _ = read_image(tmp_path / 'a.tif')
+    expected = np.minimum(samples, alpha) / alpha
+    assert np.abs(picture.rgb[:channels - 1].permute(1, 2, 0).numpy() - expected[..., :-1]).max() <= slack
+
+
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('bits', [8, 16])
+def test_grey_whose_0_is_white(tmp_path, order, bits):
+    samples = random_samples(1, f'u{bits // 8}')
+    write_tiff(tmp_path / 'a.tif', samples, photometric='miniswhite', byteorder=order)
+    picture, _ = read_image(tmp_path / 'a.tif')
+    assert picture.bits == bits and (samples_in(picture.rgb, 2 ** bits - 1)[..., 0] == 2 ** bits - 1 - samples).all()
+
+
+@pytest.mark.parametrize('channels, kind, said', [
+    (3, {'photometric': 'rgb'}, '8 are read'), (4, {'photometric': 'separated'}, '8 are read'),
+    (4, {'photometric': 'rgb', 'extrasamples': ['unassalpha']}, '8 are read'),
+])
+def test_tiff_in_planes_is_read_with_8_bits_and_said_so(tmp_path, channels, kind, said):
+    samples = random_samples(channels, np.uint16) | 0x101
+    write_tiff(tmp_path / 'a.tif', np.moveaxis(samples, -1, 0), planarconfig='separate', **kind)
+    picture, notes = read_image(tmp_path / 'a.tif')
+    assert said in notes[0] and picture.bits == 8
+    if kind['photometric'] == 'rgb':
+        assert (samples_in(picture.rgb) == samples[..., :3] >> 8).all()
+    planes = np.moveaxis(random_samples(2), -1, 0)
+    write_tiff(tmp_path / 'a.tif', planes, planarconfig='separate', extrasamples=['unassalpha'])
+    with pytest.raises(UserError, match='planes apart'):
+        read_image(tmp_path / 'a.tif')
+
+
+def test_other_channels_are_left_out_and_said_so(tmp_path):
+    samples = random_samples(4, np.uint16)
+    write_tiff(tmp_path / 'a.tif', samples, extrasamples=['unspecified'])
+    picture, notes = read_image(tmp_path / 'a.tif')
+    assert picture.alpha is None and 'channels' in notes[0]
+    assert (samples_in(picture.rgb, 65535) == samples[..., :3]).all()
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+@pytest.mark.parametrize('bits', [8, 16])
+def test_another_program_reads_our_tiff(tmp_path, channels, bits):
+    samples = random_samples(channels, f'u{bits // 8}')
+    write_image(tmp_path / 'a.tif', picture_of(samples, dpi=(300., 150.), icc=PROFILE))
+    with tifffile.TiffFile(tmp_path / 'a.tif') as file:
+        assert (file.pages[0].asarray() == samples).all() and file.pages[0].iccprofile == PROFILE
+        assert file.pages[0].resolution == (300, 150) and len(file.pages) == 1
+
+
+def write_tiff(path, samples, **kind):
+    """A TIFF of samples (H, W), (H, W, C) or, in planes, (C, H, W); `kind`: arguments of tifffile."""
+    channels = samples.shape[2] if samples.ndim == 3 and 'planarconfig' not in kind else 1
+    kind = {'photometric': 'minisblack' if channels <= 2 else 'rgb', **kind}
+    if channels in (2, 4):
+        kind = {'extrasamples': ['unassalpha'], **kind}
+    tifffile.imwrite(path, samples, metadata=None, predictor=bool(kind.get('compression')), **kind)
+
+
+# ---------------------------------------------------------------- CMYK
+
 def test_cmyk_comes_as_rgb(tmp_path):
     Image.new('CMYK', (8, 8), (255, 0, 0, 0)).save(tmp_path / 'a.jpg', quality=100)
-    picture, _ = read_image(tmp_path / 'a.jpg')
+    picture, notes = read_image(tmp_path / 'a.jpg')
     assert np.abs(samples_in(picture.rgb) - [0, 255, 255]).max() <= 2 and not picture.grey
+    assert notes == ['CMYK is converted to RGB without a colour profile']
+    Image.new('CMYK', (8, 8), (255, 0, 0, 0)).save(tmp_path / 'a.tif', icc_profile=PROFILE)     # one of RGB
+    picture, notes = read_image(tmp_path / 'a.tif')
+    assert notes == ['CMYK is converted to RGB without a colour profile'] and picture.icc is None
+
+
+def test_cmyk_is_converted_by_its_profile(tmp_path, monkeypatch):
+    def convert(image, source, target, outputMode):
+        assert source.read() == b'inks' and outputMode == 'RGB'
+        return Image.new('RGB', image.size, 'red')
+    monkeypatch.setattr(ImageCms, 'profileToProfile', convert)
+    Image.new('CMYK', (8, 8)).save(tmp_path / 'a.tif', icc_profile=b'inks')
+    picture, notes = read_image(tmp_path / 'a.tif')
+    assert samples_in(picture.rgb)[0, 0].tolist() == [255, 0, 0] and picture.icc is None
+    assert notes == ['CMYK is converted to sRGB by its colour profile']
 
 
 @pytest.mark.parametrize('format', ['BMP', 'GIF', 'PNG', 'TIFF', 'WEBP'])
@@ -178,6 +324,162 @@ def test_what_a_format_cannot_hold_is_noted(tmp_path):
 def test_values_are_clamped_and_rounded(tmp_path):
     write_image(tmp_path / 'a.png', Picture(torch.tensor([-1., 0.4999 / 255, 0.5001 / 255, 2.]).expand(3, 1, 4)))
     assert samples_in(read_image(tmp_path / 'a.png')[0].rgb)[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+# ---------------------------------------------------------------- what lies under transparency
+
+def test_hidden_colour_is_that_of_what_is_near():
+    rgb, alpha = torch.zeros(3, 9, 12), torch.zeros(1, 9, 12)
+    rgb[:, :, :5], rgb[0, :, 7:] = 0.5, 1
+    alpha[:, :, 1:5], alpha[:, :, 7:] = 1, 0.25
+    filled = with_colour_everywhere(rgb, alpha)
+    assert torch.equal(filled * (alpha > 0), rgb * (alpha > 0))
+    assert (filled[:, :, 0] - 0.5).abs().max() < 0.2 and (filled[0, :, 5:7] >= 0.5 - 1e-6).all()
+    assert filled.min() >= 0 and filled.max() <= 1 + 1e-6
+
+
+@QUICK
+@given(st.integers(1, 9), st.integers(1, 9), st.data())
+def test_hidden_colour_stays_between_those_that_are_seen(height, width, data):
+    alpha = torch.from_numpy(data.draw(arrays(np.uint8, (1, height, width)))) / 255
+    rgb = torch.rand(3, height, width)
+    filled = with_colour_everywhere(rgb, alpha)
+    seen = (alpha > 0).expand_as(rgb)
+    assert torch.equal(filled[seen], rgb[seen])
+    if seen.any():
+        assert filled.min() >= rgb[seen].min() - 1e-5 and filled.max() <= rgb[seen].max() + 1e-5
+    else:
+        assert torch.equal(filled, rgb)
+
+
+def test_nothing_bleeds_into_the_edges(tmp_path):
+    samples = np.zeros((12, 12, 4), np.uint8)
+    samples[3:9, 3:9] = (200, 100, 50, 255)                 # on black that is transparent
+    Image.fromarray(samples).save(tmp_path / 'a.png')
+    picture, _ = read_image(tmp_path / 'a.png')
+    result = Upscaler(models.load('bicubic'), torch.device('cpu'))(picture, (30, 30))
+    seen = (result.alpha > 0.01).expand_as(result.rgb)
+    assert (result.rgb - torch.tensor([200, 100, 50])[:, None, None] / 255).abs()[seen].max() < 1e-3
+
+
+# ---------------------------------------------------------------- what else a file tells
+
+GPS_TAGS = {1: 'N', 2: (52.0, 30.0, 1.5), 3: 'E', 4: (13.0, 22.0, 0.0)}
+PHOTO_TAGS = {0x829A: 0.004, 0x9003: '2024:05:06 07:08:09', 0x927C: b'maker\0\1\2', 0x9286: b'ASCII\0\0\0words',
+              exif.WIDTH: 7, exif.HEIGHT: 5}
+
+
+def camera_data(order='II'):
+    data = Image.Exif()
+    data.endian = '<' if order == 'II' else '>'
+    data[0x010F], data[0x0110], data[0x8298] = 'Camera', 'Two', 'Copyright of nobody'
+    data[exif.ORIENTATION], data[0x011A] = 6, 72.0
+    data.get_ifd(exif.PHOTO).update(PHOTO_TAGS)
+    data.get_ifd(exif.GPS).update(GPS_TAGS)
+    return data
+
+
+@pytest.mark.parametrize('source', ['.jpg', '.png', '.webp'])
+@pytest.mark.parametrize('target', ['.jpg', '.png', '.webp', '.tif'])
+@pytest.mark.parametrize('order', ['II', 'MM'])
+def test_exif_data_are_kept(tmp_path, source, target, order):
+    samples = np.zeros((*SIZE, 3), np.uint8)
+    Image.fromarray(samples).save(tmp_path / f'a{source}', exif=camera_data(order), dpi=(300, 200))
+    picture, notes = read_image(tmp_path / f'a{source}')
+    assert notes == [] and picture.rgb.shape[1:] == SIZE[::-1]
+    assert picture.dpi == (None if source == '.webp' else pytest.approx((300, 200), abs=0.01))
+    larger = picture._replace(rgb=torch.rand(3, 20, 10))
+    assert write_image(tmp_path / f'b{target}', larger) == []
+    with Image.open(tmp_path / f'b{target}') as image:
+        data = image.getexif()
+        assert data[0x010F] == 'Camera' and data[0x8298] == 'Copyright of nobody' and data[exif.ORIENTATION] == 1
+        assert data.get_ifd(exif.GPS) == GPS_TAGS
+        assert data.get_ifd(exif.PHOTO) == {**PHOTO_TAGS, exif.WIDTH: 10, exif.HEIGHT: 20}
+        if picture.dpi and target == '.webp':
+            assert (data[0x011A], data[0x011B]) == pytest.approx((300, 200), abs=0.01) and data[0x0128] == 2
+        elif picture.dpi:
+            assert image.info['dpi'] == pytest.approx((300, 200), abs=0.01)
+    again, notes = read_image(tmp_path / f'b{target}')
+    assert notes == [] and again.rgb.shape[1:] == (20, 10) and again.exif.order == picture.exif.order
+    resolution = {*exif.RESOLUTION, exif.RESOLUTION_UNIT}
+    tags, expected = ({tag: value for tag, value in data.tags.items() if tag not in resolution}
+                      for data in (again.exif, exif.with_size(picture.exif, (20, 10))))
+    assert tags == expected
+
+
+def test_thumbnails_and_places_in_the_picture_are_left_out(tmp_path):
+    data = camera_data()
+    data.get_ifd(exif.PHOTO)[0x9214] = (3, 4)
+    body = exif.read(io.BytesIO(data.tobytes().removeprefix(b'Exif\0\0')))[0]
+    block = bytearray(exif.encode(body))
+    at = 8 + 2 + 12 * len(body.tags)
+    block[at:at + 4] = struct.pack('<L', len(block))
+    Image.new('RGB', (4, 4)).save(tmp_path / 'a.jpg', exif=b'Exif\0\0' + bytes(block) + bytes(6))
+    assert read_image(tmp_path / 'a.jpg')[1] == ['not kept: thumbnail']
+    Image.new('RGB', (4, 4)).save(tmp_path / 'a.jpg', exif=data)
+    assert read_image(tmp_path / 'a.jpg')[1] == ['not kept: SubjectLocation']
+
+
+def test_damaged_exif_data_are_left_out(tmp_path):
+    for block in (b'Exif\0\0', b'Exif\0\0II*\0', b'Exif\0\0' + b'\xff' * 40, b'Exif\0\0II*\0\x08\0\0\0\x09\0abc'):
+        Image.new('RGB', (4, 4)).save(tmp_path / 'a.jpg', exif=block)
+        picture, notes = read_image(tmp_path / 'a.jpg')
+        assert picture.exif is None and (notes[:1] == ['not kept: damaged EXIF data'] or block == b'Exif\0\0')
+    data = bytearray(camera_data().tobytes())
+    data[-40:] = b''
+    Image.new('RGB', (4, 4)).save(tmp_path / 'a.jpg', exif=bytes(data))
+    picture, notes = read_image(tmp_path / 'a.jpg')
+    assert notes[0].startswith('not kept: ') and 0x010F in picture.exif.tags
+
+
+@QUICK
+@given(st.binary(max_size=200), st.sampled_from([b'II*\0', b'MM\0*']))
+def test_exif_data_are_read_or_refused(noise, start):
+    try:
+        data, lost = exif.read(io.BytesIO(start + noise))
+    except ValueError:
+        return
+    again, lost = exif.read(io.BytesIO(exif.encode(data)))
+    assert again == data and lost == []
+
+
+@pytest.mark.parametrize('name, keywords, said', [
+    ('a.png', {'pnginfo': 'text'}, 'text'), ('a.jpg', {'comment': b'words'}, 'comment'),
+    ('a.gif', {'comment': b'words'}, 'comment'), ('a.webp', {'xmp': b'<x/>'}, 'XMP'), ('a.png', {'gamma': 1}, 'gamma'),
+    ('a.tif', {'tiffinfo': {700: b'<x/>', 33550: (1.0, 2.0, 3.0)}}, 'XMP'),
+])
+def test_what_is_not_kept_is_noted(tmp_path, name, keywords, said):
+    if keywords.pop('gamma', None):
+        write_png(tmp_path / name, (1, 1), 8, 0, bytes(2), gAMA=struct.pack('>L', 100000))
+    else:
+        if keywords.get('pnginfo'):
+            keywords['pnginfo'] = PngImagePlugin.PngInfo()
+            keywords['pnginfo'].add_text('Title', 'words')
+        Image.new('L', (3, 3)).save(tmp_path / name, **keywords)
+    notes = read_image(tmp_path / name)[1]
+    assert len(notes) == 1 and notes[0].startswith('not kept: ') and said in notes[0]
+
+
+def test_what_a_format_cannot_tell_is_noted(tmp_path):
+    picture = Picture(torch.rand(3, 4, 4), icc=PROFILE, exif=exif.Exif('<', {0x010E: exif.undefined(bytes(70000))}))
+    assert [len(write_image(tmp_path / f'a{suffix}', picture)) for suffix in ('.jpg', '.bmp', '.png')] == [1, 2, 0]
+    grey = PROFILE[:16] + b'GRAY' + PROFILE[20:]
+    assert 'profile' in write_image(tmp_path / 'a.webp', Picture(torch.zeros(3, 4, 4), grey=True, icc=grey))[0]
+
+
+@pytest.mark.parametrize('dpi', [(0, 0), (1, 1), (1e9, 300)])
+def test_resolutions_that_are_none(tmp_path, dpi):
+    Image.new('L', (3, 3)).save(tmp_path / 'a.tif', tiffinfo={282: dpi[0], 283: dpi[1], 296: 2})
+    picture, _ = read_image(tmp_path / 'a.tif')
+    assert picture.dpi is None
+    for suffix in image_io.FORMATS:
+        write_image(tmp_path / f'b{suffix}', picture)
+
+
+def test_damaged_profile_is_left_out(tmp_path):
+    Image.new('L', (3, 3)).save(tmp_path / 'a.png', icc_profile=b'no profile')
+    picture, notes = read_image(tmp_path / 'a.png')
+    assert picture.icc is None and notes == ['the colour profile is damaged and left out']
 
 
 # ---------------------------------------------------------------- in strips
