@@ -14,11 +14,11 @@ from tqdm import tqdm
 import models
 from datasets.animation import check_animation, write_animation
 from datasets.figures import comparison
-from datasets.image_io import Picture, check_output, over_white, read_image, write_image
+from datasets.image_io import Picture, check_output, open_writer, over_white, read_image, write_image
 from datasets.inputs import plan
 from datasets.resize import matlab_resize
 from datasets.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
-from models.picture import Upscaler, joined
+from models.picture import Upscaler
 from models.render import DTYPES
 from models.zoom import first_scale, zoom
 from utils import Parser, UserError, about, choose_device, run_main
@@ -135,11 +135,17 @@ def super_resolve(job, args, upscaler):
     check_output(job.target, size)
     if job.compare:
         check_output(job.compare)
+    strips = upscaler.strips(size)
+    if job.compare and len(strips) > 1:
+        raise UserError(f'{job.source}: the result, {size[0]} x {size[1]} pixels, does not fit into memory, as a '
+                        'comparison needs it; leave out -compare')
     start = time.perf_counter()
-    with about(job.source), as_notes(notes):
-        result = joined([upscaler(picture, size, rows) for rows in upscaler.strips(size)])
+    with about(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
+        for rows in strips:
+            result = upscaler(picture, size, rows)
+            writer.write(result.rgb if result.alpha is None else torch.cat([result.rgb, result.alpha]))
     seconds = time.perf_counter() - start
-    notes += write_image(job.target, result)
+    notes += writer.notes
     if job.compare:
         figure = beside_bicubic(picture, result, upscaler.model.spec['name'].upper())
         write_image(job.compare, Picture(to_tensor(figure)))

@@ -57,12 +57,3 @@ class Upscaler:
         free = min(free_memory(device) for device in (torch.device('cpu'), self.device))
         high = max(1, int(free / 2 / BYTES / size[1]))
         return [range(top, min(top + high, size[0])) for top in range(0, size[0], high)]
-
-
-def joined(strips):
-    """The picture whose rows are those of `strips`, one after the other."""
-    if len(strips) == 1:
-        return strips[0]
-    rgb, alpha = (None if planes[0] is None else torch.cat(planes, dim=1)
-                  for planes in zip(*((strip.rgb, strip.alpha) for strip in strips)))
-    return strips[0]._replace(rgb=rgb, alpha=alpha)

@@ -19,7 +19,7 @@ from datasets.image_io import Picture, read_image, write_image
 from datasets.resize import matlab_resize
 from datasets.sizes import by_longest, by_resolution
 from models.ensemble import render_ensemble
-from models.picture import BYTES, Upscaler, joined
+from models.picture import BYTES, Upscaler
 from models.render import check as check_part
 from models.zoom import FINE, first_scale, view, zoom
 from utils import UserError
@@ -222,8 +222,23 @@ def test_strips_are_the_whole(weights, monkeypatch, ensemble, high):
     monkeypatch.setattr('models.picture.free_memory', lambda device: 2 * BYTES * 30 * (high + 0.5))
     strips = upscaler.strips((41, 30))
     assert [row for rows in strips for row in rows] == list(range(41)) and len(strips[0]) == min(high, 41)
-    picture = joined([upscaler(picture, (41, 30), rows) for rows in strips])
-    assert (picture.rgb - whole.rgb).abs().max() < 1e-5 and (picture.alpha - whole.alpha).abs().max() < 1e-5
+    parts = [upscaler(picture, (41, 30), rows) for rows in strips]
+    for name in ('rgb', 'alpha'):
+        together = torch.cat([getattr(part, name) for part in parts], dim=1)
+        assert (together - getattr(whole, name)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize('output', ['large.png', 'large.tif', 'large.jpg'])
+def test_an_output_larger_than_memory_is_written_in_strips(demo, monkeypatch, output):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 7, 4), np.uint8)).save('in.png')
+    command = '-input', 'in.png', '-resolution', '41,30', '-output'
+    assert demo(*command, f'whole-{output}', model='bicubic')[0] == 0
+    monkeypatch.setattr('models.picture.free_memory', lambda device: 2 * BYTES * 30 * 4.5)
+    assert demo(*command, output, model='bicubic')[0] == 0
+    assert torch.equal(read_image(output)[0].rgb, read_image(f'whole-{output}')[0].rgb)
+    status, _, err = demo(*command, f'other-{output}', '-compare', 'both.png', model='bicubic')
+    assert status == 2 and 'leave out -compare' in err and err.count('\n') == 1
+    assert not Path(f'other-{output}').exists() and not Path('both.png').exists()
 
 
 # ---------------------------------------------------------------- many images
