@@ -125,12 +125,12 @@ def decode(path):
 
     samples = upright(samples, orientation)
     peak = np.iinfo(samples.dtype).max
-    planes = torch.from_numpy(samples.astype(np.float32) / peak).permute(2, 0, 1).contiguous()     # (C, H, W)
+    planes = torch.from_numpy(np.ascontiguousarray(samples.transpose(2, 0, 1))).float().div_(peak)     # (C, H, W)
     grey, alpha = len(planes) <= 2, planes[-1:] if len(planes) in (2, 4) else None
     planes = planes[:1] if grey else planes[:3]
     if alpha is not None:
         planes = with_colour_everywhere(planes, alpha)
-    return Picture(planes.repeat(3 // len(planes), 1, 1), alpha, grey, 16 if peak > 255 else 8, icc, exif,
+    return Picture(planes.expand(3, -1, -1), alpha, grey, 16 if peak > 255 else 8, icc, exif,
                    resolution(image)), notes + said
 
 
@@ -138,6 +138,9 @@ def load(image):
     """An open PIL image as an array `(H, W, C)`, uint8 or uint16: grey, grey and alpha, RGB or RGBA; and notes."""
     depth = {'L;2': 85, 'L;4': 17}.get(image.tile[0][3], 1) if image.format == 'PNG' and image.tile else 1
     notes = []
+    if image.format == 'TIFF' and sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile) < \
+            math.prod(image.size):
+        raise UserError('rows are missing')
     apart, reduced = deep.tag(image, deep.PLANAR) == 2, deep.has_16_bits(image) and not image.mode.startswith('I')
     if apart and image.mode in ('LA', 'La'):
         raise UserError('a TIFF with grey and alpha in planes apart cannot be read')

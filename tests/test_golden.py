@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 import models
 from models import grid
 from models.checkpoint import fitted
-from models.mssa import attend
 from models.msit import bilinear_weights
+from models.mssa import attend
 from models.published import from_published
 
 GOLDEN = ROOT / 'tests' / 'golden'

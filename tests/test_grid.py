@@ -64,7 +64,8 @@ def test_a_part_of_blocks_is_that_part(n_lr, n_out, data):
     first = data.draw(st.integers(0, len(blocks.pixels) - 1))
     last = data.draw(st.integers(first + 1, len(blocks.pixels)))
     part = blocks.part(first, last, origin=3)
-    assert torch.equal(part.pixels + 3, blocks.pixels[first:last]) and torch.equal(part.offset, blocks.offset[first:last])
+    assert torch.equal(part.pixels + 3, blocks.pixels[first:last])
+    assert torch.equal(part.offset, blocks.offset[first:last])
     chosen = part.output.flatten()[part.slots()]
     assert chosen.tolist() == list(range(int(part.output[0, 0]), int(part.output[-1, -1]) + 1))
 
@@ -79,5 +80,6 @@ def test_pixel_centres_and_cells():
 @given(st.floats(-0.5, 0.5, allow_nan=False))
 def test_linear_weights_interpolate(offset):
     weight = grid.linear_weights(torch.tensor(offset, dtype=torch.float64))
-    assert float(weight.sum()) == pytest.approx(1) and float((weight * torch.tensor([-1., 0, 1])).sum()) == pytest.approx(offset)
+    assert float(weight.sum()) == pytest.approx(1)
+    assert float((weight * torch.tensor([-1., 0, 1])).sum()) == pytest.approx(offset)
     assert (weight >= 0).all()

@@ -22,8 +22,9 @@ def specs(draw):
         'encoder_spec': draw(st.sampled_from([
             {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4}},
             {'name': 'rdn', 'args': {'n_blocks': 2, 'n_convs': 2, 'growth': 4, 'n_feats': 4}}])),
-        'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': draw(st.lists(st.integers(1, 9), max_size=3)),
-                                               'act': draw(st.sampled_from(['relu', 'gelu']))}},
+        'imnet_spec': {'name': 'mlp', 'args': {
+            'out_dim': 3, 'hidden_list': draw(st.lists(st.integers(1, 9), max_size=3)),
+            'act': draw(st.sampled_from(['relu', 'gelu']))}},
         'channels': 8 * draw(st.integers(1, 2)), 'heads': heads, 'radius': draw(st.integers(1, 3)),
         'msno_kernels': draw(st.sampled_from([[3], [3, 5], [3, 5, 7, 9], [1, 3]])),
         'mssa_kernels': draw(st.sampled_from([[3], [3, 5]])),
