@@ -151,6 +151,8 @@ def read_rgb(file, name=None):
             return np.asarray(image.convert('RGB'))
     except Image.UnidentifiedImageError as error:
         raise UserError(f'{name or file}: not an image of a known format') from error
+    except FileNotFoundError as error:
+        raise UserError(f'{name or file}: no such file') from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f'{name or file}: not an image that can be read ({error})') from error
 

@@ -26,6 +26,7 @@ from models.report import Report
 from utils import UserError, about, atomic_path
 
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+COUNTERS = ('stage', 'step', 'validated', 'bad', 'best')                        # what a run counts
 TIME_LIMIT = 1                          # a reason to stop, as signal numbers from 2 up are
 
 
@@ -248,7 +249,7 @@ class Run:
             return
         content = {
             'model': {**self.model.spec, 'sd': self.model.state_dict()}, 'meta': self.meta({}),
-            'stage': self.stage, 'step': self.step, 'validated': self.validated, 'bad': self.bad, 'best': self.best,
+            **{key: getattr(self, key) for key in COUNTERS},
             'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict(),
             'ema': self.ema.module.state_dict() if self.ema else None,
         }
@@ -256,15 +257,19 @@ class Run:
             torch.save(content, temporary)
 
     def resume(self):
-        """Go on from `last.pth`. Raises UserError if it is not whole, or of other stages than the config's."""
+        """Go on from `last.pth`. Raises UserError if it is not whole, no state of a run, or one of another config."""
         path = self.folder / 'last.pth'
         state = checkpoint.read(path)
-        for key in ('stage', 'step', 'validated', 'bad', 'best'):
+        if not isinstance(state, dict) or not {*COUNTERS, 'model', 'optimizer', 'scaler', 'ema'} <= state.keys():
+            raise UserError(f'{path}: holds no state of a run to go on with')
+        for key in COUNTERS:
             setattr(self, key, state[key])
         names = [stage['name'] for stage in self.stages]
         if self.stage >= len(names) or names[self.stage] != state['meta']['stage']:
             raise UserError(f'{path}: stopped in stage {self.stage + 1}, {state["meta"]["stage"]!r}; '
                             f'the config has the stages {", ".join(names)}')
+        if bool(state['ema']) != bool(self.config['ema_decay']):
+            raise UserError(f'{path}: was made {"with" if state["ema"] else "without"} ema_decay, unlike the config')
         self.begin_stage(state)
 
     def log(self, **entry):

@@ -2,6 +2,7 @@
 import copy
 import json
 import runpy
+import shutil
 import sys
 
 import pytest
@@ -160,8 +161,15 @@ def test_a_truncated_checkpoint_is_refused_and_kept(tmp_path, start, config):
     assert last.read_bytes() == damaged
 
 
+def test_weights_are_no_run_to_go_on_with(tmp_path, start, config):
+    start(config, 'run')
+    shutil.copy(tmp_path / 'save' / 'run' / 'stage1.pth', tmp_path / 'save' / 'run' / 'last.pth')
+    refused(start(config, 'run', '-resume'), 'last.pth', 'no state of a run')
+
+
 def test_a_run_cannot_become_another_one(start, config):
     start(config, 'run')
+    refused(start({**config, 'ema_decay': None if config.get('ema_decay') else 0.9}, 'run', '-resume'), 'ema_decay')
     refused(start({**config, 'batch_size': 2}, 'run', '-resume'), 'another batch_size')
     stages = {'first': config['stages']['stage1'], 'second': config['stages']['stage2']}
     refused(start({**config, 'stages': stages}, 'run', '-resume'), "stopped in stage 2, 'stage2'", 'first, second')
