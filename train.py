@@ -22,7 +22,8 @@ SCHEMA = {
     'model': {'name': None, 'args': None},
     'init': None,                       # weights that the first stage starts from
     'train_dataset': {'name': None, 'args': None},
-    'patch': None, 'queries': None, 'draw': None, 'batch_size': None, 'accumulate': None, 'workers': None, 'seed': None,
+    'patch': None, 'queries': None, 'draw': None, 'shrink': None, 'seed': None,
+    'batch_size': None, 'accumulate': None, 'workers': None,
     'stages': None,                     # a mapping of names, in order, to stages with the keys of models/stages.py
     'precision': None, 'channels_last': None, 'compile': None, 'clip_grad': None, 'ema_decay': None,
     'max_bad_steps': None,              # steps in a row that may be skipped
@@ -31,7 +32,7 @@ SCHEMA = {
 }
 WHOLE = {'patch': 1, 'queries': 1, 'batch_size': 1, 'accumulate': 1, 'validate_every': 1, 'save_every': 1,
          'workers': 0, 'seed': 0, 'max_bad_steps': 0}           # the smallest that makes sense
-FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed')     # what a run that is resumed cannot change
+FIXED = ('model', 'patch', 'queries', 'draw', 'shrink', 'batch_size', 'seed')     # what a run that is resumed cannot change
 
 
 def read_config(path):

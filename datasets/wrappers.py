@@ -102,6 +102,9 @@ class Training:
     `round(patch * scale)` HR pixels is cropped at random from the epoch's next image, flipped and transposed at random
     (`augment`), and reduced to `patch x patch` by PIL's antialiased bicubic. Source: LIIF (arXiv 2012.09161,
     section 4), MSIT (arXiv 2403.06536).
+    With `shrink` below 1 the crop of every second sample, at random, is a larger one of the image that is reduced to
+    these HR pixels, to between `shrink` times its size (or what the image allows) and all of it: sharper pictures, with
+    less of their compression. Source: FSRCNN (arXiv 1608.00367, section 4.1).
 
     An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel'
     `(queries,)` HR pixels `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all
@@ -110,20 +113,22 @@ class Training:
     """
 
     def __init__(self, dataset, scale_min, scale_max, batch_size, steps, patch=48, queries=2304, draw='pixel',
-                 augment=True, seed=0):
+                 augment=True, shrink=1, seed=0):
         if draw not in DRAWS:
             raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')
         if not isinstance(augment, bool):
             raise UserError(f'sr-training: augment is true or false, not {augment!r}')
         check_counts('sr-training', batch_size=batch_size, steps=steps, patch=patch, queries=queries)
         check_counts('sr-training', lowest=0, seed=seed)
-        check_numbers('sr-training', scale_min=scale_min, scale_max=scale_max)
+        check_numbers('sr-training', scale_min=scale_min, scale_max=scale_max, shrink=shrink)
         if not 1 <= scale_min <= scale_max < math.inf:
             raise UserError(f'sr-training: scales from {scale_min} to {scale_max} make no sense')
+        if not 0 < shrink <= 1:
+            raise UserError(f'sr-training: shrink is above 0 and at most 1, not {shrink}')
         self.dataset = built(dataset)
         self.scales = (scale_min, scale_max)
         self.batch_size, self.steps, self.patch, self.queries = batch_size, steps, patch, queries
-        self.draw, self.augment, self.seed = draw, augment, seed
+        self.draw, self.augment, self.shrink, self.seed = draw, augment, shrink, seed
         largest = round(patch * scale_max)
         for i in range(len(self.dataset)):
             height, width = self.dataset.size(i)
@@ -143,8 +148,13 @@ class Training:
         image = self.dataset[int(self.random(2, epoch).permutation(len(self.dataset))[place])]
         random = self.random(1, n)
         side = round(self.patch * scale)
-        top, left = (int(random.integers(extent - side + 1)) for extent in image.shape[:2])
-        hr = image[top:top + side, left:left + side]
+        crop = side
+        if self.shrink < 1 and random.random() < 0.5:
+            crop = round(side / random.uniform(max(self.shrink, side / min(image.shape[:2])), 1))
+        top, left = (int(random.integers(extent - crop + 1)) for extent in image.shape[:2])
+        hr = image[top:top + crop, left:left + crop]
+        if crop > side:
+            hr = pil_resize(hr, (side, side))
         if self.augment:
             if random.random() < 0.5:
                 hr = hr[::-1]

@@ -74,7 +74,7 @@ class Run:
         return datasets.make({'name': 'sr-training', 'args': {
             'dataset': images, 'scale_min': stage['scales'][0], 'scale_max': stage['scales'][1],
             'steps': stage['steps'], 'seed': config['seed'] + number,
-            **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')}}})
+            **{key: config[key] for key in ('patch', 'queries', 'draw', 'shrink', 'batch_size')}}})
 
     def batches(self):
         """The batches of this stage from this step on, those of this rank."""

@@ -333,13 +333,14 @@ def same(a, b):
 
 
 @QUICK
-@given(n=st.integers(0, 14), seed=st.integers(0, 99), draw=st.sampled_from(['pixel', 'block']), augment=st.booleans())
-def test_a_sample_is_a_function_of_its_number(n, seed, draw, augment):
-    samples, again = (training(seed=seed, draw=draw, augment=augment) for _ in range(2))
+@given(n=st.integers(0, 14), seed=st.integers(0, 99), draw=st.sampled_from(['pixel', 'block']), augment=st.booleans(),
+       shrink=st.sampled_from([1, 0.5]))
+def test_a_sample_is_a_function_of_its_number(n, seed, draw, augment, shrink):
+    samples, again = (training(seed=seed, draw=draw, augment=augment, shrink=shrink) for _ in range(2))
     for other in range(14, n, -1):
         samples[other]                  # whatever was taken before
     assert same(samples[n], again[n])
-    assert not same(samples[n], training(seed=seed + 1, draw=draw, augment=augment)[n])
+    assert not same(samples[n], training(seed=seed + 1, draw=draw, augment=augment, shrink=shrink)[n])
 
 
 @QUICK
@@ -416,6 +417,19 @@ def test_an_image_smaller_than_the_largest_crop_is_named(tmp_path):
     assert Training(ImageFolder(tmp_path), scale_max=3.9, **args)[0]['lr'].shape == (3, 8, 8)
 
 
+@pytest.mark.parametrize('shrink, smallest', [(0.1, 0.4), (0.6, 0.6), (1, 1)])      # 0.4: a whole image, 40 pixels high
+def test_half_of_the_samples_are_cut_from_a_reduced_image(shrink, smallest):
+    """How fast the colours of `Gradient` change tells how far a crop was reduced."""
+    samples = training(shrink=shrink, scale_min=2, scale_max=2, patch=8, batch_size=4, steps=50, augment=False)
+    factors = []
+    for n in range(len(samples)):
+        hr = samples[n]['hr'].float()
+        assert hr.shape == (3, 16, 16)
+        factors.append(13 / float(hr[0, 14, 8] - hr[0, 1, 8]))
+    assert sum(factor < 1 for factor in factors) == 0 if shrink == 1 else 60 < sum(f < 1 for f in factors) < 130
+    assert max(factors) == 1 and smallest - 0.02 < min(factors) < smallest + 0.06
+
+
 @pytest.mark.parametrize('args, said', [
     ({'draw': 'line'}, 'draw is one of pixel, block'), ({'draw': None}, 'draw is one of'),
     ({'scale_min': 0.5}, 'scales from 0.5 to 4 make no sense'), ({'scale_min': 5}, 'scales from 5 to 4'),
@@ -424,6 +438,8 @@ def test_an_image_smaller_than_the_largest_crop_is_named(tmp_path):
     ({'batch_size': 0}, 'batch_size is a whole number from 1 up, not 0'), ({'steps': -1}, 'steps is a whole number'),
     ({'patch': 'x'}, 'patch is a whole number'), ({'queries': 2.5}, 'queries is a whole number'),
     ({'seed': -1}, 'seed is a whole number from 0 up'), ({'seed': 'x'}, 'seed'), ({'augment': 'no'}, 'augment'),
+    ({'shrink': 0}, 'shrink is above 0 and at most 1, not 0'), ({'shrink': 1.5}, 'shrink is above 0'),
+    ({'shrink': 'x'}, 'shrink is a number'),
 ])
 def test_training_arguments_that_make_no_sense_are_refused(args, said):
     with pytest.raises(UserError, match=f'sr-training: {said}'):
