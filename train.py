@@ -22,8 +22,7 @@ SCHEMA = {
     'model': {'name': None, 'args': None},
     'init': None,                       # weights that the first stage starts from
     'train_dataset': {'name': None, 'args': None},
-    'patch': None, 'queries': None, 'draw': None, 'shrink': None, 'seed': None,
-    'batch_size': None, 'accumulate': None, 'workers': None,
+    'patch': None, 'queries': None, 'draw': None, 'batch_size': None, 'accumulate': None, 'workers': None, 'seed': None,
     'stages': None,                     # a mapping of names, in order, to stages with the keys of models/stages.py
     'precision': None, 'channels_last': None, 'compile': None, 'clip_grad': None, 'ema_decay': None,
     'max_bad_steps': None,              # steps in a row that may be skipped
@@ -32,7 +31,7 @@ SCHEMA = {
 }
 WHOLE = {'patch': 1, 'queries': 1, 'batch_size': 1, 'accumulate': 1, 'validate_every': 1, 'save_every': 1,
          'workers': 0, 'seed': 0, 'max_bad_steps': 0}           # the smallest that makes sense
-FIXED = ('model', 'patch', 'queries', 'draw', 'shrink', 'batch_size', 'seed')     # what a run that is resumed cannot change
+FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed')     # what a run that is resumed cannot change
 
 
 def read_config(path):
@@ -136,7 +135,7 @@ def main(args):
     if args.resume and (folder / 'last.pth').is_file():
         run.resume()
     else:
-        run.previous = models.load(config['init']).requires_grad_(True) if config['init'] else None
+        run.previous = initial(config) if config['init'] else None
         run.begin_stage()
     if args.profile:
         table = profile(run)
@@ -150,6 +149,13 @@ def main(args):
     if parallel.rank() == 0:
         print(f'{"finished" if done else "stopped by " + run.why_stopping()}: {folder}')
     return 0 if done or run.stopping == TIME_LIMIT else 1
+
+
+def initial(config):
+    """The model that `init` of a config names. Raises UserError if it is not of the config's architecture."""
+    model = models.load(config['init'])
+    with about(config['init']):
+        return models.fitted(config['model'], model.state_dict())
 
 
 def begin(run):

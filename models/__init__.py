@@ -1,4 +1,4 @@
 """Models: `make(spec)` builds one, `load(path)` reads one; every decoder has `encode`, `query` and `render`."""
 from models import bicubic, edsr, liif, lte, mlp, msit, position_bias, rdn  # noqa: F401  (they register themselves)
-from models.checkpoint import WITHOUT_WEIGHTS, build, fold, load, next_stage, save  # noqa: F401
+from models.checkpoint import WITHOUT_WEIGHTS, build, fitted, fold, load, next_stage, save  # noqa: F401
 from models.registry import make, register  # noqa: F401

@@ -8,7 +8,8 @@ from utils import UserError, nearest
 REQUIRED = ('rim', 'scales', 'lr')
 UNITS = ('steps', 'epochs')
 SCHEDULES = ('cosine', 'multi-step')
-KEYS = (*REQUIRED, *UNITS, 'schedule', 'milestones', 'gamma', 'warmup_steps', 'warmup_epochs', 'warmup_lr')
+KEYS = (*REQUIRED, *UNITS, 'schedule', 'milestones', 'gamma', 'warmup_steps', 'warmup_epochs', 'warmup_lr',
+        'blocks', 'shrink')
 
 
 def check(stage):
@@ -45,6 +46,10 @@ def check(stage):
     for key in ('warmup_lr', 'warmup_steps', 'warmup_epochs'):
         if key in given and not (is_number(stage[key]) and stage[key] >= 0):
             raise UserError(f'{key} is a number from 0 up, not {stage[key]!r}')
+    if 'blocks' in given and not (type(stage['blocks']) is int and stage['blocks'] > 0):
+        raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
+    if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):
+        raise UserError(f'shrink is above 0 and at most 1, not {stage["shrink"]!r}')
     milestones = stage.get('milestones') or []
     if not isinstance(milestones, list) or not all(map(is_number, milestones)) or milestones != sorted(milestones):
         raise UserError(f'milestones is an ascending list of {unit(stage)}, not {milestones!r}')
@@ -71,6 +76,7 @@ def in_steps(stage, steps_per_epoch):
         'steps': max(1, steps(stage[unit(stage)])), 'schedule': stage.get('schedule') or 'cosine',
         'milestones': [steps(at) for at in stage.get('milestones') or []], 'gamma': stage.get('gamma'),
         'warmup_steps': steps(stage.get(f'warmup_{unit(stage)}')), 'warmup_lr': stage.get('warmup_lr') or 0,
+        'blocks': stage.get('blocks'), 'shrink': stage.get('shrink') or 1,
     }
     if planned['warmup_steps'] >= planned['steps']:
         raise UserError(f'{planned["steps"]} steps leave none after a warm-up of {planned["warmup_steps"]} steps')

@@ -19,6 +19,7 @@ import datasets
 from datasets.batches import Numbers, loader
 from datasets.figures import strip
 from models import checkpoint, parallel, stages
+from models.deepen import deepened
 from models.evaluation import evaluate_image
 from models.evaluation_set import make_set
 from models.objective import Objective, compile_parts
@@ -57,10 +58,12 @@ class Run:
             raise UserError(f'batch_size {config["batch_size"]} cannot be shared among {parallel.ranks()} devices '
                             f'and accumulate {config["accumulate"]}')
         images = datasets.make(config['train_dataset'])
-        self.stages, self.samples = [], []
+        self.stages, self.samples, planned = [], [], None
         for number, (name, stage) in enumerate(config['stages'].items()):
             with about(f'stage {name!r}'):
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
+                with torch.device('meta'):          # what no stage can make is told before the first one
+                    planned = first_model(config['model'], self.stages[-1], planned)
                 self.samples.append(self.stage_samples(images, number))
         images = datasets.make(config['validation']['dataset'])
         sets = {f'x{scale:g}': {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}}
@@ -74,7 +77,7 @@ class Run:
         return datasets.make({'name': 'sr-training', 'args': {
             'dataset': images, 'scale_min': stage['scales'][0], 'scale_max': stage['scales'][1],
             'steps': stage['steps'], 'seed': config['seed'] + number,
-            **{key: config[key] for key in ('patch', 'queries', 'draw', 'shrink', 'batch_size')}}})
+            'shrink': stage['shrink'], **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')}}})
 
     def batches(self):
         """The batches of this stage from this step on, those of this rank."""
@@ -88,7 +91,7 @@ class Run:
         config, stage = self.config, self.stages[self.stage]
         seed(config['seed'], self.stage)
         model = checkpoint.fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd']) if state \
-            else first_model(config['model'], stage['rim'], self.previous)
+            else first_model(config['model'], stage, self.previous)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f'the model {model.spec["name"]!r} has nothing to train')
         model = parallel.with_synchronised_norm(model.to(self.device).train(), self.device)
@@ -345,8 +348,11 @@ def seed(*numbers):
     torch.manual_seed(state)
 
 
-def first_model(spec, rim, previous):
-    """The model that a stage starts from: the result of the stage before, or (None) fresh weights; with RIM or not."""
+def first_model(spec, stage, previous):
+    """The model that a stage starts from, with RIM and of a depth as the stage says: it computes what the result of the
+    stage before does, or has (None) fresh weights."""
     if previous is None:
-        return checkpoint.build({**spec, 'args': {**spec['args'], 'rim': True}} if rim else spec)
-    return checkpoint.next_stage(previous) if rim else checkpoint.fold(previous)
+        previous = checkpoint.build(spec)
+    if stage['blocks']:
+        previous = deepened(previous, stage['blocks'])
+    return checkpoint.next_stage(previous) if stage['rim'] else checkpoint.fold(previous)

@@ -39,7 +39,7 @@ def config(photos):
     folder = {'name': 'image-folder', 'args': {'root_path': str(photos), 'cache': 'in_memory'}}
     stage = {'rim': False, 'scales': [1, 2], 'steps': 6, 'lr': 1e-3, 'warmup_steps': 2, 'warmup_lr': 1e-5}
     return {
-        'model': TINY, 'init': None, 'train_dataset': folder, 'patch': 12, 'queries': 32, 'draw': 'pixel', 'shrink': 1,
+        'model': TINY, 'init': None, 'train_dataset': folder, 'patch': 12, 'queries': 32, 'draw': 'pixel',
         'batch_size': 4, 'accumulate': 1, 'workers': 0, 'seed': 3,
         'stages': {'stage1': stage, 'stage2': {**stage, 'rim': True, 'scales': [1, 3]}},
         'precision': 'fp32', 'channels_last': False, 'compile': False, 'clip_grad': 1.0, 'ema_decay': 0.9,

@@ -62,6 +62,8 @@ def test_a_stage_needs_no_warm_up():
     ({'schedule': 'cosin'}, "did you mean 'cosine'"), ({'milestones': [3]}, 'milestones belongs to'),
     ({'schedule': 'multi-step', 'gamma': 0.5}, 'milestones belongs to'),
     ({'schedule': 'multi-step', 'milestones': [5, 3], 'gamma': 0.5}, 'ascending'),
+    ({'blocks': 2.5}, 'blocks is a whole number'), ({'blocks': 0}, 'blocks is a whole number'),
+    ({'shrink': 0}, 'shrink is above 0'), ({'shrink': 2}, 'shrink is above 0'),
 ])
 def test_what_does_not_fit_together_is_refused(change, said):
     with pytest.raises(UserError, match=said):

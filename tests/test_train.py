@@ -92,6 +92,7 @@ def test_reduced_precision_and_channels_last(start, config, tmp_path, precision)
 
 def test_a_stage_starts_where_the_last_one_ended(tmp_path, start, config):
     config['stages']['stage3'] = copy.deepcopy(config['stages']['stage2'])
+    config['stages']['stage3'].update(blocks=3, shrink=0.9)
     config['stages']['stage4'] = copy.deepcopy(config['stages']['stage1'])
     start(config, 'run')
     log = [json.loads(line) for line in (tmp_path / 'save' / 'run' / 'log.jsonl').read_text().splitlines()]
@@ -118,6 +119,13 @@ def test_init_starts_from_weights(tmp_path, start, config):
         assert torch.equal(x, y), name
 
 
+def test_init_of_another_architecture_is_refused(tmp_path, start, config):
+    start(config, 'first')
+    config['model'] = {**config['model'], 'args': {**config['model']['args'], 'channels': 16}}
+    refused(start(config, 'second', '-init', 'save/first/stage1.pth'), 'stage1.pth', 'another architecture')
+    assert not (tmp_path / 'save' / 'second').exists()
+
+
 # ---------------------------------------------------------------- mistakes
 
 @pytest.mark.parametrize('change, said', [
@@ -139,6 +147,10 @@ def test_init_starts_from_weights(tmp_path, start, config):
     (lambda c: c['model'].update(name='mist'), ["unknown model 'mist'", "'msit'"]),
     (lambda c: c['model']['args'].update(head=2), ["did you mean 'heads'"]),
     (lambda c: c['model']['args'].update(channels=9), ['9 channels']),
+    (lambda c: c['stages']['stage1'].update(blocks=3) or c['stages']['stage2'].update(blocks=2),
+     ["stage 'stage2'", 'has 3 residual blocks already']),
+    (lambda c: c.update(model={'name': 'liif', 'args': {
+        key: c['model']['args'][key] for key in ('encoder_spec', 'imnet_spec')}}), ["stage 'stage2'", 'rim']),
     (lambda c: c.update(init='nothing.pth'), ['nothing.pth: no such file']),
 ])
 def test_mistakes_are_told_in_one_line_before_anything_is_made(tmp_path, start, config, change, said):
