@@ -125,7 +125,7 @@ def decode(path):
 
     samples = upright(samples, orientation)
     peak = np.iinfo(samples.dtype).max
-    planes = torch.from_numpy(np.ascontiguousarray(samples.transpose(2, 0, 1))).float().div_(peak)     # (C, H, W)
+    planes = torch.from_numpy(np.array(samples.transpose(2, 0, 1), order='C')).float().div_(peak)     # (C, H, W)
     grey, alpha = len(planes) <= 2, planes[-1:] if len(planes) in (2, 4) else None
     planes = planes[:1] if grey else planes[:3]
     if alpha is not None:
