@@ -11,7 +11,7 @@ from models.msno import MSNO
 from models.mssa import MSSA, attend
 from models.registry import register
 from models.render import render
-from models.windows import padded, windows
+from models.windows import padded, pick, window_index, windows
 from utils import UserError, check_whole
 
 
@@ -109,7 +109,8 @@ class MSIT(nn.Module):
         """
         y, x, offset = self.locate(features, coord)
         weight = bilinear_weights(offset)[:, :, None]                                       # (B, Q, 1, 9)
-        query, keys, values = self.gather(features, y, x, weight)
+        query, keys = self.gather(features, y, x, weight)
+        values = windows(features.value, y, x, self.radius)
         attention = self.weigh(query, keys, offset).permute(2, 0, 1)                        # (K, N, heads)
         n, heads = attention.shape[1:]
         latent = values.reshape(self.window, n, heads, -1) * attention[..., None].to(values.dtype)
@@ -123,7 +124,7 @@ class MSIT(nn.Module):
         """The weights with which each head attends to the LR pixels around points `coord (B, Q, 2)`, as in `query`:
         `(B, Q, heads, K)`, the window's rows outermost; they sum to 1."""
         y, x, offset = self.locate(features, coord)
-        query, keys, _ = self.gather(features, y, x, bilinear_weights(offset)[:, :, None])
+        query, keys = self.gather(features, y, x, bilinear_weights(offset)[:, :, None])
         return self.weigh(query, keys, offset).unflatten(0, y.shape)
 
     def plan(self, rows, columns, relative_cell):
@@ -131,7 +132,8 @@ class MSIT(nn.Module):
         the `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
-        weight = first.weight[:, :-2].reshape(len(first.weight), self.window, -1).permute(1, 2, 0).contiguous()
+        weight = first.weight[:, :-2].reshape(len(first.weight), self.window, self.mssa.heads, -1)
+        weight = weight.permute(2, 1, 3, 0).contiguous()
         along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
         along = [bias.permute(0, 3, 1, 2).contiguous() for bias in along]
@@ -155,19 +157,21 @@ class MSIT(nn.Module):
         (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)                              # (B, P), (B, P, my or mx)
         weight = grid.linear_weights(dy)[..., :, None, :, None] * grid.linear_weights(dx)[..., None, :, None, :]
         weight = weight.flatten(-2).flatten(2, 3)                                           # (B, P, m, 9)
-        query, keys, values = self.gather(features, y, x, weight)
+        query, keys = self.gather(features, y, x, weight)
         n, m, channels = query.shape
         heads, depth = self.mssa.heads, channels // self.mssa.heads
         query = query.unflatten(-1, (heads, depth)).transpose(1, 2).flatten(0, 1)           # (N * heads, m, d)
         keys = keys.view(self.window, n * heads, depth).permute(1, 2, 0)                    # (N * heads, d, K)
         bias = self.mssa.sum_along(plan.row_bias[i], plan.column_bias[j]).reshape(n * heads, m, -1)
-        attention = attend(query, keys, bias).to(values.dtype).unflatten(0, (n, heads))
-        first = plan.weight.to(values.dtype)
-        hidden = plan.constant.to(values.dtype).repeat(n, m, 1)
-        shared = None if torch.is_grad_enabled() else values.new_empty(self.window, n, first.shape[-1])
+        value = features.value.unflatten(-1, (heads, depth))
+        attention = attend(query, keys, bias).to(value.dtype).unflatten(0, (n, heads))
+        first = plan.weight.to(value.dtype)
+        hidden = plan.constant.to(value.dtype).repeat(n, m, 1)
+        shared = None if torch.is_grad_enabled() else value.new_empty(self.window, n, first.shape[-1])
+        index = window_index(value.shape, y, x, self.radius) * heads
         for head in range(heads):       # one at a time, so that what a head's pixels share stays in the cache
-            part = slice(head * depth, (head + 1) * depth)
-            shared = torch.bmm(values[:, :, part], first[:, part], out=None if torch.is_grad_enabled() else shared)
+            around = pick(value, index + head)                                              # (K, N, d)
+            shared = torch.bmm(around, first[head], out=None if torch.is_grad_enabled() else shared)
             hidden.baddbmm_(attention[:, head], shared.transpose(0, 1))                     # shared: (K, N, hidden)
         colour = self.imnet.after_first(hidden).reshape(*i.shape, m, -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
@@ -190,16 +194,14 @@ class MSIT(nn.Module):
         return y, x, position - torch.stack([y, x], dim=-1)
 
     def gather(self, features, y, x, weight):
-        """Queries, keys and values of LR pixels `y, x (B, P)` for points with bilinear `weight (B, P, m, 9)`, `N = B *
-        P`.
+        """Queries and keys of LR pixels `y, x (B, P)` for points with bilinear `weight (B, P, m, 9)`, `N = B * P`.
 
-        Returns `(N, m, C)`, the query map sampled bilinearly (zeros outside), and twice `(K, N, C)`, the windows (zeros
-        outside).
+        Returns `(N, m, C)`, the query map sampled bilinearly, and `(K, N, C)`, its windows (zeros outside, both).
         """
-        keys, values = (windows(maps, y, x, self.radius) for maps in (features.query_key, features.value))
+        keys = windows(features.query_key, y, x, self.radius)
         middle = slice(self.radius - 1, self.radius + 2)
         nearest = keys.unflatten(0, (2 * self.radius + 1, -1))[middle, middle].flatten(0, 1)                # (9, N, C)
-        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest.transpose(0, 1)), keys, values
+        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest.transpose(0, 1)), keys
 
     def weigh(self, query, keys, offset):
         """Attention weights of single points, `(N, heads, K)`, from `query (N, 1, C)`, `keys (K, N, C)` and `offset (B,
@@ -223,7 +225,7 @@ class Plan(NamedTuple):
     columns: grid.Blocks
     row_bias: torch.Tensor          # (rows of blocks, heads, my, 2 r + 1)
     column_bias: torch.Tensor       # (columns of blocks, heads, mx, 2 r + 1)
-    weight: torch.Tensor            # (K, C, hidden), the first layer's weight of a window's values
+    weight: torch.Tensor            # (heads, K, C / heads, hidden), the first layer's weight of a window's values
     constant: torch.Tensor          # (hidden,): the first layer's bias and what the relative cell adds to it
 
 

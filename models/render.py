@@ -163,7 +163,7 @@ def decode(model, lr, part, plan, precision, out):
     on_cpu = lr.device.type == 'cpu'
     points = plan.rows.size * plan.columns.size
     size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(points) * len(lr))
-    todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), max(1, int(size))))
+    todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), max(1, size)))
 
     def work():
         with torch.no_grad(), autocast():
@@ -172,9 +172,9 @@ def decode(model, lr, part, plan, precision, out):
 
 
 def chunks(n_rows, n_columns, size):
-    """The blocks in rectangles of about `size`, wide rather than high: (top, bottom, left, right)."""
-    wide = min(n_columns, size)
-    high = min(n_rows, size // wide)
+    """The blocks in rectangles of about `size`, equally large and wide rather than high: (top, bottom, left, right)."""
+    wide = -(-n_columns // max(1, round(n_columns / size)))
+    high = -(-n_rows // max(1, round(n_rows * wide / size)))
     return tiles(n_rows, n_columns, high, wide)
 
 

@@ -8,13 +8,23 @@ def padded(maps, radius, mode='constant'):
     return F.pad(maps, (radius,) * 4, mode=mode).permute(0, 2, 3, 1).contiguous()
 
 
-def windows(maps, y, x, radius):
-    """The `K = (2 radius + 1)^2` pixels around LR pixels, rows outermost.
+def window_index(shape, y, x, radius):
+    """Where the `K = (2 radius + 1)^2` pixels around LR pixels lie, rows of the window outermost.
 
-    `maps (B, H + 2 radius, W + 2 radius, C)` and `y, x (B, P)` to `(K, B * P, C)`.
+    `shape`: that of maps `(B, H + 2 radius, W + 2 radius, ...)`, of which all pixels are counted; `y, x (B, P)`. Gives
+    `(K, B * P)`.
     """
-    batch, height, width, channels = maps.shape
+    batch, height, width = shape[:3]
     corner = (torch.arange(batch, device=y.device)[:, None] * height + y) * width + x
     side = torch.arange(2 * radius + 1, device=y.device)
-    index = (side[:, None] * width + side).reshape(-1, 1) + corner.reshape(-1)
-    return maps.reshape(-1, channels).index_select(0, index.reshape(-1)).reshape(*index.shape, channels)
+    return (side[:, None] * width + side).reshape(-1, 1) + corner.reshape(-1)
+
+
+def pick(maps, index):
+    """`maps (..., C)`, its pixels counted through, at `index (K, N)`: `(K, N, C)`."""
+    return maps.reshape(-1, maps.shape[-1]).index_select(0, index.reshape(-1)).reshape(*index.shape, -1)
+
+
+def windows(maps, y, x, radius):
+    """The windows of `window_index` themselves: `(K, B * P, C)`."""
+    return pick(maps, window_index(maps.shape, y, x, radius))

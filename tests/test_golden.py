@@ -87,7 +87,7 @@ def test_attention(golden):
     model, expected = golden
     features = model.encode((expected['input'] + 1) / 2)
     y, x, offset = model.locate(features, expected['query_coord'])
-    query, keys, _ = model.gather(features, y, x, bilinear_weights(offset)[:, :, None])
+    query, keys = model.gather(features, y, x, bilinear_weights(offset)[:, :, None])
     heads = expected['query_attention'].shape[-1]
     query = query.unflatten(-1, (heads, -1)).transpose(1, 2)                                # (Q, heads, 1, d)
     keys = keys.unflatten(-1, (heads, -1)).permute(1, 2, 3, 0)                              # (Q, heads, d, K)
