@@ -55,6 +55,8 @@ def read_config(path):
             value = config[key]
             if value is not None and not (stages.is_number(value) and 0 < value < largest):
                 raise UserError(f'{key} is a number between 0 and {largest} or null, not {value!r}')
+        if isinstance(config['stages'], dict):          # null takes a stage of the base away
+            config['stages'] = {name: stage for name, stage in config['stages'].items() if stage is not None}
         check_stages(config['stages'])
         check_validation(config['validation'])
     return config

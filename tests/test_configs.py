@@ -75,10 +75,26 @@ def test_the_light_models_differ_in_the_decoder_alone():
         sizes = [sum(p.numel() for p in models.build(config['model']).parameters()) for config in (ours, liif)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
     assert ours['model']['args'].pop('encoder_spec') == liif['model']['args'].pop('encoder_spec')
-    ours['stages']['stage2']['rim'] = False
+    for stage in ours['stages'].values():
+        stage['rim'] = False
     for config in (ours, liif):
         del config['model']
     assert ours == liif
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('ablation/*.yaml')), ids=lambda path: path.stem)
+def test_an_ablation_leaves_out_one_thing_on_the_same_budget(path):
+    full, config = train.read_config(CONFIGS / 'ablation/full.yaml'), train.read_config(path)
+    with torch.device('meta'):
+        sizes = [sum(p.numel() for p in models.build(c['model']).parameters()) for c in (full, config)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
+    left_out = {'full': None, 'no_fem': 'fem', 'one_kernel_size': 'msno_kernels', 'no_rim': 'rim',
+                'no_position_bias': 'position_bias_spec'}[path.stem]
+    for c in (full, config):
+        c['model']['args'].pop(left_out, None)
+        if left_out == 'rim':
+            del c['stages']['stage2']['rim']
+    assert config == full
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
