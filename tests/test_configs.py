@@ -89,13 +89,15 @@ def test_an_ablation_leaves_out_one_thing_on_the_same_budget(path):
         sizes = [sum(p.numel() for p in models.build(c['model']).parameters()) for c in (full, config)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
     left_out = {'full': None, 'no_fem': 'fem', 'one_kernel_size': 'msno_kernels', 'no_rim': 'rim',
-                'no_position_bias': 'position_bias_spec', 'fp32': 'precision'}[path.stem]
+                'no_position_bias': 'position_bias_spec', 'fp32': 'precision',
+                'block_draw': 'draw'}[path.stem]
     for c in (full, config):
         c['model']['args'].pop(left_out, None)
+        c.pop(left_out, None)
         if left_out == 'rim':
             del c['stages']['stage2']['rim']
         if left_out == 'precision':
-            del c['precision'], c['channels_last']
+            del c['channels_last']
     assert config == full
 
 
