@@ -1,24 +1,28 @@
-"""What training minimises: the mean absolute difference of colours at a batch's queries."""
+"""What training minimises: the mean difference of colours at a batch's queries, absolute or squared."""
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from models import grid
 from models.fem import FEM
+
+LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss}
 
 
 class Objective(nn.Module):
     """The loss of a batch of `datasets.wrappers.Training` samples, a scalar. Source: MSIT (arXiv 2403.06536), L1.
 
-    `draw`: what `index` of the batch counts, see there.
+    `draw`: what `index` of the batch counts, see there. `loss`: 'l1', or 'l2', the squared difference, under which
+    what cannot be known comes out as the mean of what it may be.
     """
 
-    def __init__(self, model, draw):
+    def __init__(self, model, draw, loss='l1'):
         super().__init__()
-        self.model, self.draw = model, draw
+        self.model, self.draw, self.loss = model, draw, LOSSES[loss]
 
     def forward(self, batch):
         colour, target = self.predict(batch)
-        return (colour.to(target.dtype) - target).abs().mean()
+        return self.loss(colour.to(target.dtype), target)
 
     def predict(self, batch):
         """Colours and targets of the queries, `(B, Q, 3)`, or with blocks of `m` pixels `(B, P, m, 3)`, in [0, 1]."""

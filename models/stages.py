@@ -3,13 +3,14 @@ import math
 
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
+from models.objective import LOSSES
 from utils import UserError, nearest
 
 REQUIRED = ('rim', 'scales', 'lr')
 UNITS = ('steps', 'epochs')
 SCHEDULES = ('cosine', 'multi-step')
 KEYS = (*REQUIRED, *UNITS, 'schedule', 'milestones', 'gamma', 'warmup_steps', 'warmup_epochs', 'warmup_lr',
-        'blocks', 'shrink')
+        'loss', 'blocks', 'shrink')
 
 
 def check(stage):
@@ -46,6 +47,9 @@ def check(stage):
     for key in ('warmup_lr', 'warmup_steps', 'warmup_epochs'):
         if key in given and not (is_number(stage[key]) and stage[key] >= 0):
             raise UserError(f'{key} is a number from 0 up, not {stage[key]!r}')
+    loss = stage.get('loss') or 'l1'
+    if loss not in tuple(LOSSES):
+        raise UserError(f'loss is one of {", ".join(LOSSES)}, not {loss!r}')
     if 'blocks' in given and not (type(stage['blocks']) is int and stage['blocks'] > 0):
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):
@@ -76,7 +80,7 @@ def in_steps(stage, steps_per_epoch):
         'steps': max(1, steps(stage[unit(stage)])), 'schedule': stage.get('schedule') or 'cosine',
         'milestones': [steps(at) for at in stage.get('milestones') or []], 'gamma': stage.get('gamma'),
         'warmup_steps': steps(stage.get(f'warmup_{unit(stage)}')), 'warmup_lr': stage.get('warmup_lr') or 0,
-        'blocks': stage.get('blocks'), 'shrink': stage.get('shrink') or 1,
+        'loss': stage.get('loss') or 'l1', 'blocks': stage.get('blocks'), 'shrink': stage.get('shrink') or 1,
     }
     if planned['warmup_steps'] >= planned['steps']:
         raise UserError(f'{planned["steps"]} steps leave none after a warm-up of {planned["warmup_steps"]} steps')

@@ -100,7 +100,7 @@ class Run:
                            for buffer in module.buffers()]
         if config['compile']:
             compile_parts(self.model)
-        self.objective = parallel.wrapped(Objective(self.model, config['draw']), self.device)
+        self.objective = parallel.wrapped(Objective(self.model, config['draw'], stage['loss']), self.device)
         self.ema = ModelEmaV3(self.model, decay=config['ema_decay'], use_warmup=True) if config['ema_decay'] else None
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(parameters, lr=stage['lr'], fused=self.device.type in ('cpu', 'cuda'))

@@ -23,6 +23,17 @@ def begin(tmp_path):
     return begun
 
 
+@pytest.mark.parametrize('loss', ['l1', 'l2'])
+def test_the_stage_says_which_loss_is_minimised(begin, config, loss):
+    config['stages']['stage1']['loss'] = loss
+    run, batches = begin(config)
+    batch = next(batches)
+    colour, target = run.objective.predict(batch)
+    expected = [abs(ours - theirs) ** int(loss[1])
+                for ours, theirs in zip(colour.flatten().tolist(), target.flatten().tolist())]
+    assert float(run.objective(batch).detach()) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
 def test_both_draws_give_the_gradient_of_the_same_pixels():
     torch.manual_seed(0)
     model = models.build(TINY).double()
