@@ -1,4 +1,5 @@
 """The bundled weights on the bundled photographs."""
+import hashlib
 import runpy
 import sys
 from pathlib import Path
@@ -42,6 +43,12 @@ def test_bf16_is_close(model, photo):
     lr = tensor(np.asarray(Image.open(photo))[60:124, 60:124])[None]
     exact, half = (model.render(lr, (210, 200), precision=precision).clamp(0, 1) for precision in ('fp32', 'bf16'))
     assert 50 <= -10 * (exact - half).square().mean().log10() < 120
+
+
+def test_their_card_names_them():
+    content = (ROOT / 'modelzoo/EDSR_light_MSIT.pth').read_bytes()
+    assert hashlib.sha256(content).hexdigest() in (ROOT / 'modelzoo/EDSR_light_MSIT.md').read_text(encoding='utf-8')
+    assert len(content) <= 4e6
 
 
 def test_demo_takes_them_by_default(tmp_path, monkeypatch, capsys):
