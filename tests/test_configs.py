@@ -117,7 +117,7 @@ def test_published_sizes(name):
 def test_the_shipped_weights_are_of_the_light_config():
     config = read('train_edsr_light_MsIT')
     spec, blocks = config['model'], [stage.get('blocks') for stage in config['stages'].values()]
-    spec['args']['encoder_spec']['args']['n_resblocks'] = blocks[-1]                    # what the last stage makes of it
+    spec['args']['encoder_spec']['args']['n_resblocks'] = blocks[-1]         # what the last stage makes of it
     shipped = models.load(ROOT / 'modelzoo/EDSR_light_MSIT.pth').spec
     assert {'rim': False, **shipped['args']} == {'rim': False, **spec['args']} and shipped['name'] == spec['name']
 
