@@ -19,7 +19,7 @@ class Features(NamedTuple):
     """What `encode` finds in an LR image of `H x W`, laid out and padded for reading windows of it."""
     lr: torch.Tensor            # (B, H + 2, W + 2, 3) in the network's scale of [-1, 1], the border continued
     query_key: torch.Tensor     # (B, H + 2 r, W + 2 r, C), zeros around
-    value: torch.Tensor         # (B, H + 2 r, W + 2 r, C), zeros around
+    value: torch.Tensor         # (C, B, H + 2 r, W + 2 r), zeros around
 
     @property
     def size(self):
@@ -99,7 +99,8 @@ class MSIT(nn.Module):
         """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""
         query_key, value = self.mssa(self.msno(mapped, around))
         skipped = padded((lr - 0.5) / 0.5, 1, 'replicate')
-        return Features(skipped, padded(query_key, self.radius), padded(value, self.radius))
+        value = F.pad(value.transpose(0, 1), (self.radius,) * 4).contiguous()
+        return Features(skipped, padded(query_key, self.radius), value)
 
     def query(self, features, coord, cell):
         """Colours at any points, point by point as the paper states it.
@@ -110,7 +111,7 @@ class MSIT(nn.Module):
         y, x, offset = self.locate(features, coord)
         weight = bilinear_weights(offset)[:, :, None]                                       # (B, Q, 1, 9)
         query, keys = self.gather(features, y, x, weight)
-        values = windows(features.value, y, x, self.radius)
+        values = windows(features.value.permute(1, 2, 3, 0), y, x, self.radius)             # (K, N, C)
         attention = self.weigh(query, keys, offset).permute(2, 0, 1)                        # (K, N, heads)
         n, heads = attention.shape[1:]
         latent = values.reshape(self.window, n, heads, -1) * attention[..., None].to(values.dtype)
@@ -132,16 +133,16 @@ class MSIT(nn.Module):
         the `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
-        weight = first.weight[:, :-2].reshape(len(first.weight), self.window, self.mssa.heads, -1)
-        weight = weight.permute(2, 1, 3, 0).contiguous()
+        weight = first.weight[:, :-2].t().reshape(self.window, self.mssa.heads, -1, len(first.weight))
+        weight = weight.transpose(0, 1).contiguous()
         along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
-        along = [bias.permute(0, 3, 1, 2).contiguous() for bias in along]
+        along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
         return Plan(rows, columns, *along, weight, constant)
 
     def floats_per_block(self, points):
         """About how many numbers `query_blocks` holds at a time for an LR pixel with `points` output pixels."""
-        return max(self.window, points) * self.imnet.layers[0].out_features
+        return (self.window + points) * self.imnet.layers[0].out_features
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.
@@ -152,28 +153,27 @@ class MSIT(nn.Module):
         `i`, `j` int64 `(B, P)`, or `(1, P)` for the same in all images: which of the plan's rows and columns of blocks.
         Returns `(B, P, my * mx, 3)` in the scale of [0, 1], not clamped.
         """
-        batch = len(features.lr)
+        batch, heads = len(features.lr), self.mssa.heads
         i, j = i.expand(batch, -1), j.expand(batch, -1)
         (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)                              # (B, P), (B, P, my or mx)
         weight = grid.linear_weights(dy)[..., :, None, :, None] * grid.linear_weights(dx)[..., None, :, None, :]
         weight = weight.flatten(-2).flatten(2, 3)                                           # (B, P, m, 9)
-        query, keys = self.gather(features, y, x, weight)
-        n, m, channels = query.shape
-        heads, depth = self.mssa.heads, channels // self.mssa.heads
-        query = query.unflatten(-1, (heads, depth)).transpose(1, 2).flatten(0, 1)           # (N * heads, m, d)
-        keys = keys.view(self.window, n * heads, depth).permute(1, 2, 0)                    # (N * heads, d, K)
-        bias = self.mssa.sum_along(plan.row_bias[i], plan.column_bias[j]).reshape(n * heads, m, -1)
-        value = features.value.unflatten(-1, (heads, depth))
-        attention = attend(query, keys, bias).to(value.dtype).unflatten(0, (n, heads))
+        query_key = features.query_key.unflatten(-1, (heads, -1))
+        value = features.value.reshape(heads, -1, features.value[0].numel())                # (heads, d, B * H * W)
+        index = window_index(query_key.shape, y, x, self.radius)                            # (K, N)
+        near = weight.flatten(0, 1).to(value.dtype)
         first = plan.weight.to(value.dtype)
-        hidden = plan.constant.to(value.dtype).repeat(n, m, 1)
-        shared = None if torch.is_grad_enabled() else value.new_empty(self.window, n, first.shape[-1])
-        index = window_index(value.shape, y, x, self.radius) * heads
+        hidden = plan.constant.to(value.dtype).repeat(*near.shape[:2], 1)                   # (N, m, hidden)
+        shared = None if torch.is_grad_enabled() else value.new_empty(*index.shape, first.shape[-1])
         for head in range(heads):       # one at a time, so that what a head's pixels share stays in the cache
-            around = pick(value, index + head)                                              # (K, N, d)
-            shared = torch.bmm(around, first[head], out=None if torch.is_grad_enabled() else shared)
-            hidden.baddbmm_(attention[:, head], shared.transpose(0, 1))                     # shared: (K, N, hidden)
-        colour = self.imnet.after_first(hidden).reshape(*i.shape, m, -1)
+            keys = pick(query_key, index * heads + head)                                    # (K, N, d)
+            values = value[head].index_select(1, index.flatten()).unflatten(1, index.shape) # (d, K, N)
+            query = torch.bmm(near, self.nearest(keys).transpose(0, 1))                     # (N, m, d)
+            bias = plan.row_bias[head][i.flatten()][:, :, None] + plan.column_bias[head][j.flatten()][:, None]
+            attention = attend(query, keys.permute(1, 2, 0), bias.flatten(1, 2))            # (N, m, K)
+            shared = torch.bmm(values.permute(1, 2, 0), first[head], out=None if torch.is_grad_enabled() else shared)
+            hidden.baddbmm_(attention.to(value.dtype), shared.transpose(0, 1))              # shared: (K, N, hidden)
+        colour = self.imnet.after_first(hidden).reshape(*weight.shape[:3], -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 
     def render(self, lr, size, **options):
@@ -199,18 +199,21 @@ class MSIT(nn.Module):
         Returns `(N, m, C)`, the query map sampled bilinearly, and `(K, N, C)`, its windows (zeros outside, both).
         """
         keys = windows(features.query_key, y, x, self.radius)
+        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), self.nearest(keys).transpose(0, 1)), keys
+
+    def nearest(self, keys):
+        """The 3x3 pixels in the middle of windows: `(K, N, C)` to `(9, N, C)`."""
         middle = slice(self.radius - 1, self.radius + 2)
-        nearest = keys.unflatten(0, (2 * self.radius + 1, -1))[middle, middle].flatten(0, 1)                # (9, N, C)
-        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest.transpose(0, 1)), keys
+        return keys.unflatten(0, (2 * self.radius + 1, -1))[middle, middle].flatten(0, 1)
 
     def weigh(self, query, keys, offset):
         """Attention weights of single points, `(N, heads, K)`, from `query (N, 1, C)`, `keys (K, N, C)` and `offset (B,
         Q, 2)`."""
         n, heads = query.shape[0], self.mssa.heads
-        bias = self.mssa.bias(offset, self.radius).flatten(0, 1)[:, :, None]                # (N, heads, 1, K)
-        query = query.reshape(n, 1, heads, -1).transpose(1, 2)                              # (N, heads, 1, d)
-        keys = keys.reshape(self.window, n, heads, -1).permute(1, 2, 3, 0)                  # (N, heads, d, K)
-        return attend(query, keys, bias).squeeze(2)
+        bias = sum(self.mssa.bias_along(axis, offset[..., axis], self.radius) for axis in (0, 1))
+        keys = keys.reshape(self.window, n * heads, -1).permute(1, 2, 0)                    # (N * heads, d, K)
+        attention = attend(query.reshape(n * heads, 1, -1), keys, bias.reshape(n * heads, 1, -1))
+        return attention.reshape(n, heads, -1)
 
     def skip(self, features, y, x, weight):
         """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under
@@ -223,8 +226,8 @@ class Plan(NamedTuple):
     """Where blocks of output pixels lie in their LR pixels, and what depends on that alone."""
     rows: grid.Blocks
     columns: grid.Blocks
-    row_bias: torch.Tensor          # (rows of blocks, heads, my, 2 r + 1)
-    column_bias: torch.Tensor       # (columns of blocks, heads, mx, 2 r + 1)
+    row_bias: torch.Tensor          # (heads, rows of blocks, my, K)
+    column_bias: torch.Tensor       # (heads, columns of blocks, mx, K)
     weight: torch.Tensor            # (heads, K, C / heads, hidden), the first layer's weight of a window's values
     constant: torch.Tensor          # (hidden,): the first layer's bias and what the relative cell adds to it
 

@@ -33,31 +33,30 @@ class MSSA(nn.Module):
         return self.sim(self.msc(self.inner(z))), self.value(z)
 
     def bias_along(self, axis, offset, radius):
-        """What the offsets along `axis` (0: y, 1: x) add to the logits of a window's rows or columns.
+        """What the offsets along `axis` (0: y, 1: x) add to the logits of a window; the bias is the sum of both axes.
 
-        `offset (...)`, from the nearest LR pixel to the point, in LR pixels, gives `(..., 2 radius + 1, heads)`.
+        `offset (...)`, from the nearest LR pixel to the point, in LR pixels, gives `(..., heads, K)`, the window's `K =
+        (2 radius + 1)^2` pixels with its rows outermost.
         """
+        side = 2 * radius + 1
         window = offset[..., None] - torch.arange(-radius, radius + 1, device=offset.device)
         if self.position_bias is None:
-            return window.new_zeros(*window.shape, self.heads, dtype=self.inner.weight.dtype)
+            return window.new_zeros(*offset.shape, self.heads, side ** 2, dtype=self.inner.weight.dtype)
         along = self.position_bias.along(axis, 2 * window)              # the bias counts an LR pixel as 2
-        return along + self.position_bias.constant() if axis == 0 else along
-
-    @staticmethod
-    def sum_along(rows, columns):
-        """The bias of blocks of points: `(..., my, side)` and `(..., mx, side)` to `(..., my * mx, side * side)`."""
-        bias = rows[..., :, None, :, None] + columns[..., None, :, None, :]
-        return bias.flatten(-2).flatten(-3, -2)
-
-    def bias(self, offset, radius):
-        """The bias of single points: `offset (..., 2)`, (y, x), to `(..., heads, K)`, rows of the window outermost."""
-        rows, columns = (self.bias_along(axis, offset[..., axis], radius).transpose(-1, -2) for axis in (0, 1))
-        return (rows[..., :, None] + columns[..., None, :]).flatten(-2)
+        if axis == 0:
+            along = along + self.position_bias.constant()
+        along = along.transpose(-1, -2).unsqueeze(-1 if axis == 0 else -2)
+        return along.expand(*offset.shape, self.heads, side, side).flatten(-2)
 
 
 def attend(query, keys, bias):
     """Attention weights: the softmax of `query keys / sqrt(d) + bias` over the window.
 
-    `query (..., m, d)`, `keys (..., d, K)` and `bias (..., m, K)` give `(..., m, K)`.
+    `query (N, m, d)`, `keys (N, d, K)` and `bias (N, m, K)` give `(N, m, K)`.
     """
-    return (torch.matmul(query * query.shape[-1] ** -0.5, keys) + bias).softmax(dim=-1)
+    scale = query.shape[-1] ** -0.5
+    if bias.dtype == query.dtype:
+        logits = torch.baddbmm(bias, query, keys, alpha=scale)
+    else:                                               # under autocast the bias keeps its precision
+        logits = torch.bmm(query * scale, keys) + bias
+    return logits.softmax(dim=-1)

@@ -11,7 +11,7 @@ from models import grid
 from utils import UserError, is_out_of_memory
 
 CHUNK = 50e6                    # numbers that decoding takes at a time
-CHUNK_CPU = 6e5                 # the same on each thread of a CPU, so few that they stay in its cache
+CHUNK_CPU = 1e6                 # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 4 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
 SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
@@ -174,7 +174,8 @@ def decode(model, lr, part, plan, precision, out):
 def chunks(n_rows, n_columns, size):
     """The blocks in rectangles of about `size`, equally large and wide rather than high: (top, bottom, left, right)."""
     wide = -(-n_columns // max(1, round(n_columns / size)))
-    high = -(-n_rows // max(1, round(n_rows * wide / size)))
+    high = max(1, round(size / wide))
+    high = -(-n_rows // -(-n_rows // high))
     return tiles(n_rows, n_columns, high, wide)
 
 

@@ -9,8 +9,6 @@ from safetensors.torch import load_file
 import models
 from models import grid
 from models.checkpoint import fitted
-from models.msit import bilinear_weights
-from models.mssa import attend
 from models.published import from_published
 
 GOLDEN = ROOT / 'tests' / 'golden'
@@ -58,9 +56,10 @@ def test_features_hold_the_maps(golden):
     features = model.encode((expected['input'] + 1) / 2)
     assert features.size == expected['input'].shape[-2:]
     inner = slice(model.radius, -model.radius)
-    for maps, name in ((features.query_key, 'mssa_query_key'), (features.value, 'mssa_value')):
-        close(maps[:, inner, inner].permute(0, 3, 1, 2), expected[name])
-        assert maps.count_nonzero() == maps[:, inner, inner].count_nonzero()                # zeros around
+    query_key, value = features.query_key.permute(0, 3, 1, 2), features.value.transpose(0, 1)
+    for maps, name in ((query_key, 'mssa_query_key'), (value, 'mssa_value')):
+        close(maps[..., inner, inner], expected[name])
+        assert maps.count_nonzero() == maps[..., inner, inner].count_nonzero()              # zeros around
 
 
 def test_every_output_by_render_and_by_query(golden):
@@ -86,10 +85,5 @@ def test_points(golden):
 def test_attention(golden):
     model, expected = golden
     features = model.encode((expected['input'] + 1) / 2)
-    y, x, offset = model.locate(features, expected['query_coord'])
-    query, keys = model.gather(features, y, x, bilinear_weights(offset)[:, :, None])
-    heads = expected['query_attention'].shape[-1]
-    query = query.unflatten(-1, (heads, -1)).transpose(1, 2)                                # (Q, heads, 1, d)
-    keys = keys.unflatten(-1, (heads, -1)).permute(1, 2, 3, 0)                              # (Q, heads, d, K)
-    attention = attend(query, keys, model.mssa.bias(offset, model.radius)[0][:, :, None])   # (Q, heads, 1, K)
-    close(attention.squeeze(2).transpose(1, 2).reshape(expected['query_attention'].shape), expected['query_attention'])
+    attention = model.attention(features, expected['query_coord'])                          # (1, Q, heads, K)
+    close(attention[0].transpose(1, 2).reshape(expected['query_attention'].shape), expected['query_attention'])
