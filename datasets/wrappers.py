@@ -112,7 +112,7 @@ class Training:
     Raises UserError for an image that is smaller than the largest crop, and for arguments that make no sense.
     """
 
-    def __init__(self, dataset, scale_min, scale_max, batch_size, steps, patch=48, queries=2304, draw='pixel',
+    def __init__(self, dataset, scale_min, scale_max, batch_size, steps, patch=48, queries=2304, draw='block',
                  augment=True, shrink=1, seed=0):
         if draw not in DRAWS:
             raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')

@@ -41,7 +41,7 @@ def test_published_recipe(name):
     config = read(name)
     assert config['model']['args']['encoder_spec'] == {'name': encoder, 'args': {}}
     assert config['init'] == init
-    assert (config['patch'], config['queries'], config['draw'], config['batch_size']) == (48, 2304, 'pixel', 32)
+    assert (config['patch'], config['queries'], config['draw'], config['batch_size']) == (48, 2304, 'block', 32)
     assert (config['precision'], config['clip_grad'], config['ema_decay']) == ('fp32', None, None)
     assert Path(config['train_dataset']['args']['root_path']) == Path('data/DIV2K/DIV2K_train_HR')
     assert list(config['stages']) == list(scales)
@@ -59,7 +59,7 @@ def test_published_recipe(name):
 def test_recipe_of_the_peers(name):
     config = read(f'train_edsr_baseline_{name}')
     assert config['model']['name'] == name and config['model']['args']['encoder_spec']['name'] == 'edsr-baseline'
-    assert (config['patch'], config['queries'], config['batch_size']) == (48, 2304, 16)
+    assert (config['patch'], config['queries'], config['draw'], config['batch_size']) == (48, 2304, 'pixel', 16)
     planned = stages.in_steps(config['stages']['stage1'], 50)
     assert planned['scales'] == [1, 4] and planned['steps'] == 1000 * 1000      # 1000 iterations an epoch
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=planned['lr'])

@@ -63,7 +63,7 @@ def test_a_stage_needs_no_warm_up():
     ({'schedule': 'multi-step', 'gamma': 0.5}, 'milestones belongs to'),
     ({'schedule': 'multi-step', 'milestones': [5, 3], 'gamma': 0.5}, 'ascending'),
     ({'blocks': 2.5}, 'blocks is a whole number'), ({'blocks': 0}, 'blocks is a whole number'),
-    ({'loss': 'l3'}, "loss is one of l1, l2, not 'l3'"), ({'loss': ['l1']}, 'loss is one of'),
+    ({'loss': 'l3'}, "loss is one of l1, rmse, not 'l3'"), ({'loss': ['l1']}, 'loss is one of'),
     ({'shrink': 0}, 'shrink is above 0'), ({'shrink': 2}, 'shrink is above 0'),
 ])
 def test_what_does_not_fit_together_is_refused(change, said):

@@ -1,6 +1,7 @@
 """A training step: its gradient, what is skipped, what parts and compilation leave as it is."""
 import copy
 import functools
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from conftest import TINY
 
 import models
 from models import grid
-from models.objective import Objective
+from models.objective import Objective, rmse
 from models.training import Run
 from utils import UserError
 
@@ -23,15 +24,26 @@ def begin(tmp_path):
     return begun
 
 
-@pytest.mark.parametrize('loss', ['l1', 'l2'])
+@pytest.mark.parametrize('loss', ['l1', 'rmse'])
 def test_the_stage_says_which_loss_is_minimised(begin, config, loss):
     config['stages']['stage1']['loss'] = loss
     run, batches = begin(config)
     batch = next(batches)
     colour, target = run.objective.predict(batch)
-    expected = [abs(ours - theirs) ** int(loss[1])
-                for ours, theirs in zip(colour.flatten().tolist(), target.flatten().tolist())]
+    expected = []
+    for patch in zip(colour.flatten(1).tolist(), target.flatten(1).tolist()):
+        differences = [abs(ours - theirs) for ours, theirs in zip(*patch)]
+        if loss == 'l1':
+            expected.append(sum(differences) / len(differences))
+        else:
+            expected.append(math.sqrt(sum(d ** 2 for d in differences) / len(differences)))
     assert float(run.objective(batch).detach()) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+def test_a_patch_that_is_met_exactly_has_a_gradient():
+    colour = torch.full((2, 5, 3), 0.5, requires_grad=True)
+    rmse(colour, colour.detach()).backward()
+    assert not colour.grad.any()
 
 
 def test_both_draws_give_the_gradient_of_the_same_pixels():
