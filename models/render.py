@@ -166,7 +166,7 @@ def decode(model, lr, part, plan, precision, out):
     todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), max(1, size)))
 
     def work():
-        with torch.no_grad(), autocast():
+        with torch.inference_mode(), autocast():
             return all([decode_blocks(model, features, plan, *blocks, out) for blocks in todo])
     return all(on_each_thread(work) if on_cpu else [work()])
 
