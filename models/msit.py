@@ -18,8 +18,8 @@ from utils import UserError, check_whole
 class Features(NamedTuple):
     """What `encode` finds in an LR image of `H x W`, laid out and padded for reading windows of it."""
     lr: torch.Tensor            # (B, H + 2, W + 2, 3) in the network's scale of [-1, 1], the border continued
-    query_key: torch.Tensor     # (B, H + 2 r, W + 2 r, C), zeros around
-    value: torch.Tensor         # (C, B, H + 2 r, W + 2 r), zeros around
+    query_key: torch.Tensor     # (heads, B, H + 2 r, W + 2 r, C / heads), zeros around
+    value: torch.Tensor         # the same
 
     @property
     def size(self):
@@ -99,8 +99,11 @@ class MSIT(nn.Module):
         """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""
         query_key, value = self.mssa(self.msno(mapped, around))
         skipped = padded((lr - 0.5) / 0.5, 1, 'replicate')
-        value = F.pad(value.transpose(0, 1), (self.radius,) * 4).contiguous()
-        return Features(skipped, padded(query_key, self.radius), value)
+        return Features(skipped, *(self.heads_apart(padded(maps, self.radius)) for maps in (query_key, value)))
+
+    def heads_apart(self, maps):
+        """`(B, H, W, C)` to `(heads, B, H, W, C / heads)`."""
+        return maps.unflatten(-1, (self.mssa.heads, -1)).permute(3, 0, 1, 2, 4).contiguous()
 
     def query(self, features, coord, cell):
         """Colours at any points, point by point as the paper states it.
@@ -111,7 +114,7 @@ class MSIT(nn.Module):
         y, x, offset = self.locate(features, coord)
         weight = bilinear_weights(offset)[:, :, None]                                       # (B, Q, 1, 9)
         query, keys = self.gather(features, y, x, weight)
-        values = windows(features.value.permute(1, 2, 3, 0), y, x, self.radius)             # (K, N, C)
+        values = windows(heads_together(features.value), y, x, self.radius)                 # (K, N, C)
         attention = self.weigh(query, keys, offset).permute(2, 0, 1)                        # (K, N, heads)
         n, heads = attention.shape[1:]
         latent = values.reshape(self.window, n, heads, -1) * attention[..., None].to(values.dtype)
@@ -138,7 +141,8 @@ class MSIT(nn.Module):
         along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
-        return Plan(rows, columns, *along, weight, constant)
+        between = [grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns)]
+        return Plan(rows, columns, *between, *along, weight, constant)
 
     def floats_per_block(self, points):
         """About how many numbers `query_blocks` holds at a time for an LR pixel with `points` output pixels."""
@@ -153,26 +157,23 @@ class MSIT(nn.Module):
         `i`, `j` int64 `(B, P)`, or `(1, P)` for the same in all images: which of the plan's rows and columns of blocks.
         Returns `(B, P, my * mx, 3)` in the scale of [0, 1], not clamped.
         """
-        batch, heads = len(features.lr), self.mssa.heads
+        batch, grad = len(features.lr), torch.is_grad_enabled()
         i, j = i.expand(batch, -1), j.expand(batch, -1)
-        (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)                              # (B, P), (B, P, my or mx)
-        weight = grid.linear_weights(dy)[..., :, None, :, None] * grid.linear_weights(dx)[..., None, :, None, :]
-        weight = weight.flatten(-2).flatten(2, 3)                                           # (B, P, m, 9)
-        query_key = features.query_key.unflatten(-1, (heads, -1))
-        value = features.value.reshape(heads, -1, features.value[0].numel())                # (heads, d, B * H * W)
-        index = window_index(query_key.shape, y, x, self.radius)                            # (K, N)
-        near = weight.flatten(0, 1).to(value.dtype)
-        first = plan.weight.to(value.dtype)
-        hidden = plan.constant.to(value.dtype).repeat(*near.shape[:2], 1)                   # (N, m, hidden)
-        shared = None if torch.is_grad_enabled() else value.new_empty(*index.shape, first.shape[-1])
-        for head in range(heads):       # one at a time, so that what a head's pixels share stays in the cache
-            keys = pick(query_key, index * heads + head)                                    # (K, N, d)
-            values = value[head].index_select(1, index.flatten()).unflatten(1, index.shape) # (d, K, N)
+        y, x = plan.rows.pixels.to(i.device)[i], plan.columns.pixels.to(j.device)[j]        # (B, P)
+        weight = plan.row_weight[i][:, :, :, None, :, None] * plan.column_weight[j][:, :, None, :, None, :]
+        weight = weight.flatten(4).flatten(2, 3)                                            # (B, P, m, 9)
+        bias = plan.row_bias[:, i.flatten()][:, :, :, None] + plan.column_bias[:, j.flatten()][:, :, None]
+        bias = bias.flatten(2, 3)                                                           # (heads, N, m, K)
+        index = window_index(features.value.shape[1:], y, x, self.radius)                   # (K, N)
+        near, first = weight.flatten(0, 1).to(features.value.dtype), plan.weight.to(features.value.dtype)
+        hidden = plan.constant.to(near.dtype).repeat(*near.shape[:2], 1)                    # (N, m, hidden)
+        shared = None if grad else near.new_empty(*index.shape, first.shape[-1])
+        for head in range(self.mssa.heads):     # one at a time, so that what a head's pixels share stays in the cache
+            keys, values = pick(features.query_key[head], index), pick(features.value[head], index)     # (K, N, d)
             query = torch.bmm(near, self.nearest(keys).transpose(0, 1))                     # (N, m, d)
-            bias = plan.row_bias[head][i.flatten()][:, :, None] + plan.column_bias[head][j.flatten()][:, None]
-            attention = attend(query, keys.permute(1, 2, 0), bias.flatten(1, 2))            # (N, m, K)
-            shared = torch.bmm(values.permute(1, 2, 0), first[head], out=None if torch.is_grad_enabled() else shared)
-            hidden.baddbmm_(attention.to(value.dtype), shared.transpose(0, 1))              # shared: (K, N, hidden)
+            attention = attend(query, keys.permute(1, 2, 0), bias[head])                    # (N, m, K)
+            shared = torch.bmm(values, first[head], out=None if grad else shared)           # (K, N, hidden)
+            hidden.baddbmm_(attention.to(near.dtype), shared.transpose(0, 1))
         colour = self.imnet.after_first(hidden).reshape(*weight.shape[:3], -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 
@@ -198,7 +199,7 @@ class MSIT(nn.Module):
 
         Returns `(N, m, C)`, the query map sampled bilinearly, and `(K, N, C)`, its windows (zeros outside, both).
         """
-        keys = windows(features.query_key, y, x, self.radius)
+        keys = windows(heads_together(features.query_key), y, x, self.radius)
         return torch.bmm(weight.flatten(0, 1).to(keys.dtype), self.nearest(keys).transpose(0, 1)), keys
 
     def nearest(self, keys):
@@ -226,10 +227,17 @@ class Plan(NamedTuple):
     """Where blocks of output pixels lie in their LR pixels, and what depends on that alone."""
     rows: grid.Blocks
     columns: grid.Blocks
+    row_weight: torch.Tensor        # (rows of blocks, my, 3), bilinear weights on the LR pixels before, at and after
+    column_weight: torch.Tensor     # (columns of blocks, mx, 3)
     row_bias: torch.Tensor          # (heads, rows of blocks, my, K)
     column_bias: torch.Tensor       # (heads, columns of blocks, mx, K)
     weight: torch.Tensor            # (heads, K, C / heads, hidden), the first layer's weight of a window's values
     constant: torch.Tensor          # (hidden,): the first layer's bias and what the relative cell adds to it
+
+
+def heads_together(maps):
+    """`(heads, B, H, W, C / heads)` to `(B, H, W, C)`."""
+    return maps.permute(1, 2, 3, 0, 4).flatten(3)
 
 
 def bilinear_weights(offset):

@@ -56,8 +56,8 @@ def test_features_hold_the_maps(golden):
     features = model.encode((expected['input'] + 1) / 2)
     assert features.size == expected['input'].shape[-2:]
     inner = slice(model.radius, -model.radius)
-    query_key, value = features.query_key.permute(0, 3, 1, 2), features.value.transpose(0, 1)
-    for maps, name in ((query_key, 'mssa_query_key'), (value, 'mssa_value')):
+    for maps, name in ((features.query_key, 'mssa_query_key'), (features.value, 'mssa_value')):
+        maps = maps.permute(1, 0, 4, 2, 3).flatten(1, 2)                                    # (B, C, H + 2 r, W + 2 r)
         close(maps[..., inner, inner], expected[name])
         assert maps.count_nonzero() == maps[..., inner, inner].count_nonzero()              # zeros around
 
