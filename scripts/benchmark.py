@@ -35,12 +35,16 @@ def by_query(model, lr, size):
                           for part in coord.split(CHUNK)], dim=1)
 
 
-def timed(work, device):
-    synchronize(device)
-    began = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - began
+def timed(work, device, turn=0):
+    """Seconds that `work` takes, the median of as many runs as begin within `turn` seconds."""
+    seconds = []
+    while sum(seconds) < turn or not seconds:
+        synchronize(device)
+        began = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 def peak_memory(work, device):
@@ -90,8 +94,9 @@ def product_rate(device, dtype):
     return n ** 3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(5))
 
 
-def benchmark(contenders, lr, size, precisions, repeats, against_query):
-    """Runs of all models at one size, interleaved, so that what else the machine does is the same for all of them.
+def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
+    """All models at one size in turns, so that what else the machine does is the same for all of them. A turn
+    is as many runs as begin within `turn` seconds: caches and memory are then as in steady work.
 
     `contenders`: models by name. Returns a dict of medians for each name and precision; with `against_query` those of
     fp32 have `query` beside `render`.
@@ -105,7 +110,7 @@ def benchmark(contenders, lr, size, precisions, repeats, against_query):
     seconds = {key: [] for key in works}
     for _ in range(1 + repeats):
         for key, work in works.items():
-            seconds[key].append(timed(work, lr.device))
+            seconds[key].append(timed(work, lr.device, turn))
     rows = {}
     for (name, precision, way), work in works.items():
         row = rows.setdefault((name, precision), {'model': name, 'precision': precision})
@@ -163,7 +168,8 @@ def parse():
     parser.add_argument('-inputs', nargs='+', default=['48x48'], help='LR sizes, height x width')
     parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
     parser.add_argument('-precision', nargs='+', default=['fp32'], choices=DTYPES, help='precisions of render')
-    parser.add_argument('-repeats', type=int, default=3, help='interleaved runs')
+    parser.add_argument('-repeats', type=int, default=3, help='interleaved turns')
+    parser.add_argument('-turn', type=float, default=2, help='seconds of a turn, several runs of short work')
     parser.add_argument('-no-query', action='store_true', help='leave out the evaluation point by point')
     parser.add_argument('-output', type=Path, help='JSON file')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
@@ -174,6 +180,8 @@ def parse():
 def main(args):
     if args.repeats < 1:
         raise UserError(f'repeats is a whole number from 1 up, not {args.repeats}')
+    if not 0 <= args.turn < math.inf:
+        raise UserError(f'a turn is a number of seconds, not {args.turn}')
     device = choose_device(args.device)
     inputs, scales = [tuple(map(int, pair(text))) for text in args.inputs], [pair(text) for text in args.scales]
     contenders = {name: build(name).to(device) for name in args.models}
@@ -183,13 +191,13 @@ def main(args):
         lr = torch.rand(1, 3, height, width, device=device)
         for scale in scales:
             size = round(height * scale[0]), round(width * scale[1])
-            for row in benchmark(contenders, lr, size, args.precision, args.repeats, not args.no_query):
+            for row in benchmark(contenders, lr, size, args.precision, args.repeats, args.turn, not args.no_query):
                 row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[row['precision']]
                 row |= {'input': f'{height}x{width}', 'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale))}
                 rows.append(row)
     on_cpu = f'{torch.get_num_threads()} threads, {platform.machine()}'
     machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else on_cpu
-    caption = (f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved runs; matrix '
+    caption = (f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '
                'product: ' + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {name}' for name, rate in rates.items()))
     print(f'{caption}\n{table(rows)}')
     if args.output:

@@ -1,6 +1,7 @@
 """scripts/benchmark.py: what it measures of which models. How long things take is not tested."""
 import json
 import runpy
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def benchmark(program):
 
     def run(*options):
         return program(PROGRAM, '-device', 'cpu', '-models', 'ours.yaml', 'liif.yaml', 'lte.pth', 'bicubic', '-inputs',
-                       '6x7', '-repeats', '2', *options)
+                       '6x7', '-repeats', '2', '-turn', '0', *options)
     return run
 
 
@@ -67,10 +68,21 @@ def test_multiply_adds_and_all_pixels():
     assert (every - by_query(model, lr, (9, 7))).abs().max() < 1e-12
 
 
+def test_a_turn_is_of_several_runs_and_gives_their_median():
+    timed, runs = runpy.run_path(str(ROOT / PROGRAM))['timed'], []
+
+    def work():
+        runs.append(0.01 if runs else 0.1)
+        time.sleep(runs[-1])
+    assert 0.01 <= timed(work, torch.device('cpu'), 0.15) < 0.1 and len(runs) > 2
+    assert timed(work, torch.device('cpu')) >= 0.01
+
+
 @pytest.mark.parametrize('options, said', [
     (['-models', 'none'], 'train_none.yaml'), (['-models', 'none.pth'], 'none.pth: no such file'),
     (['-inputs', '3x3x3'], "'3x3x3'"), (['-scales', 'big'], "'big'"), (['-scales', '0'], "'0'"),
-    (['-repeats', '0'], 'from 1 up'), (['-precision', 'int4'], 'int4'), (['-device', 'abacus'], 'abacus'),
+    (['-repeats', '0'], 'from 1 up'), (['-turn', '-1'], 'seconds'), (['-turn', 'inf'], 'seconds'),
+    (['-precision', 'int4'], 'int4'), (['-device', 'abacus'], 'abacus'),
 ])
 def test_mistakes(benchmark, options, said):
     refused(benchmark(*options), said)
