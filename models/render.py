@@ -11,7 +11,7 @@ from models import grid
 from utils import UserError, is_out_of_memory
 
 CHUNK = 50e6                    # numbers that decoding takes at a time
-CHUNK_CPU = 1e6                 # the same on each thread of a CPU, so few that they stay in its cache
+CHUNK_CPU = 1.4e6               # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 4 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
 SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
