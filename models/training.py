@@ -237,9 +237,9 @@ class Run:
     # ------------------------------------------------------------ files
 
     def meta(self, scores):
-        stage = self.stages[self.stage]
-        return {'stage': stage['name'], 'step': self.step,
-                'scale_min': stage['scales'][0], 'scale_max': stage['scales'][1],
+        smallest, largest = zip(*(stage['scales'] for stage in self.stages[:self.stage + 1]))
+        return {'stage': self.stages[self.stage]['name'], 'step': self.step,
+                'scale_min': min(smallest), 'scale_max': max(largest),
                 **{f'psnr {name}': float(value) for name, value in scores.items()}}
 
     def save_result(self, name, scores):

@@ -93,8 +93,10 @@ def test_reduced_precision_and_channels_last(start, config, tmp_path, precision)
 def test_a_stage_starts_where_the_last_one_ended(tmp_path, start, config):
     config['stages']['stage3'] = copy.deepcopy(config['stages']['stage2'])
     config['stages']['stage3'].update(blocks=3, shrink=0.9)
-    config['stages']['stage4'] = copy.deepcopy(config['stages']['stage1'])
+    config['stages']['stage4'] = {**config['stages']['stage1'], 'scales': [1.5, 2]}
     start(config, 'run')
+    meta = models.load(tmp_path / 'save' / 'run' / 'stage4.pth').meta
+    assert (meta['scale_min'], meta['scale_max']) == (1, 3)         # of all stages
     log = [json.loads(line) for line in (tmp_path / 'save' / 'run' / 'log.jsonl').read_text().splitlines()]
     psnr = {entry['stage']: entry['psnr'] for entry in log if 'psnr' in entry}          # the last ones of each stage
     run = train.Run(train.read_config(tmp_path / 'run.yaml'), tmp_path, torch.device('cpu'))
