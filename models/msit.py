@@ -99,11 +99,12 @@ class MSIT(nn.Module):
         """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""
         query_key, value = self.mssa(self.msno(mapped, around))
         skipped = padded((lr - 0.5) / 0.5, 1, 'replicate')
-        return Features(skipped, *(self.heads_apart(padded(maps, self.radius)) for maps in (query_key, value)))
+        return Features(skipped, *(self.heads_apart(maps) for maps in (query_key, value)))
 
     def heads_apart(self, maps):
-        """`(B, H, W, C)` to `(heads, B, H, W, C / heads)`."""
-        return maps.unflatten(-1, (self.mssa.heads, -1)).permute(3, 0, 1, 2, 4).contiguous()
+        """`(B, C, H, W)` to `(heads, B, H + 2 r, W + 2 r, C / heads)`, zeros around."""
+        maps = F.pad(maps, (self.radius,) * 4).unflatten(1, (self.mssa.heads, -1))
+        return maps.permute(1, 0, 3, 4, 2).contiguous()
 
     def query(self, features, coord, cell):
         """Colours at any points, point by point as the paper states it.

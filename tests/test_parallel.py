@@ -69,7 +69,8 @@ def test_gradients_equal_those_of_one_process_with_the_double_batch(tmp_path, co
     groups = [start_ranks(ranks, gradients, {**config, 'accumulate': parts}, tmp_path)
               for ranks, parts in ((1, 1), (1, 2), (2, 1), (2, 2))]
     assert [statuses(group) for group in groups] == [[0], [0], [0, 0], [0, 0]]
-    alone, *others = [torch.load(tmp_path / f'{name}.pth') for name in ('1-1', '1-2', '2-1', '2-2')]
+    alone, *others = [torch.load(tmp_path / f'{name}.pth', weights_only=True)
+                      for name in ('1-1', '1-2', '2-1', '2-2')]
     assert alone['gradient'].dtype == torch.float64 and alone['gradient'].norm() > 0
     for other in others:
         for key in ('gradient', 'weights'):
