@@ -14,7 +14,7 @@ class Decoder(nn.Module):
         image goes on."""
         return self.encode(lr[:, :, y, x])
 
-    def plan(self, rows, columns, relative_cell):
+    def plan(self, features, rows, columns, relative_cell):
         """What `query_blocks` needs to know of an output size: the `grid.Blocks` of both axes and the relative cell,
         (2/scale_y, 2/scale_x), `(2,)`."""
         return grid.Layout(rows, columns, relative_cell)

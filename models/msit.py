@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import grid, parts
+from models import grid, native, parts, shared
 from models.msno import MSNO
 from models.mssa import MSSA, attend
 from models.registry import register
 from models.render import render
-from models.windows import padded, pick, window_index, windows
+from models.windows import nearest, padded, window_index, windows
 from utils import UserError, check_whole
 
 
@@ -132,18 +132,20 @@ class MSIT(nn.Module):
         query, keys = self.gather(features, y, x, bilinear_weights(offset)[:, :, None])
         return self.weigh(query, keys, offset).unflatten(0, y.shape)
 
-    def plan(self, rows, columns, relative_cell):
+    def plan(self, features, rows, columns, relative_cell):
         """What blocks of output pixels need to know of where they lie, the same for all images of a size: a `Plan` from
-        the `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`."""
+        the `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`. For `query_blocks` of
+        features like these, and for gradients only if made with them."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
-        weight = first.weight[:, :-2].t().reshape(self.window, self.mssa.heads, -1, len(first.weight))
-        weight = weight.transpose(0, 1).contiguous()
+        weight = first.weight[:, :-2].t().reshape(self.window, self.mssa.heads, -1, len(first.weight)).transpose(0, 1)
+        weight, compiled = weight.to(features.value.dtype), native.serves(features.value)
         along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
         between = [grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns)]
-        return Plan(rows, columns, *between, *along, weight, constant)
+        weight = native.packed(weight) if compiled else weight.contiguous()
+        return Plan(rows, columns, *between, *along, weight, constant, compiled)
 
     def floats_per_block(self, points):
         """About how many numbers `query_blocks` holds at a time for an LR pixel with `points` output pixels."""
@@ -152,29 +154,18 @@ class MSIT(nn.Module):
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.
 
-        The first layer of the MLP is applied to a window's values once for each LR pixel and its results are weighed,
-        instead of weighing the values once for each output pixel: the same sum in another order.
-
         `i`, `j` int64 `(B, P)`, or `(1, P)` for the same in all images: which of the plan's rows and columns of blocks.
         Returns `(B, P, my * mx, 3)` in the scale of [0, 1], not clamped.
         """
-        batch, grad = len(features.lr), torch.is_grad_enabled()
+        batch = len(features.lr)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
         y, x = plan.rows.pixels.to(i.device)[i], plan.columns.pixels.to(j.device)[j]        # (B, P)
         weight = plan.row_weight[i][:, :, :, None, :, None] * plan.column_weight[j][:, :, None, :, None, :]
         weight = weight.flatten(4).flatten(2, 3)                                            # (B, P, m, 9)
-        bias = plan.row_bias[:, i.flatten()][:, :, :, None] + plan.column_bias[:, j.flatten()][:, :, None]
-        bias = bias.flatten(2, 3)                                                           # (heads, N, m, K)
         index = window_index(features.value.shape[1:], y, x, self.radius)                   # (K, N)
-        near, first = weight.flatten(0, 1).to(features.value.dtype), plan.weight.to(features.value.dtype)
-        hidden = plan.constant.to(near.dtype).repeat(*near.shape[:2], 1)                    # (N, m, hidden)
-        shared = None if grad else near.new_empty(*index.shape, first.shape[-1])
-        for head in range(self.mssa.heads):     # one at a time, so that what a head's pixels share stays in the cache
-            keys, values = pick(features.query_key[head], index), pick(features.value[head], index)     # (K, N, d)
-            query = torch.bmm(near, self.nearest(keys).transpose(0, 1))                     # (N, m, d)
-            attention = attend(query, keys.permute(1, 2, 0), bias[head])                    # (N, m, K)
-            shared = torch.bmm(values, first[head], out=None if grad else shared)           # (K, N, hidden)
-            hidden.baddbmm_(attention.to(near.dtype), shared.transpose(0, 1))
+        near = weight.flatten(0, 1).to(features.value.dtype)
+        first_layer = native.first_layer if plan.compiled else shared.first_layer
+        hidden = first_layer(plan, features, near, index, i.flatten(), j.flatten())         # (N, m, hidden)
         colour = self.imnet.after_first(hidden).reshape(*weight.shape[:3], -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 
@@ -201,12 +192,7 @@ class MSIT(nn.Module):
         Returns `(N, m, C)`, the query map sampled bilinearly, and `(K, N, C)`, its windows (zeros outside, both).
         """
         keys = windows(heads_together(features.query_key), y, x, self.radius)
-        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), self.nearest(keys).transpose(0, 1)), keys
-
-    def nearest(self, keys):
-        """The 3x3 pixels in the middle of windows: `(K, N, C)` to `(9, N, C)`."""
-        middle = slice(self.radius - 1, self.radius + 2)
-        return keys.unflatten(0, (2 * self.radius + 1, -1))[middle, middle].flatten(0, 1)
+        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest(keys).transpose(0, 1)), keys
 
     def weigh(self, query, keys, offset):
         """Attention weights of single points, `(N, heads, K)`, from `query (N, 1, C)`, `keys (K, N, C)` and `offset (B,
@@ -232,8 +218,9 @@ class Plan(NamedTuple):
     column_weight: torch.Tensor     # (columns of blocks, mx, 3)
     row_bias: torch.Tensor          # (heads, rows of blocks, my, K)
     column_bias: torch.Tensor       # (heads, columns of blocks, mx, K)
-    weight: torch.Tensor            # (heads, K, C / heads, hidden), the first layer's weight of a window's values
+    weight: torch.Tensor            # (heads, K, C / heads, hidden), for a window's values; `native.packed` if compiled
     constant: torch.Tensor          # (hidden,): the first layer's bias and what the relative cell adds to it
+    compiled: bool                  # whether `native` or `shared` evaluates the first layer
 
 
 def heads_together(maps):

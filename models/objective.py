@@ -52,7 +52,7 @@ class Objective(nn.Module):
         (height, width), (h, w) = lr_size, size
         rows, columns = grid.Blocks(height, h), grid.Blocks(width, w)
         y, x = index // width, index % width
-        plan = self.model.plan(rows, columns, grid.relative_cell((height, width), (h, w)))
+        plan = self.model.plan(features, rows, columns, grid.relative_cell((height, width), (h, w)))
         colour = self.model.query_blocks(features, plan, y, x)
         at = rows.output.to(index.device)[y][..., :, None] * w + columns.output.to(index.device)[x][..., None, :]
         return colour, at.flatten(2)

@@ -135,12 +135,12 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out):
     rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
     if not len(rows.pixels) or not len(columns.pixels):
         return
-    plan = model.plan(rows, columns, relative_cell)
-    finite = decode(model, lr, (y, x), plan, precision, out)
+    where = (y, x), rows, columns, relative_cell
+    finite = decode(model, lr, *where, precision, out)
     if not finite and DTYPES[precision]:
         better = str(lr.dtype).removeprefix('torch.')
         warnings.warn(f'in {precision} the output is not finite: it is made in {better}', stacklevel=4)
-        decode(model, lr, (y, x), plan, 'fp32', out)
+        decode(model, lr, *where, 'fp32', out)
 
 
 def cut(blocks, first, last, origin):
@@ -149,9 +149,9 @@ def cut(blocks, first, last, origin):
     return blocks.part(int(at[0]), int(at[1]), origin)
 
 
-def decode(model, lr, part, plan, precision, out):
-    """Encode a part of the LR image, `lr[:, :, y, x]`, and write the output pixels of all of the plan's blocks to `out`
-    `(B, 3, h, w)`, a few blocks at a time.
+def decode(model, lr, part, rows, columns, relative_cell, precision, out):
+    """Encode a part of the LR image, `lr[:, :, y, x]`, and write the output pixels of its blocks, `rows` and `columns`,
+    to `out (B, 3, h, w)`, a few blocks at a time.
 
     On a CPU every thread decodes blocks of its own, so that what it works on stays in its core's cache.
     Returns whether all of the output is finite.
@@ -160,10 +160,11 @@ def decode(model, lr, part, plan, precision, out):
         return torch.autocast(lr.device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None)
     with autocast():
         features = model.encode_part(lr, *part)
+    plan = model.plan(features, rows, columns, relative_cell)
     on_cpu = lr.device.type == 'cpu'
-    points = plan.rows.size * plan.columns.size
+    points = rows.size * columns.size
     size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(points) * len(lr))
-    todo = iter(chunks(len(plan.rows.pixels), len(plan.columns.pixels), max(1, size)))
+    todo = iter(chunks(len(rows.pixels), len(columns.pixels), max(1, size)))
 
     def work():
         with torch.inference_mode(), autocast():

@@ -28,3 +28,10 @@ def pick(maps, index):
 def windows(maps, y, x, radius):
     """The windows of `window_index` themselves: `(K, B * P, C)`."""
     return pick(maps, window_index(maps.shape, y, x, radius))
+
+
+def nearest(keys):
+    """The 3x3 pixels in the middle of windows: `(K, N, C)` to `(9, N, C)`."""
+    side = round(len(keys) ** 0.5)
+    middle = slice(side // 2 - 1, side // 2 + 2)
+    return keys.unflatten(0, (side, side))[middle, middle].flatten(0, 1)

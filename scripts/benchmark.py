@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from models import grid  # noqa: E402
+from models import grid, native  # noqa: E402
 from models.evaluation import synchronize  # noqa: E402
 from models.render import DTYPES  # noqa: E402
 from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
@@ -70,11 +71,13 @@ def resident(key):
 
 
 def multiply_adds(work):
-    """Multiply-adds of the matrix products and convolutions in `work`, counted on one thread, the only one watched."""
+    """Multiply-adds of the matrix products and convolutions in `work`, counted on one thread, the only one watched, and
+    without compiled code, which is not seen."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter:
+        with mock.patch.object(native, 'serves', return_value=False), \
+             FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter:
             work()
     finally:
         torch.set_num_threads(threads)
@@ -195,7 +198,8 @@ def main(args):
                 row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[row['precision']]
                 row |= {'input': f'{height}x{width}', 'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale))}
                 rows.append(row)
-    on_cpu = f'{torch.get_num_threads()} threads, {platform.machine()}'
+    code = 'compiled' if native.library(torch.float32) else 'not compiled'
+    on_cpu = f'{torch.get_num_threads()} threads, {platform.machine()}, {code}'
     machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else on_cpu
     caption = (f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '
                'product: ' + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {name}' for name, rate in rates.items()))

@@ -117,9 +117,10 @@ def test_an_encoder_is_added_by_registering_it(own_encoder, decoder):
 def by_blocks(model, lr, size):
     """All pixels as training with whole blocks asks for them: `(B, 3, h, w)`, at scales where blocks are equal."""
     rows, columns = (grid.Blocks(*axis) for axis in zip(lr.shape[-2:], size))
-    plan = model.plan(rows, columns, grid.relative_cell(lr.shape[-2:], size))
+    features = model.encode(lr)
+    plan = model.plan(features, rows, columns, grid.relative_cell(lr.shape[-2:], size))
     i, j = torch.cartesian_prod(torch.arange(len(rows.pixels)), torch.arange(len(columns.pixels))).t()
-    colour = model.query_blocks(model.encode(lr), plan, i[None], j[None])                   # (B, P, my * mx, 3)
+    colour = model.query_blocks(features, plan, i[None], j[None])                   # (B, P, my * mx, 3)
     colour = colour.reshape(len(lr), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
     return colour.permute(0, 5, 1, 3, 2, 4).reshape(len(lr), 3, *size)
 

@@ -1,4 +1,6 @@
 """Rendering by LR pixel and by tile against the paper's way, point by point."""
+from unittest import mock
+
 import pytest
 import torch
 from conftest import TINY
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from models import grid
+from models import grid, native
 from models import render as rendering
 from utils import UserError
 
@@ -53,6 +55,11 @@ def by_query(model, lr, size, dtype=torch.float64):
     return rgb.transpose(1, 2).reshape(len(lr), 3, *size)
 
 
+def in_torch():
+    """A context in which the compiled code is not used, as where there is none."""
+    return mock.patch.object(native, 'serves', return_value=False)
+
+
 @given(specs(), st.integers(1, 2), side, side, extent, extent, st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_render_is_query_at_every_pixel(spec, batch, height, width, h, w, seed):
@@ -62,6 +69,8 @@ def test_render_is_query_at_every_pixel(spec, batch, height, width, h, w, seed):
     assert (model.render(lr, (h, w)) - expected).abs().max() <= 1e-9
     assert (models.fold(model).render(lr, (h, w)) - expected).abs().max() <= 1e-9
     assert (model.render(lr, (h, w), tile=3) - expected).abs().max() <= 1e-9
+    with in_torch():
+        assert (model.render(lr, (h, w)) - expected).abs().max() <= 1e-9
 
 
 @given(specs(), side, side, extent, extent, st.integers(0, 99))
@@ -69,7 +78,10 @@ def test_render_is_query_at_every_pixel(spec, batch, height, width, h, w, seed):
 def test_render_is_query_in_float32(spec, height, width, h, w, seed):
     model = built(spec, seed, torch.float32)
     lr = torch.rand(1, 3, height, width)
-    assert (model.render(lr, (h, w)) - by_query(model, lr, (h, w))).abs().max() <= 1e-4
+    expected = by_query(model, lr, (h, w))
+    assert (model.render(lr, (h, w)) - expected).abs().max() <= 1e-4
+    with in_torch():
+        assert (model.render(lr, (h, w)) - expected).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])

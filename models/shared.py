@@ -1,0 +1,27 @@
+"""The first layer of MSIT's decoder for all output pixels of an LR pixel, which share most of its work."""
+import torch
+
+from models.mssa import attend
+from models.windows import nearest, pick
+
+
+def first_layer(plan, features, near, index, i, j):
+    """The first layer of the MLP, before its activation, for the output pixels of `N` LR pixels: `(N, m, hidden)`.
+
+    The layer is applied to a window's values once for each LR pixel and its results are weighed, instead of weighing
+    the values once for each output pixel: the same sum in another order.
+
+    `near (N, m, 9)`: the bilinear weights on the pixels around; `index (K, N)`: where the windows lie in the features'
+    maps; `i`, `j` `(N,)`: which of the plan's rows and columns of blocks.
+    """
+    grad = torch.is_grad_enabled()
+    bias = (plan.row_bias[:, i][:, :, :, None] + plan.column_bias[:, j][:, :, None]).flatten(2, 3)  # (heads, N, m, K)
+    hidden = plan.constant.to(near.dtype).repeat(*near.shape[:2], 1)
+    shared = None if grad else near.new_empty(*index.shape, plan.weight.shape[-1])
+    for head in range(len(plan.weight)):    # one at a time, so that what a head's pixels share stays in the cache
+        keys, values = pick(features.query_key[head], index), pick(features.value[head], index)      # (K, N, d)
+        query = torch.bmm(near, nearest(keys).transpose(0, 1))                                       # (N, m, d)
+        attention = attend(query, keys.permute(1, 2, 0), bias[head])                                 # (N, m, K)
+        shared = torch.bmm(values, plan.weight[head], out=None if grad else shared)                  # (K, N, hidden)
+        hidden.baddbmm_(attention.to(near.dtype), shared.transpose(0, 1))
+    return hidden

@@ -1,0 +1,153 @@
+"""The decoder's compiled first layer against the same in torch's operations."""
+import os
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_render import built
+
+from models import native, shared
+
+compiled = pytest.mark.skipif(native.library(torch.float32) is None, reason='no compiled code on this system')
+few = st.integers(1, 4)
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+@pytest.fixture
+def afresh(monkeypatch, tmp_path):
+    """Nothing compiled yet, and an empty place to keep it."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    native.library.cache_clear()
+    yield tmp_path
+    native.library.cache_clear()
+
+
+def problem(heads, d, radius, hidden, rows, columns, my, mx, dtype, seed):
+    """Random features, plan, bilinear weights and windows of all LR pixels of `rows` x `columns`, in two images."""
+    make = torch.Generator().manual_seed(seed)
+    side = 2 * radius + 1
+
+    def random(*shape):
+        return torch.randn(*shape, dtype=dtype, generator=make)
+    maps = [random(heads, 2, rows + side - 1, columns + side - 1, d) for _ in range(2)]
+    features = SimpleNamespace(query_key=maps[0], value=maps[1])
+    plan = SimpleNamespace(row_weight=random(rows, my, 3), column_weight=random(columns, mx, 3),
+                           row_bias=random(heads, rows, my, side ** 2),
+                           column_bias=random(heads, columns, mx, side ** 2),
+                           weight=random(heads, side ** 2, d, hidden) / side, constant=random(hidden))
+    batch, i, j = torch.cartesian_prod(torch.arange(2), torch.arange(rows), torch.arange(columns)).t()
+    corner = (batch * (rows + side - 1) + i) * (columns + side - 1) + j
+    index = corner + (torch.arange(side)[:, None] * (columns + side - 1) + torch.arange(side)).reshape(-1, 1)
+    return plan, features, random(len(i), my * mx, 9), index, i, j
+
+
+def both(plan, *rest):
+    """What `shared` and `native` make of a problem."""
+    with torch.no_grad():
+        there = shared.first_layer(plan, *rest)
+        return there, native.first_layer(SimpleNamespace(**{**vars(plan), 'weight': native.packed(plan.weight)}), *rest)
+
+
+@compiled
+@given(heads=few, d=st.integers(1, 70), radius=st.integers(1, 4), hidden=st.integers(1, 150), rows=few, columns=few,
+       my=few, mx=few, dtype=st.sampled_from(list(TOLERANCE)), seed=st.integers(0, 99))
+@settings(max_examples=150, deadline=None)
+def test_compiled_code_does_what_torch_does(dtype, **sizes):
+    there, here = both(*problem(**sizes, dtype=dtype))
+    assert here.shape == there.shape and here.dtype == dtype
+    assert (here - there).abs().max() <= TOLERANCE[dtype] * there.abs().max()
+
+
+def supported(flag):
+    with open('/proc/cpuinfo', encoding='ascii') as file:
+        return flag in file.read().split()
+
+
+@compiled
+@pytest.mark.parametrize('flags, needs', [((), 'sse2'), (('-mavx2', '-mfma'), 'avx2'), (('-mavx512f',), 'avx512f')])
+@pytest.mark.parametrize('dtype', TOLERANCE)
+def test_it_is_right_on_every_kind_of_processor(afresh, monkeypatch, flags, needs, dtype):
+    if not supported(needs):
+        pytest.skip(f'this processor has no {needs}')
+    monkeypatch.setattr(native, 'FLAGS', ('-O3', *flags, '-shared', '-fPIC'))
+    there, here = both(*problem(2, 33, 2, 70, 3, 2, 3, 3, dtype, seed=0))
+    assert (here - there).abs().max() <= TOLERANCE[dtype] * there.abs().max()
+
+
+@compiled
+def test_it_writes_nowhere_but_into_its_output(tmp_path):
+    """The address sanitizer watches a program of its own that calls both functions on arrays that just fit."""
+    source = tmp_path / 'main.c'
+    source.write_text(f'#include "{native.SOURCE}"\n' + r'''
+#include <stdlib.h>
+#include <string.h>
+static void *zeros(long n, long size) { return calloc(n, size); }
+int main(void) {
+    for (long d = 1; d < 80; d += 13) for (long side = 3; side < 10; side += 2) for (long m = 1; m < 4; m++) {
+        const long n = 7, window = side * side, columns = 2 * COLUMNS, pixels = 5;
+        const long wide = ((d > window ? d : window) + COLUMNS - 1) / COLUMNS * COLUMNS;
+        int64_t *index = zeros(window * n, 8), *i = zeros(n, 8), *j = zeros(n, 8);
+        for (long k = 0; k < window * n; k++) index[k] = k % pixels;
+        real *logits = zeros(n * m * m * window, sizeof(real)), *near = zeros(n * m * m * 9, sizeof(real));
+        real *maps = zeros(pixels * d, sizeof(real)), *along = zeros(m * window, sizeof(real));
+        real *room = zeros((18 + d + 2 * ROWS) * wide, sizeof(real)), *more = zeros(n * window * COLUMNS, sizeof(real));
+        real *weight = zeros(columns * window * d, sizeof(real)), *hidden = zeros(n * m * m * columns, sizeof(real));
+        find_logits(logits, near, maps, index, along, i, along, j, room, 1, n, m, m, d, side, wide);
+        add_shared(hidden, logits, maps, index, weight, more, n, m * m, d, window, columns);
+        free(index), free(i), free(j), free(logits), free(near), free(maps), free(along), free(room), free(more);
+        free(weight), free(hidden);
+    }
+    return 0;
+}
+''')
+    program = tmp_path / 'main'
+    made = subprocess.run([os.environ.get('CC') or 'cc', '-O1', '-g', '-fsanitize=address,undefined',
+                           '-fno-sanitize-recover', '-DREAL=float', str(source), '-o', str(program)],
+                          capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip('this compiler has no sanitizer')
+    ran = subprocess.run([str(program)], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, '')
+
+
+# ---------------------------------------------------------------- where there is none
+
+def test_what_is_compiled_is_kept(afresh, monkeypatch):
+    if native.library(torch.float32) is None:
+        pytest.skip('no compiled code on this system')
+    kept = list((afresh / 'cache').rglob('*'))
+    assert [path.suffix for path in kept if path.is_file()] == ['.so']
+    native.library.cache_clear()
+    monkeypatch.setattr(subprocess, 'run', lambda *a, **k: pytest.fail('compiled a second time'))
+    assert native.library(torch.float32) is not None
+
+
+@pytest.mark.parametrize('compiler', ['no-such-compiler', 'false', 'true'])
+def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler):
+    model, lr = built(TINY), torch.rand(1, 3, 5, 6, dtype=torch.float64)
+    want = model.render(lr, (11, 14))
+    native.library.cache_clear()
+    monkeypatch.setenv('CC', compiler)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'other'))
+    assert native.library(torch.float64) is None
+    monkeypatch.setattr(native, 'first_layer', None)                # is not called
+    assert (model.render(lr, (11, 14)) - want).abs().max() < 1e-12
+    assert not [path for path in (afresh / 'other').rglob('*') if path.is_file()]
+
+
+def test_where_nothing_can_be_kept_torch_renders(afresh, monkeypatch):
+    (afresh / 'file').write_text('')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'file'))
+    assert native.library(torch.float32) is None
+
+
+def test_half_precision_and_gradients_are_torchs():
+    maps = torch.rand(2, 1, 9, 9, 4)
+    assert not native.serves(maps)                                  # gradients may be wanted
+    with torch.no_grad():
+        assert native.serves(maps) == (native.library(torch.float32) is not None)
+        assert not native.serves(maps.bfloat16()) and not native.serves(maps.to('meta'))
