@@ -67,15 +67,15 @@ static void rows_times(long rows, long inner, const real *first, long stride, co
 }
 
 /* logits (n, my * mx, side * side) = scale * queries . keys + bias, for one head: the keys are the pixels of `maps`
-   (pixels, d) at index (side * side, n), the queries their middle 3 x 3 weighed by near (n, my * mx, 9). The bias is the
-   sum of rows (., my, side * side) at i (n) and columns (., mx, side * side) at j (n).
+   (pixels, d) at index (side * side, n), the queries their middle 3 x 3 weighed by near (n, my * mx, 9). The bias is
+   the sum of rows (., my, side * side) at i (n) and columns (., mx, side * side) at j (n).
    room: 18 + d + 2 * ROWS rows of `wide` numbers, which is d or side * side, the larger, in whole blocks of COLUMNS */
 void find_logits(real *logits, const real *near, const real *maps, const int64_t *index, const real *rows,
                  const int64_t *i, const real *columns, const int64_t *j, real *room, real scale,
                  long n, long my, long mx, long d, long side, long wide)
 {
     const long window = side * side, m = my * mx;
-    const int shared = 9 * (d + m) * window < m * d * (9 + window);         /* (near middle) keys or near (middle keys) */
+    const int keys_first = 9 * (d + m) * window < m * d * (9 + window);     /* near (middle keys) is fewer products */
     real *middle = room, *keys = middle + 9 * wide, *products = keys + d * wide, *query = products + 9 * wide;
     real *logit = query + ROWS * wide;
     for (long at = 0; at < (18 + d + 2 * ROWS) * wide; at++)
@@ -90,14 +90,12 @@ void find_logits(real *logits, const real *near, const real *maps, const int64_t
                 for (long c = 0; c < d; c++)
                     middle[(3 * y + x) * wide + c] = scale * pixel[c];
         }
-        if (shared) {
-            for (long q = 0; q < 9; q += ROWS)
-                rows_times(at_most(ROWS, 9 - q), d, middle + q * wide, wide, keys, window, products + q * wide, wide);
-        }
+        for (long q = 0; keys_first && q < 9; q += ROWS)
+            rows_times(at_most(ROWS, 9 - q), d, middle + q * wide, wide, keys, window, products + q * wide, wide);
         for (long q = 0; q < m; q += ROWS) {
             const long many = at_most(ROWS, m - q);
             const real *weights = near + (p * m + q) * 9;
-            if (shared)
+            if (keys_first)
                 rows_times(many, 9, weights, 9, products, window, logit, wide);
             else {
                 rows_times(many, 9, weights, 9, middle, d, query, wide);

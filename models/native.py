@@ -33,7 +33,7 @@ def library(dtype):
     name, real = REAL[dtype]
     try:
         code = ctypes.CDLL(str(build([compiler, *FLAGS, f'-DREAL={name}'])))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):         # RuntimeError: there is no home
         return None
     code.find_logits.argtypes = [ctypes.c_void_p] * 9 + [real] + [ctypes.c_long] * 6
     code.add_shared.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 5

@@ -65,8 +65,8 @@ def test_multiply_adds_and_all_pixels():
         assert script['multiply_adds'](work) == expected
     counts = [script['multiply_adds'](partial(built(TINY).render, torch.rand(1, 3, 4, 5, dtype=torch.float64), size))
               for size in ((4, 5), (8, 10))]
-    # of 60 more pixels, queries and logits of 8 channels each, the results of 2 heads and the MLP, and of 9 more rows and
-    # columns the position bias: also where compiled code does it
+    # of 60 more pixels, queries and logits of 8 channels each, the results of 2 heads and the MLP, and of 9 more rows
+    # and columns the position bias: also where compiled code does it
     assert counts[1] - counts[0] == 60 * (9 * 8 + 9 * 8 + 9 * 2 * 8 + 8 * 8 + 8 * 3) + 9 * (3 * 4 * 2)
     model, lr = built(LIIF), torch.rand(2, 3, 4, 5, dtype=torch.float64)
     script['by_query'].__globals__['CHUNK'] = 13

@@ -1,7 +1,9 @@
 """The decoder's compiled first layer against the same in torch's operations."""
 import os
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -139,9 +141,13 @@ def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler)
     assert not [path for path in (afresh / 'other').rglob('*') if path.is_file()]
 
 
-def test_where_nothing_can_be_kept_torch_renders(afresh, monkeypatch):
+def test_where_nothing_can_be_kept_there_is_none(afresh, monkeypatch):
     (afresh / 'file').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'file'))
+    assert native.library(torch.float32) is None
+    native.library.cache_clear()
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr(Path, 'home', mock.Mock(side_effect=RuntimeError('Could not determine home directory.')))
     assert native.library(torch.float32) is None
 
 
