@@ -140,7 +140,8 @@ class MSIT(nn.Module):
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
         weight = first.weight[:, :-2].t().reshape(self.window, self.mssa.heads, -1, len(first.weight)).transpose(0, 1)
-        weight, compiled = weight.to(features.value.dtype), native.serves(features.value)
+        weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
+        compiled = native.serves(features.value)
         along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
@@ -150,7 +151,7 @@ class MSIT(nn.Module):
 
     def floats_per_block(self, points):
         """About how many numbers `query_blocks` holds at a time for an LR pixel with `points` output pixels."""
-        return (self.window + points) * self.imnet.layers[0].out_features
+        return (self.window + points) * native.in_blocks(self.imnet.layers[0].out_features)
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.

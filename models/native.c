@@ -1,6 +1,5 @@
-/* The inner products of decoding on a CPU, for models/native.py. REAL: float or double.
-
-   All arrays are contiguous. Columns come in blocks of COLUMNS, filled up with zeros. */
+/* The inner products of decoding on a CPU, for models/native.py, which says what REAL (float or double), ROWS and COLUMNS
+   are. All arrays are contiguous. Columns come in blocks of COLUMNS, filled up with zeros. */
 #include <stdint.h>
 
 typedef REAL real;
@@ -16,10 +15,8 @@ typedef REAL real;
 #define VECTORS 2
 #endif
 #define LANES ((long)(BYTES / sizeof(real)))
-#define ROWS 6
-#define COLUMNS 64
 
-typedef real vector __attribute__((vector_size(BYTES), aligned(sizeof(real))));
+typedef real vector __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 /* c (rows, VECTORS * LANES) = a (rows, inner) b (inner, VECTORS * LANES), or c += it; all sums stay in registers */
 static inline __attribute__((always_inline)) void product(

@@ -9,49 +9,54 @@ import functools
 import hashlib
 import os
 import platform
-import shutil
+import shlex
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
+from utils import atomic_path
+
 SOURCE = Path(__file__).with_suffix('.c')
-FLAGS = '-O3', '-march=native', '-shared', '-fPIC'
+COLUMNS, ROWS = 64, 6                   # of the products that native.c is made of
+FLAGS = '-x', 'c', '-O3', '-march=native', '-shared', '-fPIC', f'-DCOLUMNS={COLUMNS}', f'-DROWS={ROWS}'
 REAL = {torch.float32: ('float', ctypes.c_float), torch.float64: ('double', ctypes.c_double)}
-COLUMNS, ROWS = 64, 6                   # as in native.c
 
 
 @functools.cache
 def library(dtype):
-    """The compiled code for `dtype`. None where there is none: in half precision, without a C compiler ($CC or `cc`),
-    and on systems other than Linux on x86-64, where it was never tried."""
-    compiler = shutil.which(os.environ.get('CC') or 'cc')
-    if dtype not in REAL or (platform.system(), platform.machine()) != ('Linux', 'x86_64') or not compiler:
+    """The compiled code for `dtype`. None where there is none: in half precision; without a C compiler ($CC or `cc`)
+    that compiles it, or a place to keep it; and on systems other than Linux on x86-64, where it was never tried."""
+    if dtype not in REAL or (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
         return None
     name, real = REAL[dtype]
     try:
-        code = ctypes.CDLL(str(build([compiler, *FLAGS, f'-DREAL={name}'])))
-    except (OSError, RuntimeError, subprocess.SubprocessError):         # RuntimeError: there is no home
-        return None
-    code.find_logits.argtypes = [ctypes.c_void_p] * 9 + [real] + [ctypes.c_long] * 6
-    code.add_shared.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 5
-    return code
+        path = build([*shlex.split(os.environ.get('CC') or 'cc'), *FLAGS, f'-DREAL={name}'])
+        try:
+            code = ctypes.CDLL(str(path))
+            code.find_logits.argtypes = [ctypes.c_void_p] * 9 + [real] + [ctypes.c_long] * 6
+            code.add_shared.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 5
+            return code
+        except (OSError, AttributeError):           # damaged: it is made anew the next time
+            path.unlink()
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):         # RuntimeError: there is no home
+        pass
+    return None
 
 
 def build(command):
     """The path of what `command` makes of the source; made once for a command, a source and a kind of processor."""
-    processor = next(line for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('flags'))
+    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    processor = next((line for line in lines if line.startswith('flags')), None)
+    if processor is None:
+        raise OSError('the kind of processor is not known')
     key = hashlib.sha256('\0'.join([*command, processor, SOURCE.read_text(encoding='utf-8')]).encode()).hexdigest()
-    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'msit'
-    path = folder / f'{key[:16]}.so'
+    path = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'msit' / f'{key[:16]}.so'
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as room:
-            made = Path(room) / path.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as made:
             subprocess.run([*command, str(SOURCE), '-o', str(made)], check=True, capture_output=True, timeout=60)
-            os.replace(made, path)
     return path
 
 
@@ -74,9 +79,9 @@ def first_layer(plan, features, near, index, i, j):
     heads, blocks, window, d, _ = plan.weight.shape
     n, m, hidden = len(i), near.shape[1], len(plan.constant)
     my, mx = plan.row_weight.shape[1], plan.column_weight.shape[1]
-    wide = -(-max(d, window) // COLUMNS) * COLUMNS
     near, index, i, j = (x.contiguous() for x in (near, index, i, j))
-    room = near.new_empty(max(n * window * COLUMNS, (18 + d + 2 * ROWS) * wide))
+    wide = in_blocks(max(d, window))
+    room = near.new_empty(room_for(n, window, d))
     logits = near.new_empty(n, m, window)
     out = F.pad(plan.constant, (0, blocks * COLUMNS - hidden)).repeat(n, m, 1)
     for head in range(heads):           # one at a time, so that its logits stay in the cache
@@ -89,5 +94,19 @@ def first_layer(plan, features, near, index, i, j):
     return out[..., :hidden]
 
 
-def pointers(*tensors):
-    return [tensor.data_ptr() for tensor in tensors]
+def in_blocks(n):
+    """The least multiple of COLUMNS from n up."""
+    return -(-n // COLUMNS) * COLUMNS
+
+
+def room_for(n, window, d):
+    """How many numbers the compiled code needs room for."""
+    return max(n * window * COLUMNS, (18 + d + 2 * ROWS) * in_blocks(max(d, window)))
+
+
+def pointers(first, *others):
+    """The addresses of tensors, which have to be contiguous and of the first one's dtype, or int64."""
+    for tensor in others:
+        if not tensor.is_contiguous() or tensor.dtype not in (first.dtype, torch.int64):
+            raise TypeError(f'the compiled code cannot read {tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}')
+    return [tensor.data_ptr() for tensor in (first, *others)]

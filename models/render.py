@@ -160,7 +160,8 @@ def decode(model, lr, part, rows, columns, relative_cell, precision, out):
         return torch.autocast(lr.device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None)
     with autocast():
         features = model.encode_part(lr, *part)
-    plan = model.plan(features, rows, columns, relative_cell)
+    with torch.autocast(lr.device.type, enabled=False):         # whatever the caller's: the position bias is exact
+        plan = model.plan(features, rows, columns, relative_cell)
     on_cpu = lr.device.type == 'cpu'
     points = rows.size * columns.size
     size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(points) * len(lr))

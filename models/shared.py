@@ -16,7 +16,7 @@ def first_layer(plan, features, near, index, i, j):
     """
     grad = torch.is_grad_enabled()
     bias = (plan.row_bias[:, i][:, :, :, None] + plan.column_bias[:, j][:, :, None]).flatten(2, 3)  # (heads, N, m, K)
-    hidden = plan.constant.to(near.dtype).repeat(*near.shape[:2], 1)
+    hidden = plan.constant.repeat(*near.shape[:2], 1)
     shared = None if grad else near.new_empty(*index.shape, plan.weight.shape[-1])
     for head in range(len(plan.weight)):    # one at a time, so that what a head's pixels share stays in the cache
         keys, values = pick(features.query_key[head], index), pick(features.value[head], index)      # (K, N, d)

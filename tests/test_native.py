@@ -1,5 +1,6 @@
 """The decoder's compiled first layer against the same in torch's operations."""
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,45 +76,72 @@ def supported(flag):
 def test_it_is_right_on_every_kind_of_processor(afresh, monkeypatch, flags, needs, dtype):
     if not supported(needs):
         pytest.skip(f'this processor has no {needs}')
-    monkeypatch.setattr(native, 'FLAGS', ('-O3', *flags, '-shared', '-fPIC'))
+    kept = [flag for flag in native.FLAGS if flag != '-march=native']
+    monkeypatch.setattr(native, 'FLAGS', [*kept, *flags])
     there, here = both(*problem(2, 33, 2, 70, 3, 2, 3, 3, dtype, seed=0))
     assert (here - there).abs().max() <= TOLERANCE[dtype] * there.abs().max()
 
 
-@compiled
-def test_it_writes_nowhere_but_into_its_output(tmp_path):
-    """The address sanitizer watches a program of its own that calls both functions on arrays that just fit."""
-    source = tmp_path / 'main.c'
-    source.write_text(f'#include "{native.SOURCE}"\n' + r'''
+MAIN = r"""
+#include "%s"
 #include <stdlib.h>
-#include <string.h>
 static void *zeros(long n, long size) { return calloc(n, size); }
 int main(void) {
-    for (long d = 1; d < 80; d += 13) for (long side = 3; side < 10; side += 2) for (long m = 1; m < 4; m++) {
-        const long n = 7, window = side * side, columns = 2 * COLUMNS, pixels = 5;
+    const long cases[][6] = {%s};
+    for (unsigned at = 0; at < sizeof cases / sizeof *cases; at++) {
+        const long n = cases[at][0], my = cases[at][1], mx = cases[at][2], d = cases[at][3], side = cases[at][4];
+        const long m = my * mx, window = side * side, columns = 2 * COLUMNS, pixels = 5;
         const long wide = ((d > window ? d : window) + COLUMNS - 1) / COLUMNS * COLUMNS;
         int64_t *index = zeros(window * n, 8), *i = zeros(n, 8), *j = zeros(n, 8);
-        for (long k = 0; k < window * n; k++) index[k] = k % pixels;
-        real *logits = zeros(n * m * m * window, sizeof(real)), *near = zeros(n * m * m * 9, sizeof(real));
-        real *maps = zeros(pixels * d, sizeof(real)), *along = zeros(m * window, sizeof(real));
-        real *room = zeros((18 + d + 2 * ROWS) * wide, sizeof(real)), *more = zeros(n * window * COLUMNS, sizeof(real));
-        real *weight = zeros(columns * window * d, sizeof(real)), *hidden = zeros(n * m * m * columns, sizeof(real));
-        find_logits(logits, near, maps, index, along, i, along, j, room, 1, n, m, m, d, side, wide);
-        add_shared(hidden, logits, maps, index, weight, more, n, m * m, d, window, columns);
-        free(index), free(i), free(j), free(logits), free(near), free(maps), free(along), free(room), free(more);
+        for (long k = 0; k < window * n; k++) index[k] = k %% pixels;
+        for (long k = 0; k < n; k++) i[k] = k %% 3, j[k] = k %% 2;
+        real *logits = zeros(n * m * window, sizeof(real)), *near = zeros(n * m * 9, sizeof(real));
+        real *maps = zeros(pixels * d, sizeof(real)), *room = zeros(cases[at][5], sizeof(real));
+        real *rows = zeros(3 * my * window, sizeof(real)), *across = zeros(2 * mx * window, sizeof(real));
+        real *weight = zeros(columns * window * d, sizeof(real)), *hidden = zeros(n * m * columns, sizeof(real));
+        find_logits(logits, near, maps, index, rows, i, across, j, room, 1, n, my, mx, d, side, wide);
+        add_shared(hidden, logits, maps, index, weight, room, n, m, d, window, columns);
+        free(index), free(i), free(j), free(logits), free(near), free(maps), free(room), free(rows), free(across);
         free(weight), free(hidden);
     }
     return 0;
 }
-''')
-    program = tmp_path / 'main'
-    made = subprocess.run([os.environ.get('CC') or 'cc', '-O1', '-g', '-fsanitize=address,undefined',
-                           '-fno-sanitize-recover', '-DREAL=float', str(source), '-o', str(program)],
-                          capture_output=True, text=True)
+"""
+
+
+@compiled
+@pytest.mark.parametrize('real', ['float', 'double'])
+@pytest.mark.parametrize('processor', ['x86-64', 'native'])
+def test_it_stays_within_its_arrays(tmp_path, real, processor):
+    """The address sanitizer watches a program of its own that calls both functions on arrays that just fit."""
+    cases = [(n, my, mx, d, side, native.room_for(n, side ** 2, d)) for n in (1, 7)
+             for my, mx in ((1, 1), (3, 2), (4, 5)) for d in (1, 14, 64, 79) for side in (3, 5, 9)]
+    numbers = ', '.join('{%s}' % ', '.join(map(str, case)) for case in cases)
+    (tmp_path / 'main.c').write_text(MAIN % (native.SOURCE, numbers))
+    flags = [flag for flag in native.FLAGS if flag.startswith('-D')] + [f'-DREAL={real}', f'-march={processor}']
+    watched = ['-fsanitize=address,undefined', '-fno-sanitize-recover']
+    made = subprocess.run([os.environ.get('CC') or 'cc', *watched, *flags, str(tmp_path / 'main.c'), '-o',
+                           str(tmp_path / 'main')], capture_output=True, text=True)
     if made.returncode:
         pytest.skip('this compiler has no sanitizer')
-    ran = subprocess.run([str(program)], capture_output=True, text=True)
+    ran = subprocess.run([str(tmp_path / 'main')], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, '')
+
+
+@compiled
+def test_an_array_of_the_wrong_kind_is_refused():
+    right = torch.rand(3, 4)
+    for wrong in (right.double(), right.bfloat16(), right.t()):
+        with pytest.raises(TypeError, match='cannot read'):
+            native.pointers(right, right, wrong)
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_autocast_around_rendering_changes_nothing(precision):
+    model, lr = built(TINY, dtype=torch.float32), torch.rand(2, 3, 6, 5)
+    alone = model.render(lr, (11, 14), precision=precision)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(model.render(lr, (11, 14), precision=precision), alone)
 
 
 # ---------------------------------------------------------------- where there is none
@@ -128,7 +156,33 @@ def test_what_is_compiled_is_kept(afresh, monkeypatch):
     assert native.library(torch.float32) is not None
 
 
-@pytest.mark.parametrize('compiler', ['no-such-compiler', 'false', 'true'])
+@compiled
+@pytest.mark.parametrize('compiler', ['g++', 'cc -pipe'])
+def test_a_compiler_of_another_language_or_with_options_will_do(afresh, monkeypatch, compiler):
+    if not shutil.which(compiler.split()[0]):
+        pytest.skip(f'no {compiler} here')
+    monkeypatch.setenv('CC', compiler)
+    assert native.library(torch.float32) is not None
+
+
+@compiled
+def test_a_file_that_cannot_be_loaded_is_made_anew(afresh, monkeypatch):
+    with monkeypatch.context() as damaged:
+        damaged.setattr(native.ctypes, 'CDLL', mock.Mock(side_effect=OSError('file too short')))
+        assert native.library(torch.float32) is None
+    assert not list(afresh.rglob('*.so'))
+    native.library.cache_clear()
+    assert native.library(torch.float32) is not None
+
+
+def test_on_an_unknown_processor_there_is_none(afresh, monkeypatch):
+    read = Path.read_text
+    monkeypatch.setattr(Path, 'read_text', lambda path, **options:
+                        'Features: fp asimd' if path == Path('/proc/cpuinfo') else read(path, **options))
+    assert native.library(torch.float32) is None
+
+
+@pytest.mark.parametrize('compiler', ['no-such-compiler', 'false', 'true', '"'])
 def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler):
     model, lr = built(TINY), torch.rand(1, 3, 5, 6, dtype=torch.float64)
     want = model.render(lr, (11, 14))
