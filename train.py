@@ -129,6 +129,14 @@ def main(args):
     if args.init:
         config['init'] = args.init
     device = parallel.join(args.device)
+    try:
+        return train(config, device, args)
+    finally:
+        parallel.leave()
+
+
+def train(config, device, args):
+    """Run what is left of a config's stages; returns the exit status. Nothing holds the run then."""
     folder = Path('save') / (args.name or Path(args.config).stem)
     if not args.profile:
         check_folder(folder, config, args.resume)
@@ -145,11 +153,12 @@ def main(args):
             print(table)
         return 0
     begin(run)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, run.receive)
+    handlers = {signum: signal.signal(signum, run.receive) for signum in (signal.SIGTERM, signal.SIGINT)}
     done = run.train(float('inf') if args.time_limit is None else time.monotonic() + 60 * args.time_limit)
     if parallel.rank() == 0:
         print(f'{"finished" if done else "stopped by " + run.why_stopping()}: {folder}')
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
     return 0 if done or run.stopping == TIME_LIMIT else 1
 
 
@@ -177,7 +186,4 @@ def begin(run):
 
 if __name__ == '__main__':
     arguments = parse()
-    try:
-        run_main(lambda: main(arguments), arguments.debug)
-    finally:
-        parallel.leave()
+    run_main(lambda: main(arguments), arguments.debug)

@@ -1,6 +1,7 @@
 """Training on several devices, one process (rank) each, started by torchrun. A process alone is rank 0 of 1."""
 import contextlib
 import datetime
+import gc
 import os
 
 import torch
@@ -34,8 +35,13 @@ def join(name=None):
 
 
 def leave():
-    """What `join` joined is left."""
+    """What `join` joined is left, and its threads have ended if nothing else holds it.
+
+    A thread that is still about to free a tensor when Python ends would abort the process. After an error the exception
+    holds the run and with it the threads: nobody waits for them, which may wait for another rank.
+    """
     if distributed.is_initialized():
+        gc.collect()                        # modules that average gradients hold it in cycles
         distributed.destroy_process_group()
 
 

@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+from unittest import mock
 
 import processes
 import pytest
@@ -127,6 +129,27 @@ def test_torchrun(tmp_path, config):
                str(ROOT / 'train.py'), '-config', 'run.yaml', '-device', 'cpu']
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and result.stdout.count('finished: save/run') == 1, result.stderr
+
+
+def train_and_leave(*arguments):
+    """Threads that the ranks share by gloo are there before `parallel.leave` and have ended after it."""
+    def names():
+        return [(task / 'comm').read_text() for task in Path('/proc/self/task').iterdir()]
+
+    def leave_and_look():
+        assert any('gloo' in name for name in names())
+        leave()
+        assert not any('gloo' in name for name in names())
+        raise SystemExit(9)
+    leave = parallel.leave
+    with mock.patch.object(parallel, 'leave', leave_and_look):
+        processes.train(*arguments)
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='no list of threads')
+def test_no_thread_is_left_that_could_abort_a_run_at_its_end(arguments):
+    _, *others = arguments('run')
+    assert statuses(start_ranks(2, train_and_leave, *others)) == [9, 9]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, arguments, config):
