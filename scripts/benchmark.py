@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py -models edsr_baseline_MsIT edsr_baseline_liif edsr_baseline_lte -scales 2 4 8
 """
+import contextlib
 import ctypes
 import math
 import platform
@@ -19,12 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from models import grid, native  # noqa: E402
+from models import grid, native, shared  # noqa: E402
 from models.evaluation import synchronize  # noqa: E402
+from models.profile import Clock  # noqa: E402
 from models.render import DTYPES  # noqa: E402
 from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
 
 CHUNK = 30000       # points that `query` takes at once
+PARTS = {           # of rendering: the functions that each consists of
+    'encoding': ['model.encode_part'], 'first layer': ['native.first_layer', 'shared.first_layer'],
+    'MLP': ['imnet.forward', 'imnet.after_first'],
+}
 
 
 def by_query(model, lr, size):
@@ -71,22 +77,50 @@ def resident(key):
 
 
 def multiply_adds(work):
-    """Multiply-adds of the matrix products and convolutions in `work`, counted on one thread, the only one watched, and
-    without compiled code, which is not seen."""
+    """Multiply-adds of the matrix products and convolutions in `work`, without compiled code, which is not seen."""
+    with one_thread(), mock.patch.object(native, 'serves', return_value=False), \
+         FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter:
+        work()
+    return counter.get_total_flops() / 2
+
+
+@contextlib.contextmanager
+def one_thread():
+    """For what watches no other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with mock.patch.object(native, 'serves', return_value=False), \
-             FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter:
-            work()
+        yield
     finally:
         torch.set_num_threads(threads)
-    return counter.get_total_flops() / 2
 
 
 def flops_of_baddbmm(into, a, b, out_shape=None, **_):
     """Of `baddbmm_`, which torch's counter does not know: of the shapes, twice the multiply-adds."""
     return 2 * math.prod(a) * b[-1]
+
+
+def parts_of_render(work, model, device):
+    """Shares of the time that `work`, a rendering, takes on one thread, by the names of `PARTS`, and of the 'rest'."""
+    clock = Clock(device)
+
+    def watch(owner, name, part):
+        function = getattr(owner, name)
+
+        def watched(*arguments, **options):
+            with clock.part(part):
+                return function(*arguments, **options)
+        return mock.patch.object(owner, name, watched)
+    owners = {'native': native, 'shared': shared, 'model': model, 'imnet': getattr(model, 'imnet', None)}
+    with one_thread(), contextlib.ExitStack() as watching:
+        for part, functions in PARTS.items():
+            for owner, name in (function.split('.') for function in functions):
+                if owners[owner] is not None:
+                    watching.enter_context(watch(owners[owner], name, part))
+        with clock.part('rest'):
+            work()
+    total = sum(clock.seconds.values())
+    return {part: clock.seconds.get(part, 0) / total for part in (*PARTS, 'rest')}
 
 
 def product_rate(device, dtype):
@@ -120,6 +154,9 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
         runs = seconds[name, precision, way][1:]                # the first one warms up
         row |= {f'{way} seconds': statistics.median(runs), f'{way} memory': peak_memory(work, lr.device),
                 f'{way} multiply-adds': multiply_adds(work)}
+        if way == 'render':
+            row |= {f'{part} share': share for part, share in
+                    parts_of_render(work, contenders[name], lr.device).items()}
         if way == 'query':
             renders = seconds[name, precision, 'render'][1:]
             row['speedup'] = statistics.median(query / render for query, render in zip(runs, renders))
@@ -152,6 +189,7 @@ COLUMNS = {         # what stands above a column: the row's key, its format, and
     'render s': ('render seconds', '.3f', 1), 'query s': ('query seconds', '.3f', 1), 'speed-up': ('speedup', '.1f', 1),
     'render peak MB': ('render memory', '.0f', 1e-6), 'query peak MB': ('query memory', '.0f', 1e-6),
     'G multiply-adds': ('render multiply-adds', '.1f', 1e-9), '% of product rate': ('fraction', '.0f', 100),
+    **{f'{part} %': (f'{part} share', '.0f', 100) for part in (*PARTS, 'rest')},
 }
 
 

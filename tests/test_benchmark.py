@@ -41,9 +41,13 @@ def test_all_models_are_measured_in_one_run(benchmark):
         assert row['render seconds'] > 0
         assert ('query seconds' in row) == ('speedup' in row) == (row['precision'] == 'fp32')
         assert (row['render multiply-adds'] > 0) == (row['model'] != 'bicubic')
+        shares = {part: row[f'{part} share'] for part in ('encoding', 'first layer', 'MLP', 'rest')}
+        assert sum(shares.values()) == pytest.approx(1) and shares['rest'] > 0 and shares['encoding'] > 0
+        assert (shares['first layer'] > 0) == (row['model'] == 'ours.yaml')
+        assert (shares['MLP'] > 0) == (row['model'] != 'bicubic')
     caption, *lines = out.splitlines()
     assert 'cpu (' in caption and torch.__version__ in caption and 'GFLOP/s in bf16' in caption
-    assert len(lines) == 2 + len(rows) and {line.count('|') for line in lines} == {12}
+    assert len(lines) == 2 + len(rows) and {line.count('|') for line in lines} == {16}
     for line, row in zip(lines[2:], rows):
         cells = [cell.strip() for cell in line.strip('|').split('|')]
         assert cells[:5] == [row['model'], row['precision'], '6x7', row['scale'], f'{row["render seconds"]:.3f}']
@@ -72,6 +76,16 @@ def test_multiply_adds_and_all_pixels():
     script['by_query'].__globals__['CHUNK'] = 13
     every = script['by_query'](model, lr, (9, 7)).transpose(1, 2).reshape(2, 3, 9, 7)
     assert (every - by_query(model, lr, (9, 7))).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize('part, name', [('encoding', 'encode_part'), ('rest', 'skip')])
+def test_what_takes_longest_has_the_largest_share(part, name, monkeypatch):
+    parts_of_render, model = runpy.run_path(str(ROOT / PROGRAM))['parts_of_render'], built(TINY)
+    function = getattr(model, name)
+    monkeypatch.setattr(model, name, lambda *arguments: (time.sleep(0.5), function(*arguments))[1])
+    work = partial(model.render, torch.rand(1, 3, 4, 5, dtype=torch.float64), (8, 10))
+    shares = parts_of_render(work, model, torch.device('cpu'))
+    assert max(shares, key=shares.get) == part and sum(shares.values()) == pytest.approx(1)
 
 
 def test_a_turn_is_of_several_runs_and_gives_their_median():

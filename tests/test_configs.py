@@ -101,6 +101,15 @@ def test_an_ablation_leaves_out_one_thing_on_the_same_budget(path):
     assert config == full
 
 
+@pytest.mark.parametrize('name, difference', [
+    ('block', {}), ('pixel', {'draw': 'pixel'}), ('channels_last', {'channels_last': True})])
+def test_speed_is_measured_at_the_published_size(name, difference):
+    published, config = read('train_edsr_baseline_MsIT'), read(f'speed/{name}')
+    for c in (published, config):
+        del c['train_dataset'], c['validation'], c['batch_size']
+    assert config == {**published, **difference}
+
+
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_published_sizes(name):
     with torch.device('meta'):
