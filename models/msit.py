@@ -92,7 +92,8 @@ class MSIT(nn.Module):
     def projected(self, lr):
         """The encoder's features of `lr (B, 3, H, W)`, projected to C channels: `(B, C, H, W)`."""
         if lr.device.type == 'cpu' and not torch.is_grad_enabled():
-            # there large kernels are three times as fast with the channels last, but a backward pass takes 12 times as long
+            # there large kernels are three times as fast with the channels last,
+            # but a backward pass takes 12 times as long
             lr = lr.contiguous(memory_format=torch.channels_last)
         return self.project(self.encoder((lr - 0.5) / 0.5))
 
