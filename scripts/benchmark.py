@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 import models  # noqa: E402
 from models import grid, native, shared  # noqa: E402
 from models.evaluation import synchronize  # noqa: E402
+from models.mlp import Linear  # noqa: E402
 from models.profile import Clock  # noqa: E402
 from models.render import DTYPES  # noqa: E402
 from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
@@ -124,13 +125,15 @@ def parts_of_render(work, model, device):
 
 
 def product_rates(device, precisions):
-    """Multiply-adds per second of a large matrix product in each precision, the best of several."""
+    """Multiply-adds per second of a large matrix product in each precision, the best of several: by `torch.mm` and as
+    the MLP's layers compute it."""
     n = 8192 if device.type == 'cuda' else 2048
     rates = {}
     for precision in precisions:
         a, b = (torch.rand(n, n, device=device).to(DTYPES[precision] or torch.float32) for _ in range(2))
-        torch.mm(a, b)
-        rates[precision] = n ** 3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(5))
+        layer = Linear(n, n, bias=False, device=device, dtype=a.dtype).requires_grad_(False)
+        works = partial(torch.mm, a, b), partial(layer, a)
+        rates[precision] = n ** 3 / min(timed(work, device) for _ in range(6) for work in works)
     return rates
 
 
