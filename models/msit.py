@@ -140,7 +140,7 @@ class MSIT(nn.Module):
         features like these, and for gradients only if made with them."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
-        weight = first.weight[:, :-2].t().reshape(self.window, self.mssa.heads, -1, len(first.weight)).transpose(0, 1)
+        weight = first.weight[:, :-2].unflatten(1, (self.window, self.mssa.heads, -1)).permute(2, 1, 3, 0)
         weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
         compiled = native.serves(features.value)
         along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)

@@ -1,5 +1,5 @@
-/* The inner products of decoding on a CPU, for models/native.py, which says what REAL (float or double), ROWS and COLUMNS
-   are. All arrays are contiguous. Columns come in blocks of COLUMNS, filled up with zeros. */
+/* The inner products of decoding on a CPU, for models/native.py, which says what REAL (float or double), ROWS, COLUMNS and
+   GROUP are. All arrays are contiguous. Columns come in blocks of COLUMNS, filled up with zeros. */
 #include <stdint.h>
 
 typedef REAL real;
@@ -109,27 +109,31 @@ void find_logits(real *logits, const real *near, const real *maps, const int64_t
 }
 
 /* hidden (n, m, columns) += attention (n, m, window) times what each LR pixel's output pixels share, for one head: the
-   pixels of `values` (pixels, d) at index (window, n), each times its own weight.
-   weight: (columns / COLUMNS, window, d, COLUMNS); room: (n, window, COLUMNS) */
+   pixels of `values` (pixels, d) at index (window, n), each times its own weight. Of GROUP LR pixels at a time, so that
+   what is shared stays in the cache together with its weights.
+   weight: (columns / COLUMNS, window, d, COLUMNS); room: (GROUP, window, COLUMNS) */
 void add_shared(real *hidden, const real *attention, const real *values, const int64_t *index, const real *weight,
                 real *room, long n, long m, long d, long window, long columns)
 {
     const real *a[ROWS];
-    for (long column = 0; column < columns; column += COLUMNS) {
-        for (long k = 0; k < window; k++, weight += d * COLUMNS)
-            for (long p = 0; p < n; p += ROWS) {
-                const long rows = at_most(ROWS, n - p);
-                for (long r = 0; r < rows; r++)
-                    a[r] = values + index[k * n + p + r] * d;
-                multiply(rows, d, a, weight, COLUMNS, room + (p * window + k) * COLUMNS, window * COLUMNS, 0);
-            }
-        for (long p = 0; p < n; p++)
-            for (long q = 0; q < m; q += ROWS) {
-                const long rows = at_most(ROWS, m - q);
-                for (long r = 0; r < rows; r++)
-                    a[r] = attention + (p * m + q + r) * window;
-                multiply(rows, window, a, room + p * window * COLUMNS, COLUMNS,
-                         hidden + (p * m + q) * columns + column, columns, 1);
-            }
-    }
+    for (long column = 0; column < columns; column += COLUMNS, weight += window * d * COLUMNS)
+        for (long first = 0; first < n; first += GROUP) {
+            const long group = at_most(GROUP, n - first);
+            for (long k = 0; k < window; k++)
+                for (long p = 0; p < group; p += ROWS) {
+                    const long rows = at_most(ROWS, group - p);
+                    for (long r = 0; r < rows; r++)
+                        a[r] = values + index[k * n + first + p + r] * d;
+                    multiply(rows, d, a, weight + k * d * COLUMNS, COLUMNS, room + (p * window + k) * COLUMNS,
+                             window * COLUMNS, 0);
+                }
+            for (long p = 0; p < group; p++)
+                for (long q = 0; q < m; q += ROWS) {
+                    const long rows = at_most(ROWS, m - q), at = (first + p) * m + q;
+                    for (long r = 0; r < rows; r++)
+                        a[r] = attention + (at + r) * window;
+                    multiply(rows, window, a, room + p * window * COLUMNS, COLUMNS, hidden + at * columns + column,
+                             columns, 1);
+                }
+        }
 }

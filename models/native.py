@@ -20,7 +20,9 @@ from utils import atomic_path
 
 SOURCE = Path(__file__).with_suffix('.c')
 COLUMNS, ROWS = 64, 6                   # of the products that native.c is made of
-FLAGS = '-x', 'c', '-O3', '-march=native', '-shared', '-fPIC', f'-DCOLUMNS={COLUMNS}', f'-DROWS={ROWS}'
+GROUP = 24                              # LR pixels whose products are held at a time
+SIZES = f'-DCOLUMNS={COLUMNS}', f'-DROWS={ROWS}', f'-DGROUP={GROUP}'
+FLAGS = '-x', 'c', '-O3', '-march=native', '-shared', '-fPIC', *SIZES
 REAL = {torch.float32: ('float', ctypes.c_float), torch.float64: ('double', ctypes.c_double)}
 
 
@@ -69,7 +71,8 @@ def serves(maps):
 def packed(weight):
     """`weight (heads, K, d, hidden)` laid out for `first_layer`: `(heads, blocks, K, d, COLUMNS)`, the last block
     filled up with zeros."""
-    weight = F.pad(weight, (0, -weight.shape[-1] % COLUMNS))
+    missing = -weight.shape[-1] % COLUMNS
+    weight = F.pad(weight, (0, missing)) if missing else weight         # to pad is to copy
     return weight.unflatten(-1, (-1, COLUMNS)).permute(0, 3, 1, 2, 4).contiguous()
 
 
@@ -81,7 +84,7 @@ def first_layer(plan, features, near, index, i, j):
     my, mx = plan.row_weight.shape[1], plan.column_weight.shape[1]
     near, index, i, j = (x.contiguous() for x in (near, index, i, j))
     wide = in_blocks(max(d, window))
-    room = near.new_empty(room_for(n, window, d))
+    room = near.new_empty(room_for(window, d))
     logits = near.new_empty(n, m, window)
     out = F.pad(plan.constant, (0, blocks * COLUMNS - hidden)).repeat(n, m, 1)
     for head in range(heads):           # one at a time, so that its logits stay in the cache
@@ -99,9 +102,9 @@ def in_blocks(n):
     return -(-n // COLUMNS) * COLUMNS
 
 
-def room_for(n, window, d):
+def room_for(window, d):
     """How many numbers the compiled code needs room for."""
-    return max(n * window * COLUMNS, (18 + d + 2 * ROWS) * in_blocks(max(d, window)))
+    return max(GROUP * window * COLUMNS, (18 + d + 2 * ROWS) * in_blocks(max(d, window)))
 
 
 def pointers(first, *others):

@@ -114,11 +114,11 @@ int main(void) {
 @pytest.mark.parametrize('processor', ['x86-64', 'native'])
 def test_it_stays_within_its_arrays(tmp_path, real, processor):
     """The address sanitizer watches a program of its own that calls both functions on arrays that just fit."""
-    cases = [(n, my, mx, d, side, native.room_for(n, side ** 2, d)) for n in (1, 7)
+    cases = [(n, my, mx, d, side, native.room_for(side ** 2, d)) for n in (1, 7, native.GROUP + 1)
              for my, mx in ((1, 1), (3, 2), (4, 5)) for d in (1, 14, 64, 79) for side in (3, 5, 9)]
     numbers = ', '.join('{%s}' % ', '.join(map(str, case)) for case in cases)
     (tmp_path / 'main.c').write_text(MAIN % (native.SOURCE, numbers))
-    flags = [flag for flag in native.FLAGS if flag.startswith('-D')] + [f'-DREAL={real}', f'-march={processor}']
+    flags = [*native.SIZES, f'-DREAL={real}', f'-march={processor}']
     watched = ['-fsanitize=address,undefined', '-fno-sanitize-recover']
     command = [*shlex.split(os.environ.get('CC') or 'cc'), '-x', 'c', *watched, *flags]
     (tmp_path / 'empty.c').write_text('int main(void) { return 0; }')
