@@ -3,6 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models import spectral
+
 
 class RIMConv2d(nn.Module):
     """A `kernel x kernel` convolution with the kernel `W' = W + (A * W) . (b W)`, `padding = kernel // 2`.
@@ -32,14 +34,21 @@ class RIMConv2d(nn.Module):
         return (slices + neighbours * gained).reshape(self.weight.shape)
 
     def forward(self, x):
-        return F.conv2d(x, self.kernel(), self.bias, padding=self.weight.shape[-1] // 2)
+        return spectral.conv2d(x, self.kernel(), self.bias)
+
+
+class Conv2d(nn.Conv2d):
+    """A plain convolution that keeps height and width."""
+
+    def forward(self, x):
+        return spectral.conv2d(x, self.weight, self.bias)
 
 
 def conv2d(in_channels, out_channels, kernel_size, rim):
     """A convolution of stage 1 (plain) or, with `rim`, of a later stage. Both keep height and width."""
     if rim:
         return RIMConv2d(in_channels, out_channels, kernel_size)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
 
 @torch.no_grad()

@@ -1,0 +1,60 @@
+"""The convolutions of MSC, whose large kernels are faster as products of spectra."""
+import torch
+from torch.nn import functional as F
+
+SMALLEST_KERNEL = 19        # measured on a CPU: below, direct convolution is faster,
+SMALLEST_WORK = 7e5         # as it is below so many pixels times taps of a kernel
+LENGTH = 128                # of the blocks that an image is cut into, along an axis
+
+
+def conv2d(x, weight, bias):
+    """The convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
+    (O,)` give `(B, O, H, W)`."""
+    if pays(x, weight):
+        return by_spectra(x, weight, bias)
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+
+def pays(x, weight):
+    """Whether `by_spectra` is faster: for large kernels on a CPU, without gradients and not in half precision."""
+    k, area = weight.shape[-1], x.shape[-2] * x.shape[-1]
+    precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled('cpu')
+    return (k >= SMALLEST_KERNEL and k * k * area >= SMALLEST_WORK and x.device.type == 'cpu' and precise
+            and not torch.is_grad_enabled())
+
+
+def by_spectra(x, weight, bias):
+    """The same but for rounding: the image is cut into blocks that overlap by the kernel, and the spectra of these are
+    multiplied with the kernels' (overlap-save, as in books on signal processing)."""
+    (batch, _, height, width), (channels, _, k, _) = x.shape, weight.shape
+    (high, row_step, row_length), (wide, column_step, column_length) = (cut(n, k // 2) for n in (height, width))
+    size = row_length, column_length
+    below = (high - 1) * row_step + row_length - k // 2 - height
+    right = (wide - 1) * column_step + column_length - k // 2 - width
+    blocks = F.pad(x, (k // 2, right, k // 2, below)).unfold(2, row_length, row_step)
+    blocks = blocks.unfold(3, column_length, column_step)                       # (B, C, high, wide, *size)
+    image = torch.fft.rfft2(blocks).permute(4, 5, 1, 0, 2, 3).flatten(3).flatten(0, 1)      # (frequencies, C, blocks)
+    kernel = torch.fft.rfft2(weight, s=size).conj().permute(2, 3, 0, 1).flatten(0, 1)       # (frequencies, O, C)
+    product = torch.bmm(kernel, image).permute(1, 2, 0)
+    product = product.reshape(channels, batch, high, wide, row_length, -1)
+    blocks = torch.fft.irfft2(product, s=size)[..., :row_step, :column_step]    # (O, B, high, wide, rows, columns)
+    out = blocks.permute(1, 2, 4, 3, 5, 0).contiguous() + bias                  # the channels are the last in memory
+    return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)[:, :, :height, :width]
+
+
+def cut(n, margin):
+    """An axis of `n` pixels in blocks: how many, how far it is from one to the next, and their length.
+
+    A single block has its margin before it only: what is read beyond its end wraps around to that.
+    """
+    whole = in_eights(max(n + margin, 2 * margin + 1))
+    length = max(LENGTH, in_eights(8 * margin))
+    if whole <= length:
+        return 1, n, whole
+    step = length - 2 * margin
+    return -(-n // step), step, length
+
+
+def in_eights(n):
+    """The least multiple of 8 from n up: lengths that are fast to transform."""
+    return -(-n // 8) * 8
