@@ -8,10 +8,15 @@ from typing import NamedTuple
 import torch
 
 
-def pixel_centres(h, w, device=None):
-    """Coordinates of all pixels, row by row: `(h * w, 2)`, (y, x) in [-1, 1], float64."""
-    axes = [(2 * torch.arange(n, dtype=torch.float64, device=device) + 1) / n - 1 for n in (h, w)]
+def pixel_centres(h, w, device='cpu'):
+    """Coordinates of all pixels, row by row: `(h * w, 2)`, (y, x) in [-1, 1], float64 where `device` has it."""
+    axes = [on(device, (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1) for n in (h, w)]
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(-1, 2)
+
+
+def on(device, positions):
+    """Positions in float64 on a device; in float32 on MPS, which has no float64."""
+    return positions.to(device, torch.float32 if torch.device(device).type == 'mps' else torch.float64)
 
 
 def cell_size(h, w):
@@ -93,7 +98,7 @@ class Blocks:
 
     def at(self, index):
         """The LR pixels of blocks `index (B, P)`, `(B, P)`, and the offsets in them, `(B, P, size)`, on its device."""
-        return self.pixels.to(index.device)[index], self.offset.to(index.device)[index]
+        return self.pixels.to(index.device)[index], on(index.device, self.offset)[index]
 
     def slots(self):
         """Where the output pixels of these blocks, in order, stand in the flattened `(P, size)`: int64."""

@@ -143,7 +143,7 @@ class MSIT(nn.Module):
         weight = first.weight[:, :-2].unflatten(1, (self.window, self.mssa.heads, -1)).permute(2, 1, 3, 0)
         weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
         compiled = native.serves(features.value)
-        along = [self.mssa.bias_along(axis, blocks.offset.to(first.weight.device), self.radius)
+        along = [self.mssa.bias_along(axis, grid.on(first.weight.device, blocks.offset), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
         between = [grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns)]

@@ -1,6 +1,10 @@
-/* The inner products of decoding on a CPU, for models/native.py, which says what REAL (float or double), ROWS, COLUMNS and
-   GROUP are. All arrays are contiguous. Columns come in blocks of COLUMNS, filled up with zeros. */
+/* The inner products of decoding on a CPU, for models/native.py, which says what REAL (float or double), ROWS, COLUMNS
+   and GROUP are. All arrays are contiguous. Columns come in blocks of COLUMNS, filled up with zeros. */
 #include <stdint.h>
+
+#if ROWS != 6
+#error "multiply() and product() are written for up to 6 rows"
+#endif
 
 typedef REAL real;
 

@@ -1,6 +1,8 @@
 """Rendering a whole image, LR pixel by LR pixel and tile by tile, in bounded memory."""
+import contextlib
 import math
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +16,7 @@ CHUNK = 50e6                    # numbers that decoding takes at a time
 CHUNK_CPU = 1.4e6               # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 4 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
+DELAY = 2                       # seconds that work takes before its progress is shown
 SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
 DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -45,13 +48,13 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
     first = [int(blocks.pixels[0]) for blocks in axes]
     extent = [int(blocks.pixels[-1]) + 1 - at for blocks, at in zip(axes, first)]
     regions = tiles(*extent, *(tile_size(model, lr) if tile is None else (tile, tile)), *first)
-    with tqdm(total=math.prod(extent), unit='pixel', unit_scale=True, delay=2, leave=False,
-              disable=not progress) as bar:
+    with progress_bar(math.prod(len(blocks.pixels) for blocks in axes), progress) as bar:
         while regions:
-            region = regions.pop(0)
+            region, done = regions.pop(0), bar.n
             try:
-                render_tile(model, lr, region, axes, relative_cell, precision, out)
+                render_tile(model, lr, region, axes, relative_cell, precision, out, bar)
             except (RuntimeError, MemoryError) as error:
+                bar.n = done
                 if not is_out_of_memory(error):
                     raise
                 quarters = cut_in_four(region)
@@ -59,9 +62,20 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
                     raise UserError(f'a tile of {SMALLEST_TILE} x {SMALLEST_TILE} pixels needs more memory than '
                                     f'there is on {lr.device}') from error
                 regions = quarters + regions
-                continue
-            bar.update((region[1] - region[0]) * (region[3] - region[2]))
     return out
+
+
+@contextlib.contextmanager
+def progress_bar(total, shown):
+    """A bar for `total` blocks of output pixels that appears after two seconds, even if none is done by then."""
+    with tqdm(total=total, unit='pixel', unit_scale=True, delay=DELAY, leave=False, disable=not shown) as bar:
+        appear = threading.Timer(DELAY, bar.update, [0])
+        appear.daemon = True
+        appear.start()
+        try:
+            yield bar
+        finally:
+            appear.cancel()
 
 
 def check(lr, size, tile, precision, part=None):
@@ -127,20 +141,21 @@ def cut_in_four(region):
 
 # ---------------------------------------------------------------- a tile
 
-def render_tile(model, lr, region, axes, relative_cell, precision, out):
-    """Write the output pixels that belong to the LR pixels of `region` to `out`."""
+def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
+    """Write the output pixels that belong to the LR pixels of `region` to `out`, and tell `bar` of every block."""
     top, bottom, left, right = region
     y, x = (slice(max(first - model.receptive_field, 0), last + model.receptive_field)
             for first, last in ((top, bottom), (left, right)))
     rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
     if not len(rows.pixels) or not len(columns.pixels):
         return
-    where = (y, x), rows, columns, relative_cell
-    finite = decode(model, lr, *where, precision, out)
+    where, done = ((y, x), rows, columns, relative_cell), bar.n
+    finite = decode(model, lr, *where, precision, out, bar)
     if not finite and DTYPES[precision]:
         better = str(lr.dtype).removeprefix('torch.')
         warnings.warn(f'in {precision} the output is not finite: it is made in {better}', stacklevel=4)
-        decode(model, lr, *where, 'fp32', out)
+        bar.n = done
+        decode(model, lr, *where, 'fp32', out, bar)
 
 
 def cut(blocks, first, last, origin):
@@ -149,7 +164,7 @@ def cut(blocks, first, last, origin):
     return blocks.part(int(at[0]), int(at[1]), origin)
 
 
-def decode(model, lr, part, rows, columns, relative_cell, precision, out):
+def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
     """Encode a part of the LR image, `lr[:, :, y, x]`, and write the output pixels of its blocks, `rows` and `columns`,
     to `out (B, 3, h, w)`, a few blocks at a time.
 
@@ -166,10 +181,17 @@ def decode(model, lr, part, rows, columns, relative_cell, precision, out):
     points = rows.size * columns.size
     size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(points) * len(lr))
     todo = iter(chunks(len(rows.pixels), len(columns.pixels), max(1, size)))
+    one_at_a_time = threading.Lock()
+
+    def decoded(top, bottom, left, right):
+        finite = decode_blocks(model, features, plan, top, bottom, left, right, out)
+        with one_at_a_time:
+            bar.update((bottom - top) * (right - left))
+        return finite
 
     def work():
         with torch.inference_mode(), autocast():
-            return all([decode_blocks(model, features, plan, *blocks, out) for blocks in todo])
+            return all([decoded(*blocks) for blocks in todo])
     return all(on_each_thread(work) if on_cpu else [work()])
 
 

@@ -38,7 +38,10 @@ class RIMConv2d(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """A plain convolution that keeps height and width."""
+    """A plain convolution with an odd `kernel_size`, which keeps height and width."""
+
+    def __init__(self, in_channels, out_channels, kernel_size):
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x):
         return spectral.conv2d(x, self.weight, self.bias)
@@ -46,9 +49,7 @@ class Conv2d(nn.Conv2d):
 
 def conv2d(in_channels, out_channels, kernel_size, rim):
     """A convolution of stage 1 (plain) or, with `rim`, of a later stage. Both keep height and width."""
-    if rim:
-        return RIMConv2d(in_channels, out_channels, kernel_size)
-    return Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return (RIMConv2d if rim else Conv2d)(in_channels, out_channels, kernel_size)
 
 
 @torch.no_grad()

@@ -2,9 +2,10 @@
 import torch
 from torch.nn import functional as F
 
-SMALLEST_KERNEL = 19        # measured on a CPU: below, direct convolution is faster,
+SMALLEST_KERNEL = 21        # measured on a CPU: below, direct convolution is faster,
 SMALLEST_WORK = 7e5         # as it is below so many pixels times taps of a kernel
-LENGTH = 128                # of the blocks that an image is cut into, along an axis
+MOST_KERNELS = 1024         # pairs of channels: the spectra of so many take 70 MB
+LENGTH = 128                # at most, of the blocks that an image is cut into, along an axis
 
 
 def conv2d(x, weight, bias):
@@ -17,15 +18,17 @@ def conv2d(x, weight, bias):
 
 def pays(x, weight):
     """Whether `by_spectra` is faster: for large kernels on a CPU, without gradients and not in half precision."""
-    k, area = weight.shape[-1], x.shape[-2] * x.shape[-1]
+    k, area, kernels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[0] * weight.shape[1]
+    if k < SMALLEST_KERNEL or k * k * area < SMALLEST_WORK or kernels > MOST_KERNELS:
+        return False
     precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled('cpu')
-    return (k >= SMALLEST_KERNEL and k * k * area >= SMALLEST_WORK and x.device.type == 'cpu' and precise
-            and not torch.is_grad_enabled())
+    return x.device.type == 'cpu' and precise and not torch.is_grad_enabled()
 
 
 def by_spectra(x, weight, bias):
-    """The same but for rounding: the image is cut into blocks that overlap by the kernel, and the spectra of these are
-    multiplied with the kernels' (overlap-save, as in books on signal processing)."""
+    """The same but for rounding, which is relative to the largest values of a block: the image is cut into blocks that
+    overlap by the kernel, and the spectra of these are multiplied with the kernels' (overlap-save, a method of signal
+    processing)."""
     (batch, _, height, width), (channels, _, k, _) = x.shape, weight.shape
     (high, row_step, row_length), (wide, column_step, column_length) = (cut(n, k // 2) for n in (height, width))
     size = row_length, column_length
@@ -43,7 +46,7 @@ def by_spectra(x, weight, bias):
 
 
 def cut(n, margin):
-    """An axis of `n` pixels in blocks: how many, how far it is from one to the next, and their length.
+    """An axis of `n` pixels in equal blocks: how many, how far it is from one to the next, and their length.
 
     A single block has its margin before it only: what is read beyond its end wraps around to that.
     """
@@ -51,8 +54,9 @@ def cut(n, margin):
     length = max(LENGTH, in_eights(8 * margin))
     if whole <= length:
         return 1, n, whole
-    step = length - 2 * margin
-    return -(-n // step), step, length
+    count = -(-n // (length - 2 * margin))
+    step = -(-n // count)
+    return count, step, in_eights(step + 2 * margin)
 
 
 def in_eights(n):

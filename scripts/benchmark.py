@@ -78,7 +78,8 @@ def resident(key):
 
 
 def multiply_adds(work):
-    """Multiply-adds of the matrix products and convolutions in `work`, without compiled code, which is not seen."""
+    """Multiply-adds of the matrix products and convolutions in `work`, Fourier transforms left out; without compiled
+    code, which is not seen."""
     with one_thread(), mock.patch.object(native, 'serves', return_value=False), \
          FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter:
         work()

@@ -1,5 +1,6 @@
 """Where pixels lie on each other, against exact fractions."""
 from fractions import Fraction
+from unittest import mock
 
 import pytest
 import torch
@@ -83,3 +84,12 @@ def test_linear_weights_interpolate(offset):
     assert float(weight.sum()) == pytest.approx(1)
     assert float((weight * torch.tensor([-1., 0, 1])).sum()) == pytest.approx(offset)
     assert (weight >= 0).all()
+
+
+def test_positions_are_in_float64_but_on_mps(monkeypatch):
+    """There is no MPS here: its device is made to look like one that keeps what it is given."""
+    positions = torch.rand(3, dtype=torch.float64)
+    assert torch.equal(grid.on('cpu', positions), positions) and grid.on('meta', positions).dtype == torch.float64
+    asked = mock.Mock()
+    grid.on('mps', asked)
+    asked.to.assert_called_once_with('mps', torch.float32)

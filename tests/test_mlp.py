@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from models import mlp
 
 precise = dict(rtol=1e-5, atol=1e-5)
-as_convolution = mock.patch.object(mlp, 'AVX512', True)
+as_convolution = mock.patch.multiple(mlp, AVX512=True, FEWEST_ROWS=1)
 
 
 def layer_and_input(in_features, out_features, shape, seed=0, bias=True):
@@ -64,6 +64,10 @@ def test_other_precisions_go_to_the_matrix_product():
     assert said.dtype == torch.bfloat16 and not by_convolution
 
 
-def test_without_avx512_the_matrix_product_is_taken():
+def test_without_avx512_and_for_few_rows_the_matrix_product_is_taken():
+    many = layer_and_input(6, 5, (mlp.FEWEST_ROWS,))
     with mock.patch.object(mlp, 'AVX512', False):
-        assert ways_taken(*layer_and_input(6, 5, (7,)))[1] is False
+        assert ways_taken(*many)[1] is False
+    with mock.patch.object(mlp, 'AVX512', True):
+        assert ways_taken(*many)[1] is True
+        assert ways_taken(*layer_and_input(6, 5, (mlp.FEWEST_ROWS - 1,)))[1] is False

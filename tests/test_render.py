@@ -1,4 +1,6 @@
 """Rendering by LR pixel and by tile against the paper's way, point by point."""
+import time
+import warnings
 from unittest import mock
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from models import grid, native
+from models import grid, native, spectral
 from models import render as rendering
 from utils import UserError
 
@@ -110,6 +112,25 @@ def test_tiles_may_be_single_pixels(fem):
     model = built({**TINY, 'args': {**TINY['args'], 'fem': fem}})
     lr = torch.rand(1, 3, 9, 12, dtype=torch.float64)
     assert (model.render(lr, (20, 17), tile=1) - model.render(lr, (20, 17), tile=12)).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize('fem', ['replicate', 'circular', None])
+@pytest.mark.parametrize('rim', [False, True])
+def test_tiles_are_the_whole_whichever_way_kernels_are_applied(monkeypatch, fem, rim):
+    """A large kernel is applied directly to a small tile and by spectra to a large one."""
+    spec = {**TINY, 'args': {**TINY['args'], 'fem': fem, 'rim': rim, 'msno_kernels': [3, 21]}}
+    model, lr = built(spec), torch.rand(2, 3, 40, 70, dtype=torch.float64)
+    with mock.patch.object(spectral, 'by_spectra', None):
+        monkeypatch.setattr(spectral, 'SMALLEST_WORK', torch.inf)
+        direct = model.render(lr, (60, 90))
+    monkeypatch.setattr(spectral, 'SMALLEST_WORK', 21 * 21 * 2000)
+    monkeypatch.setattr(spectral, 'LENGTH', 64)
+    with mock.patch.object(spectral, 'by_spectra', wraps=spectral.by_spectra) as spectra:
+        assert (model.render(lr, (60, 90), tile=5) - direct).abs().max() <= 1e-12
+        assert not spectra.called
+        for tile in (None, 30):
+            assert (model.render(lr, (60, 90), tile=tile) - direct).abs().max() <= 1e-12
+        assert spectra.called
 
 
 def test_threads_share_the_work():
@@ -262,5 +283,53 @@ def test_progress_is_shown_on_long_work_only(monkeypatch, capsys):
     bar = rendering.tqdm
     at_once = {'delay': 0, 'mininterval': 0}
     monkeypatch.setattr(rendering, 'tqdm', lambda *args, **kwargs: bar(*args, **kwargs | at_once))
-    model.render(lr, (9, 9), progress=True, tile=2)
-    assert 'pixel' in capsys.readouterr().err
+    monkeypatch.setattr(rendering, 'CHUNK_CPU', 1)
+    model.render(lr, (9, 9), progress=True)                     # a single tile
+    shown = capsys.readouterr().err
+    assert all(f' {percent}%' in shown for percent in (25, 50, 75))
+
+
+def test_progress_is_shown_before_the_first_block_is_done(monkeypatch, capsys):
+    model = built(TINY)
+    monkeypatch.setattr(rendering, 'DELAY', 0.1)
+    encode = model.encode_part
+    said = []
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        said.append(capsys.readouterr().err)
+        return encode(*arguments)
+    monkeypatch.setattr(model, 'encode_part', slow)
+    model.render(torch.rand(1, 3, 8, 8, dtype=torch.float64), (9, 9), progress=True)
+    assert '  0%' in said[0]
+    capsys.readouterr()
+    model.render(torch.rand(1, 3, 8, 8, dtype=torch.float64), (9, 9))
+    assert said[1] == ''
+
+
+@pytest.mark.parametrize('size', [(60, 90), (13, 15), (1500, 7)])
+@pytest.mark.parametrize('tile', [None, 17])
+@pytest.mark.parametrize('trouble', [None, 'memory', 'not finite'])
+def test_progress_ends_when_all_is_done(monkeypatch, size, tile, trouble):
+    model, calls, ends = built(TINY, dtype=torch.float32), [], []
+
+    class Bar(rendering.tqdm):
+        def close(self):
+            ends.append((self.n, self.total))
+            super().close()
+    monkeypatch.setattr(rendering, 'tqdm', Bar)
+    blocks = model.query_blocks
+
+    def failing(features, *arguments):
+        colour = blocks(features, *arguments)
+        calls.append(features)
+        if trouble == 'memory' and len(calls) == 2:
+            raise MemoryError
+        return colour / 0 if trouble == 'not finite' and torch.is_autocast_enabled('cpu') else colour
+    monkeypatch.setattr(model, 'query_blocks', failing)
+    monkeypatch.setattr(rendering, 'CHUNK_CPU', 1e3)
+    with warnings.catch_warnings(record=True):
+        model.render(torch.rand(1, 3, 40, 60), size, tile=tile, progress=True,
+                     precision='bf16' if trouble == 'not finite' else 'fp32')
+    n, total = ends[-1]
+    assert n == total > 0 and len(calls) > 2
