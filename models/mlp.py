@@ -14,8 +14,8 @@ ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
 class Linear(nn.Linear):
     """`nn.Linear`, which computes in float32 on a CPU with AVX-512 as a convolution with a kernel of one pixel.
 
-    torch gives convolutions to oneDNN, and products of float32 matrices to MKL, which took from hardly longer to twice as
-    long on processors of AMD, by processor and release of torch.
+    torch gives convolutions to oneDNN, and products of float32 matrices to MKL, which took from hardly longer to twice
+    as long on processors of AMD, by processor and release of torch.
     """
 
     def forward(self, x):
