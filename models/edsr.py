@@ -2,6 +2,7 @@
 import torch
 from torch import nn
 
+from models.convolution import Conv2d
 from models.registry import register
 from utils import UserError, check_whole
 
@@ -9,8 +10,7 @@ from utils import UserError, check_whole
 class ResidualBlock(nn.Module):
     def __init__(self, n_feats, res_scale):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(n_feats, n_feats, 3, padding=1), nn.ReLU(),
-                                  nn.Conv2d(n_feats, n_feats, 3, padding=1))
+        self.body = nn.Sequential(Conv2d(n_feats, n_feats, 3), nn.ReLU(), Conv2d(n_feats, n_feats, 3))
         self.res_scale = res_scale
 
     def forward(self, x):
@@ -36,9 +36,9 @@ class EDSR(nn.Module):
         self.out_dim = n_feats
         self.receptive_field = 2 * n_resblocks + 2
         self.floats_per_pixel = 4 * n_feats
-        self.head = nn.Sequential(nn.Conv2d(3, n_feats, 3, padding=1))
+        self.head = nn.Sequential(Conv2d(3, n_feats, 3))
         self.body = nn.Sequential(*[ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)],
-                                  nn.Conv2d(n_feats, n_feats, 3, padding=1))
+                                  Conv2d(n_feats, n_feats, 3))
 
     def forward(self, x):
         x = self.head(x)

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import grid, native, parts, shared
+from models import grid, parts, shared
 from models.msno import MSNO
 from models.mssa import MSSA, attend
+from models.native import decoder, in_blocks
 from models.registry import register
 from models.render import render
 from models.windows import nearest, padded, window_index, windows
@@ -142,17 +143,17 @@ class MSIT(nn.Module):
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
         weight = first.weight[:, :-2].unflatten(1, (self.window, self.mssa.heads, -1)).permute(2, 1, 3, 0)
         weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
-        compiled = native.serves(features.value)
         along = [self.mssa.bias_along(axis, grid.on(first.weight.device, blocks.offset), self.radius)
                  for axis, blocks in enumerate((rows, columns))]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
         between = [grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns)]
-        weight = native.packed(weight) if compiled else weight.contiguous()
-        return Plan(rows, columns, *between, *along, weight, constant, compiled)
+        if decoder.serves(self.imnet, features.value):
+            return Plan(rows, columns, *between, decoder.layers(self.imnet, weight, constant, *along))
+        return Plan(rows, columns, *between, shared.Layer(*along, weight.contiguous(), constant))
 
     def floats_per_block(self, points):
         """About how many numbers `query_blocks` holds at a time for an LR pixel with `points` output pixels."""
-        return (self.window + points) * native.in_blocks(self.imnet.layers[0].out_features)
+        return (self.window + points) * in_blocks(self.imnet.layers[0].out_features)
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.
@@ -167,9 +168,12 @@ class MSIT(nn.Module):
         weight = weight.flatten(4).flatten(2, 3)                                            # (B, P, m, 9)
         index = window_index(features.value.shape[1:], y, x, self.radius)                   # (K, N)
         near = weight.flatten(0, 1).to(features.value.dtype)
-        first_layer = native.first_layer if plan.compiled else shared.first_layer
-        hidden = first_layer(plan, features, near, index, i.flatten(), j.flatten())         # (N, m, hidden)
-        colour = self.imnet.after_first(hidden).reshape(*weight.shape[:3], -1)
+        arguments = plan, features, near, index, i.flatten(), j.flatten()
+        if isinstance(plan.layer, shared.Layer):
+            colour = self.imnet.after_first(shared.first_layer(*arguments))                 # (N, m, 3)
+        else:
+            colour = decoder.colours(*arguments)
+        colour = colour.reshape(*weight.shape[:3], -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 
     def render(self, lr, size, **options):
@@ -219,11 +223,7 @@ class Plan(NamedTuple):
     columns: grid.Blocks
     row_weight: torch.Tensor        # (rows of blocks, my, 3), bilinear weights on the LR pixels before, at and after
     column_weight: torch.Tensor     # (columns of blocks, mx, 3)
-    row_bias: torch.Tensor          # (heads, rows of blocks, my, K)
-    column_bias: torch.Tensor       # (heads, columns of blocks, mx, K)
-    weight: torch.Tensor            # (heads, K, C / heads, hidden), for a window's values; `native.packed` if compiled
-    constant: torch.Tensor          # (hidden,): the first layer's bias and what the relative cell adds to it
-    compiled: bool                  # whether `native` or `shared` evaluates the first layer
+    layer: shared.Layer | decoder.Layers        # what the first layer needs, by torch, or the whole MLP, compiled
 
 
 def heads_together(maps):

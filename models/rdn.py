@@ -2,6 +2,7 @@
 import torch
 from torch import nn
 
+from models.convolution import Conv2d
 from models.registry import register
 from utils import check_whole
 
@@ -11,7 +12,7 @@ class ResidualDenseBlock(nn.Module):
 
     def __init__(self, n_feats, growth, n_convs):
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(n_feats + c * growth, growth, 3, padding=1) for c in range(n_convs))
+        self.convs = nn.ModuleList(Conv2d(n_feats + c * growth, growth, 3) for c in range(n_convs))
         self.fuse = nn.Conv2d(n_feats + n_convs * growth, n_feats, 1)
 
     def forward(self, x):
@@ -39,9 +40,9 @@ class RDN(nn.Module):
         self.out_dim = n_feats
         self.receptive_field = n_blocks * n_convs + 3
         self.floats_per_pixel = 2 * max(n_blocks * n_feats, n_feats + n_convs * growth) + n_blocks * n_feats
-        self.shallow = nn.ModuleList([nn.Conv2d(3, n_feats, 3, padding=1), nn.Conv2d(n_feats, n_feats, 3, padding=1)])
+        self.shallow = nn.ModuleList([Conv2d(3, n_feats, 3), Conv2d(n_feats, n_feats, 3)])
         self.blocks = nn.ModuleList(ResidualDenseBlock(n_feats, growth, n_convs) for _ in range(n_blocks))
-        self.fuse = nn.Sequential(nn.Conv2d(n_blocks * n_feats, n_feats, 1), nn.Conv2d(n_feats, n_feats, 3, padding=1))
+        self.fuse = nn.Sequential(nn.Conv2d(n_blocks * n_feats, n_feats, 1), Conv2d(n_feats, n_feats, 3))
 
     def forward(self, x):
         first = self.shallow[0](x)

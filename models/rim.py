@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import spectral
+from models import convolution
 
 
 class RIMConv2d(nn.Module):
@@ -34,22 +34,12 @@ class RIMConv2d(nn.Module):
         return (slices + neighbours * gained).reshape(self.weight.shape)
 
     def forward(self, x):
-        return spectral.conv2d(x, self.kernel(), self.bias)
-
-
-class Conv2d(nn.Conv2d):
-    """A plain convolution with an odd `kernel_size`, which keeps height and width."""
-
-    def __init__(self, in_channels, out_channels, kernel_size):
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-
-    def forward(self, x):
-        return spectral.conv2d(x, self.weight, self.bias)
+        return convolution.conv2d(x, self.kernel(), self.bias)
 
 
 def conv2d(in_channels, out_channels, kernel_size, rim):
     """A convolution of stage 1 (plain) or, with `rim`, of a later stage. Both keep height and width."""
-    return (RIMConv2d if rim else Conv2d)(in_channels, out_channels, kernel_size)
+    return (RIMConv2d if rim else convolution.Conv2d)(in_channels, out_channels, kernel_size)
 
 
 @torch.no_grad()

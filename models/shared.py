@@ -1,8 +1,18 @@
 """The first layer of MSIT's decoder for all output pixels of an LR pixel, which share most of its work."""
+from typing import NamedTuple
+
 import torch
 
 from models.mssa import attend
 from models.windows import nearest, pick
+
+
+class Layer(NamedTuple):
+    """What the first layer needs of a plan."""
+    row_bias: torch.Tensor          # (heads, rows of blocks, my, K), of the attention
+    column_bias: torch.Tensor       # (heads, columns of blocks, mx, K)
+    weight: torch.Tensor            # (heads, K, C / heads, hidden), for a window's values
+    constant: torch.Tensor          # (hidden,): the layer's bias and what the relative cell adds to it
 
 
 def first_layer(plan, features, near, index, i, j):
@@ -14,14 +24,15 @@ def first_layer(plan, features, near, index, i, j):
     `near (N, m, 9)`: the bilinear weights on the pixels around; `index (K, N)`: where the windows lie in the features'
     maps; `i`, `j` `(N,)`: which of the plan's rows and columns of blocks.
     """
-    grad = torch.is_grad_enabled()
-    bias = (plan.row_bias[:, i][:, :, :, None] + plan.column_bias[:, j][:, :, None]).flatten(2, 3)  # (heads, N, m, K)
-    hidden = plan.constant.repeat(*near.shape[:2], 1)
-    shared = None if grad else near.new_empty(*index.shape, plan.weight.shape[-1])
-    for head in range(len(plan.weight)):    # one at a time, so that what a head's pixels share stays in the cache
+    grad, layer = torch.is_grad_enabled(), plan.layer
+    bias = layer.row_bias[:, i][:, :, :, None] + layer.column_bias[:, j][:, :, None]
+    bias = bias.flatten(2, 3)                                                                   # (heads, N, m, K)
+    hidden = layer.constant.repeat(*near.shape[:2], 1)
+    shared = None if grad else near.new_empty(*index.shape, layer.weight.shape[-1])
+    for head in range(len(layer.weight)):    # one at a time, so that what a head's pixels share stays in the cache
         keys, values = pick(features.query_key[head], index), pick(features.value[head], index)      # (K, N, d)
         query = torch.bmm(near, nearest(keys).transpose(0, 1))                                       # (N, m, d)
         attention = attend(query, keys.permute(1, 2, 0), bias[head])                                 # (N, m, K)
-        shared = torch.bmm(values, plan.weight[head], out=None if grad else shared)                  # (K, N, hidden)
+        shared = torch.bmm(values, layer.weight[head], out=None if grad else shared)                  # (K, N, hidden)
         hidden.baddbmm_(attention.to(near.dtype), shared.transpose(0, 1))
     return hidden

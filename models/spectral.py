@@ -1,4 +1,4 @@
-"""The convolutions of MSC, whose large kernels are faster as products of spectra."""
+"""Convolution of large kernels, which are faster as products of spectra."""
 import torch
 from torch.nn import functional as F
 
@@ -8,16 +8,8 @@ MOST_KERNELS = 1024         # pairs of channels: the spectra of so many take 70 
 LENGTH = 128                # at most, of the blocks that an image is cut into, along an axis
 
 
-def conv2d(x, weight, bias):
-    """The convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
-    (O,)` give `(B, O, H, W)`."""
-    if pays(x, weight):
-        return by_spectra(x, weight, bias)
-    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-
-
 def pays(x, weight):
-    """Whether `by_spectra` is faster: for large kernels on a CPU, without gradients and not in half precision."""
+    """Whether `conv2d` is faster: for large kernels on a CPU, without gradients and not in half precision."""
     k, area, kernels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[0] * weight.shape[1]
     if k < SMALLEST_KERNEL or k * k * area < SMALLEST_WORK or kernels > MOST_KERNELS:
         return False
@@ -25,10 +17,13 @@ def pays(x, weight):
     return x.device.type == 'cpu' and precise and not torch.is_grad_enabled()
 
 
-def by_spectra(x, weight, bias):
-    """The same but for rounding, which is relative to the largest values of a block: the image is cut into blocks that
-    overlap by the kernel, and the spectra of these are multiplied with the kernels' (overlap-save, a method of signal
-    processing)."""
+def conv2d(x, weight, bias):
+    """The convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
+    (O,)` give `(B, O, H, W)`, the channels last in memory. Rounding is relative to the largest values of a block.
+
+    The image is cut into blocks that overlap by the kernel, and the spectra of these are multiplied with the kernels'
+    (overlap-save, a method of signal processing).
+    """
     (batch, _, height, width), (channels, _, k, _) = x.shape, weight.shape
     (high, row_step, row_length), (wide, column_step, column_length) = (cut(n, k // 2) for n in (height, width))
     size = row_length, column_length

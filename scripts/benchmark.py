@@ -23,14 +23,15 @@ import models  # noqa: E402
 from models import grid, native, shared  # noqa: E402
 from models.evaluation import synchronize  # noqa: E402
 from models.mlp import Linear  # noqa: E402
+from models.native import decoder, winograd  # noqa: E402
 from models.profile import Clock  # noqa: E402
 from models.render import DTYPES  # noqa: E402
 from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
 
 CHUNK = 30000       # points that `query` takes at once
 PARTS = {           # of rendering: the functions that each consists of
-    'encoding': ['model.encode_part'], 'first layer': ['native.first_layer', 'shared.first_layer'],
-    'MLP': ['imnet.forward', 'imnet.after_first'],
+    'encoding': ['model.encode_part'], 'first layer': ['decoder.first_layer', 'shared.first_layer'],
+    'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
 }
 
 
@@ -78,12 +79,19 @@ def resident(key):
 
 
 def multiply_adds(work):
-    """Multiply-adds of the matrix products and convolutions in `work`, Fourier transforms left out; without compiled
-    code, which is not seen."""
-    with one_thread(), mock.patch.object(native, 'serves', return_value=False), \
+    """Multiply-adds of the matrix products and convolutions in `work`, those that it takes by the methods of
+    `models.convolution` but for the transforms. The decoder's are seen where torch evaluates it."""
+    by_winograd = []
+
+    def counted(x, weight, bias):
+        by_winograd.append(winograd.multiply_adds(x, weight))
+        return conv2d(x, weight, bias)
+    conv2d = winograd.conv2d
+    with one_thread(), mock.patch.object(decoder, 'serves', return_value=False), \
+         mock.patch.object(winograd, 'conv2d', counted), \
          FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter:
         work()
-    return counter.get_total_flops() / 2
+    return counter.get_total_flops() / 2 + sum(by_winograd)
 
 
 @contextlib.contextmanager
@@ -113,7 +121,7 @@ def parts_of_render(work, model, device):
             with clock.part(part):
                 return function(*arguments, **options)
         return mock.patch.object(owner, name, watched)
-    owners = {'native': native, 'shared': shared, 'model': model, 'imnet': getattr(model, 'imnet', None)}
+    owners = {'decoder': decoder, 'shared': shared, 'model': model, 'imnet': getattr(model, 'imnet', None)}
     with one_thread(), contextlib.ExitStack() as watching:
         for part, functions in PARTS.items():
             for owner, name in (function.split('.') for function in functions):

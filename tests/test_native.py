@@ -1,4 +1,4 @@
-"""The decoder's compiled first layer against the same in torch's operations."""
+"""The compiled decoder against the same in torch's operations, and when there is none."""
 import os
 import shlex
 import subprocess
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from test_render import built
 
 from models import native, shared
+from models.mlp import MLP
+from models.native import decoder, winograd
 
 compiled = pytest.mark.skipif(native.library(torch.float32) is None, reason='no compiled code on this system')
 few = st.integers(1, 4)
@@ -38,31 +40,75 @@ def problem(heads, d, radius, hidden, rows, columns, my, mx, dtype, seed):
         return torch.randn(*shape, dtype=dtype, generator=make)
     maps = [random(heads, 2, rows + side - 1, columns + side - 1, d) for _ in range(2)]
     features = SimpleNamespace(query_key=maps[0], value=maps[1])
-    plan = SimpleNamespace(row_weight=random(rows, my, 3), column_weight=random(columns, mx, 3),
-                           row_bias=random(heads, rows, my, side ** 2),
-                           column_bias=random(heads, columns, mx, side ** 2),
-                           weight=random(heads, side ** 2, d, hidden) / side, constant=random(hidden))
+    layer = shared.Layer(random(heads, rows, my, side ** 2), random(heads, columns, mx, side ** 2),
+                         random(heads, side ** 2, d, hidden) / side, random(hidden))
+    plan = SimpleNamespace(row_weight=random(rows, my, 3), column_weight=random(columns, mx, 3), layer=layer)
     batch, i, j = torch.cartesian_prod(torch.arange(2), torch.arange(rows), torch.arange(columns)).t()
     corner = (batch * (rows + side - 1) + i) * (columns + side - 1) + j
     index = corner + (torch.arange(side)[:, None] * (columns + side - 1) + torch.arange(side)).reshape(-1, 1)
     return plan, features, random(len(i), my * mx, 9), index, i, j
 
 
-def both(plan, *rest):
-    """What `shared` and `native` make of a problem."""
+def both(plan, *rest, hidden_list=(9, 70), act='gelu'):
+    """The first layer and the colours of a problem, by `shared` and torch, and compiled."""
+    torch.manual_seed(0)
+    layer = plan.layer
+    imnet = MLP(1, 3, [len(layer.constant), *hidden_list], act).to(layer.weight.dtype)
     with torch.no_grad():
-        there = shared.first_layer(plan, *rest)
-        return there, native.first_layer(SimpleNamespace(**{**vars(plan), 'weight': native.packed(plan.weight)}), *rest)
+        hidden = shared.first_layer(plan, *rest)
+        there = hidden, imnet.after_first(hidden)
+        layers = decoder.layers(imnet, layer.weight, layer.constant, layer.row_bias, layer.column_bias)
+        plan = SimpleNamespace(row_weight=plan.row_weight, column_weight=plan.column_weight, layer=layers)
+        blocks = decoder.first_layer(plan, *rest)
+        here = blocks.permute(1, 2, 0, 3).flatten(2)[..., :len(layer.constant)], decoder.colours(plan, *rest)
+    return there, here
+
+
+def agree(there, here, dtype):
+    return all(own.dtype == dtype and own.shape == other.shape
+               and (own - other).abs().max() <= TOLERANCE[dtype] * (1 + other.abs().max())
+               for own, other in zip(here, there))
 
 
 @compiled
 @given(heads=few, d=st.integers(1, 70), radius=st.integers(1, 4), hidden=st.integers(1, 150), rows=few, columns=few,
-       my=few, mx=few, dtype=st.sampled_from(list(TOLERANCE)), seed=st.integers(0, 99))
+       my=few, mx=few, dtype=st.sampled_from(list(TOLERANCE)), seed=st.integers(0, 99),
+       hidden_list=st.lists(st.integers(1, 150), max_size=3), act=st.sampled_from(['gelu', 'relu']))
 @settings(max_examples=150, deadline=None)
-def test_compiled_code_does_what_torch_does(dtype, **sizes):
-    there, here = both(*problem(**sizes, dtype=dtype))
-    assert here.shape == there.shape and here.dtype == dtype
-    assert (here - there).abs().max() <= TOLERANCE[dtype] * there.abs().max()
+def test_compiled_code_does_what_torch_does(dtype, hidden_list, act, **sizes):
+    assert agree(*both(*problem(**sizes, dtype=dtype), hidden_list=hidden_list, act=act), dtype)
+
+
+@compiled
+@pytest.mark.parametrize('dtype', TOLERANCE)
+def test_large_and_small_numbers_and_none(dtype):
+    """Logits far beyond where their exponential overflows, activations far out, and what is not a number."""
+    plan, features, *rest = problem(2, 8, 1, 40, 2, 3, 3, 3, dtype, seed=0)
+    layer = plan.layer
+    for size in (1e-30, 30, 1000):
+        scaled = SimpleNamespace(**{**vars(plan), 'layer': layer._replace(row_bias=layer.row_bias * size,
+                                                                          weight=layer.weight * size)})
+        assert agree(*both(scaled, features, *rest), dtype)
+    features.query_key[0, 0, 0, 0, 0] = torch.nan       # a corner: one LR pixel sees it
+    for there, here in zip(*both(plan, features, *rest)):
+        assert torch.equal(here.isnan(), there.isnan()) and here.isnan().any() and not here.isnan().all()
+
+
+@compiled
+@given(st.lists(st.floats(-12, 12), min_size=1, max_size=200))
+@settings(max_examples=50, deadline=None)
+def test_gelu(numbers):
+    for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6)):
+        x = torch.tensor(numbers, dtype=dtype)
+        imnet = MLP(1, len(x), [len(x)], 'gelu').to(dtype)
+        with torch.no_grad():
+            imnet.layers[2].weight.copy_(torch.eye(len(x)))
+            imnet.layers[2].bias.zero_()
+            bias = torch.zeros(1, 1, 1, 9, dtype=dtype)
+            layers = decoder.layers(imnet, x.new_zeros(1, 9, 1, len(x)), x, bias, bias)
+            blocks = layers.constant.reshape(-1, 1, 1, native.SIZES['COLUMNS'])
+            got = decoder.perceptron(layers, blocks.contiguous())[0, 0, :len(x)]
+        assert (got - torch.nn.functional.gelu(x)).abs().max() <= tolerance * 12
 
 
 def supported(flag):
@@ -78,31 +124,59 @@ def test_it_is_right_on_every_kind_of_processor(afresh, monkeypatch, flags, need
         pytest.skip(f'this processor has no {needs}')
     kept = [flag for flag in native.FLAGS if flag != '-march=native']
     monkeypatch.setattr(native, 'FLAGS', [*kept, *flags])
-    there, here = both(*problem(2, 33, 2, 70, 3, 2, 3, 3, dtype, seed=0))
-    assert (here - there).abs().max() <= TOLERANCE[dtype] * there.abs().max()
+    assert agree(*both(*problem(2, 33, 2, 70, 3, 2, 3, 3, dtype, seed=0)), dtype)
+    x, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((1, 32, 9, 14), (80, 32, 5, 5), (80,)))
+    expected = torch.nn.functional.conv2d(x, weight, bias, padding=2)
+    assert (winograd.conv2d(x, weight, bias) - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 
 
 MAIN = r"""
-#include "%s"
+#include "%(folder)s/decoder.c"
+#include "%(folder)s/winograd.c"
 #include <stdlib.h>
-static void *zeros(long n, long size) { return calloc(n, size); }
+#include <string.h>
+#define LENGTH(cases) (sizeof cases / sizeof *cases)
+static real *zeros(long n) { return calloc(n, sizeof(real)); }
+static void decode(long n, long my, long mx, long d, long side, long room_for) {
+    const long m = my * mx, window = side * side, hidden = 2 * COLUMNS, pixels = 5, heads = 2;
+    const long wide = ((d > window ? d : window) + COLUMNS - 1) / COLUMNS * COLUMNS;
+    int64_t *index = calloc(window * n, 8), *i = calloc(n, 8), *j = calloc(n, 8);
+    for (long k = 0; k < window * n; k++) index[k] = k %% pixels;
+    for (long k = 0; k < n; k++) i[k] = k %% 3, j[k] = k %% 2;
+    real *near = zeros(n * m * 9), *maps = zeros(heads * pixels * d), *room = zeros(room_for);
+    real *rows = zeros(heads * 3 * my * in_units(window)), *columns = zeros(heads * 2 * mx * in_units(window));
+    real *weight = zeros(heads * hidden * window * d), *constant = zeros(hidden), *x = zeros(n * m * hidden);
+    memset(room, -1, room_for * sizeof(real));              /* not a number */
+    first_layer(x, near, maps, maps, index, rows, i, columns, j, weight, constant, room, n, my, mx, heads, d, side,
+                pixels, 3, 2, hidden, wide);
+    for (long k = 0; k < n * m * hidden; k++) if (x[k] != 0) abort();
+    const long width[] = {hidden, 5 * UNIT, UNIT};
+    real *weights[] = {zeros(width[0] * width[1]), zeros(width[1] * width[2])};
+    real *biases[] = {zeros(width[1]), zeros(width[2])}, *out = zeros(n * m * UNIT), *strip = zeros(2 * STRIP * hidden);
+    perceptron(out, x, (const real *const *)weights, (const real *const *)biases, width, 2, n %% 2, n * m, strip);
+    void *all[] = {index, i, j, near, maps, room, rows, columns, weight, constant, x, weights[0], weights[1], biases[0],
+                   biases[1], out, strip};
+    for (unsigned k = 0; k < LENGTH(all); k++) free(all[k]);
+}
+static void convolution(long batch, long height, long width, long channels, long out_channels, long k) {
+    const long parts = (k + 2) / 3, threads = 2, area = channels * out_channels, pixels = batch * height * width;
+    real *x = zeros(pixels * channels), *out = zeros(pixels * out_channels), *weight = zeros(area * k * k);
+    real *bias = zeros(out_channels), *kernel = zeros(36 * parts * parts * area);
+    real *room = zeros(threads * 36 * TILES * (channels + out_channels));
+    convolve(out, x, weight, bias, kernel, room, batch, height, width, channels, out_channels, k, channels,
+             width * channels, height * width * channels, threads);
+    real *all[] = {x, out, weight, bias, kernel, room};
+    for (unsigned at = 0; at < LENGTH(all); at++) free(all[at]);
+}
 int main(void) {
-    const long cases[][6] = {%s};
-    for (unsigned at = 0; at < sizeof cases / sizeof *cases; at++) {
-        const long n = cases[at][0], my = cases[at][1], mx = cases[at][2], d = cases[at][3], side = cases[at][4];
-        const long m = my * mx, window = side * side, columns = 2 * COLUMNS, pixels = 5;
-        const long wide = ((d > window ? d : window) + COLUMNS - 1) / COLUMNS * COLUMNS;
-        int64_t *index = zeros(window * n, 8), *i = zeros(n, 8), *j = zeros(n, 8);
-        for (long k = 0; k < window * n; k++) index[k] = k %% pixels;
-        for (long k = 0; k < n; k++) i[k] = k %% 3, j[k] = k %% 2;
-        real *logits = zeros(n * m * window, sizeof(real)), *near = zeros(n * m * 9, sizeof(real));
-        real *maps = zeros(pixels * d, sizeof(real)), *room = zeros(cases[at][5], sizeof(real));
-        real *rows = zeros(3 * my * window, sizeof(real)), *across = zeros(2 * mx * window, sizeof(real));
-        real *weight = zeros(columns * window * d, sizeof(real)), *hidden = zeros(n * m * columns, sizeof(real));
-        find_logits(logits, near, maps, index, rows, i, across, j, room, 1, n, my, mx, d, side, wide);
-        add_shared(hidden, logits, maps, index, weight, room, n, m, d, window, columns);
-        free(index), free(i), free(j), free(logits), free(near), free(maps), free(room), free(rows), free(across);
-        free(weight), free(hidden);
+    const long cases[][6] = {%(decoder)s}, convolutions[][6] = {%(winograd)s};
+    for (unsigned at = 0; at < LENGTH(cases); at++) {
+        const long *is = cases[at];
+        decode(is[0], is[1], is[2], is[3], is[4], is[5]);
+    }
+    for (unsigned at = 0; at < LENGTH(convolutions); at++) {
+        const long *is = convolutions[at];
+        convolution(is[0], is[1], is[2], is[3], is[4], is[5]);
     }
     return 0;
 }
@@ -113,19 +187,23 @@ int main(void) {
 @pytest.mark.parametrize('real', ['float', 'double'])
 @pytest.mark.parametrize('processor', ['x86-64', 'native'])
 def test_it_stays_within_its_arrays(tmp_path, real, processor):
-    """The address sanitizer watches a program of its own that calls both functions on arrays that just fit."""
-    cases = [(n, my, mx, d, side, native.room_for(side ** 2, d)) for n in (1, 7, native.GROUP + 1)
-             for my, mx in ((1, 1), (3, 2), (4, 5)) for d in (1, 14, 64, 79) for side in (3, 5, 9)]
-    numbers = ', '.join('{%s}' % ', '.join(map(str, case)) for case in cases)
-    (tmp_path / 'main.c').write_text(MAIN % (native.SOURCE, numbers))
-    flags = [*native.SIZES, f'-DREAL={real}', f'-march={processor}']
+    """The address sanitizer watches a program of its own that calls all functions on arrays that just fit."""
+    decoders = [(n, my, mx, d, side, decoder.room_for(n, my * mx, side ** 2, d)) for n in (1, native.SIZES['GROUP'] + 1)
+                for my, mx in ((1, 1), (3, 2), (4, 5)) for d in (1, 14, 64, 79) for side in (3, 5, 9)]
+    convolutions = [(batch, height, width, *channels, k) for batch, height, width in ((1, 1, 1), (2, 13, 6), (1, 4, 24))
+                    for channels in ((16, 16), (32, 80), (80, 64)) for k in (1, 3, 5, 9)]
+    cases = {name: ', '.join('{%s}' % ', '.join(map(str, case)) for case in of)
+             for name, of in (('decoder', decoders), ('winograd', convolutions))}
+    (tmp_path / 'main.c').write_text(MAIN % {'folder': native.SOURCES[0].parent, **cases})
+    flags = [*native.DEFINED, f'-DREAL={real}', f'-march={processor}', '-fopenmp']
     watched = ['-fsanitize=address,undefined', '-fno-sanitize-recover']
     command = [*shlex.split(os.environ.get('CC') or 'cc'), '-x', 'c', *watched, *flags]
     (tmp_path / 'empty.c').write_text('int main(void) { return 0; }')
 
     def run(name):
         """What compiling said if it failed, otherwise what running the program did."""
-        done = subprocess.run([*command, tmp_path / f'{name}.c', '-o', tmp_path / name], capture_output=True, text=True)
+        compiling = [*command, tmp_path / f'{name}.c', '-o', tmp_path / name, '-lm']
+        done = subprocess.run(compiling, capture_output=True, text=True)
         return done if done.returncode else subprocess.run([tmp_path / name], capture_output=True, text=True)
     if run('empty').returncode:
         pytest.skip('this compiler has no sanitizer')
@@ -193,7 +271,7 @@ def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler)
     monkeypatch.setenv('CC', compiler)
     monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'other'))
     assert native.library(torch.float64) is None
-    monkeypatch.setattr(native, 'first_layer', None)                # is not called
+    monkeypatch.setattr(decoder, 'colours', None)                   # is not called
     assert (model.render(lr, (11, 14)) - want).abs().max() < 1e-12
     assert not [path for path in (afresh / 'other').rglob('*') if path.is_file()]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import models
 from models import grid, native, spectral
+from models.native import winograd
 from models import render as rendering
 from utils import UserError
 
@@ -120,17 +121,32 @@ def test_tiles_are_the_whole_whichever_way_kernels_are_applied(monkeypatch, fem,
     """A large kernel is applied directly to a small tile and by spectra to a large one."""
     spec = {**TINY, 'args': {**TINY['args'], 'fem': fem, 'rim': rim, 'msno_kernels': [3, 21]}}
     model, lr = built(spec), torch.rand(2, 3, 40, 70, dtype=torch.float64)
-    with mock.patch.object(spectral, 'by_spectra', None):
+    with mock.patch.object(spectral, 'conv2d', None):
         monkeypatch.setattr(spectral, 'SMALLEST_WORK', torch.inf)
         direct = model.render(lr, (60, 90))
     monkeypatch.setattr(spectral, 'SMALLEST_WORK', 21 * 21 * 2000)
     monkeypatch.setattr(spectral, 'LENGTH', 64)
-    with mock.patch.object(spectral, 'by_spectra', wraps=spectral.by_spectra) as spectra:
+    with mock.patch.object(spectral, 'conv2d', wraps=spectral.conv2d) as spectra:
         assert (model.render(lr, (60, 90), tile=5) - direct).abs().max() <= 1e-12
         assert not spectra.called
         for tile in (None, 30):
             assert (model.render(lr, (60, 90), tile=tile) - direct).abs().max() <= 1e-12
         assert spectra.called
+
+
+@pytest.mark.skipif(native.library(torch.float64) is None, reason='no compiled code on this system')
+@pytest.mark.parametrize('fem', ['replicate', 'circular'])
+@pytest.mark.parametrize('rim', [False, True])
+def test_tiles_are_the_whole_where_winograds_method_is_used(fem, rim):
+    args = {**TINY['args'], 'fem': fem, 'rim': rim, 'channels': 64, 'heads': 2,
+            'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 2, 'n_feats': 32}}}
+    model, lr = built({**TINY, 'args': args}), torch.rand(2, 3, 40, 50, dtype=torch.float64)
+    with in_torch():
+        expected = model.render(lr, (60, 90))
+    with mock.patch.object(winograd, 'conv2d', wraps=winograd.conv2d) as used:
+        for tile in (None, 30, 17):
+            assert (model.render(lr, (60, 90), tile=tile) - expected).abs().max() <= 1e-12
+        assert {call.args[1].shape[-1] for call in used.call_args_list} == {3, 5}
 
 
 def test_threads_share_the_work():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import spectral
+from models import convolution, spectral
 from models.rim import RIMConv2d
 from models.rim import conv2d as layer
 
@@ -25,8 +25,8 @@ def problem(k, height, width, batch=1, channels=2, out_channels=3, dtype=torch.f
 
 def ways_taken(*arguments):
     """The output of `conv2d`, and whether it came from spectra."""
-    with mock.patch.object(spectral, 'by_spectra', wraps=spectral.by_spectra) as spectra:
-        return spectral.conv2d(*arguments), spectra.called
+    with mock.patch.object(spectral, 'conv2d', wraps=spectral.conv2d) as spectra:
+        return convolution.conv2d(*arguments), spectra.called
 
 
 @given(k=st.integers(0, 18).map(lambda r: 2 * r + 1), height=side, width=side, batch=few, channels=few,
@@ -36,7 +36,7 @@ def test_spectra_convolve(length, **sizes):
     """Images of one block and of several, of whole blocks and not, smaller than the kernel and larger."""
     arguments, expected = problem(**sizes)
     with mock.patch.object(spectral, 'LENGTH', length):
-        got = spectral.by_spectra(*arguments)
+        got = spectral.conv2d(*arguments)
     assert got.shape == expected.shape and got.dtype == torch.float64
     assert (got - expected).abs().max() <= 1e-12 * (1 + expected.abs().max())
 
@@ -82,7 +82,7 @@ def test_layers_take_spectra_without_gradients_only(rim):
     if rim:
         torch.nn.init.normal_(convolution.gain)
     x = torch.randn(1, 2, 64, 50, dtype=torch.float64)
-    with mock.patch.object(spectral, 'by_spectra', wraps=spectral.by_spectra) as spectra:
+    with mock.patch.object(spectral, 'conv2d', wraps=spectral.conv2d) as spectra:
         trained = convolution(x)
         assert not spectra.called
         with torch.no_grad():

@@ -1,0 +1,24 @@
+"""The convolutions that keep height and width, each in the fastest of three ways."""
+import torch.nn.functional as F
+from torch import nn
+
+from models import spectral
+from models.native import winograd
+
+
+def conv2d(x, weight, bias):
+    """`x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias (O,)` give `(B, O, H, W)`."""
+    for way in (spectral, winograd):
+        if way.pays(x, weight):
+            return way.conv2d(x, weight, bias)
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+
+class Conv2d(nn.Conv2d):
+    """A plain convolution with an odd `kernel_size`, which keeps height and width."""
+
+    def __init__(self, in_channels, out_channels, kernel_size):
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x):
+        return conv2d(x, self.weight, self.bias)

@@ -1,0 +1,247 @@
+/* Decoding the output pixels of LR pixels, for models/native/decoder.py. */
+#include <math.h>
+#include "product.h"
+
+typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t)0)) integer;
+typedef integer mask __attribute__((vector_size(BYTES), may_alias));
+
+enum { FEW = 16 / sizeof(real) };           /* numbers of the narrowest register */
+typedef real few __attribute__((vector_size(16), may_alias));
+typedef integer few_mask __attribute__((vector_size(16), may_alias));
+
+static inline vector chosen(mask where, vector yes, vector no)
+{
+    return (vector)(((mask)yes & where) | ((mask)no & ~where));
+}
+
+static inline vector larger(vector a, vector b) { return chosen(a < b, b, a); }     /* a where it is not a number */
+
+static inline real largest_of(vector x)
+{
+    real part[LANES] __attribute__((aligned(BYTES)));
+    store(part, x);
+    few top = *(few *)part;
+    for (long k = FEW; k < LANES; k += FEW) {
+        const few other = *(few *)(part + k);
+        const few_mask where = top < other;
+        top = (few)(((few_mask)other & where) | ((few_mask)top & ~where));
+    }
+    real largest = top[0];
+    for (int k = 1; k < FEW; k++)
+        largest = largest < top[k] ? top[k] : largest;
+    return largest;
+}
+
+static inline real sum_of(vector x)
+{
+    real part[LANES] __attribute__((aligned(BYTES)));
+    store(part, x);
+    few sums = *(few *)part;
+    for (long k = FEW; k < LANES; k += FEW)
+        sums += *(few *)(part + k);
+    real sum = sums[0];
+    for (int k = 1; k < FEW; k++)
+        sum += sums[k];
+    return sum;
+}
+
+/* e^x for x from 0 down, the smallest normal number below all others: 2^n e^rest with |rest| <= log(2) / 2 */
+static inline vector exponential(vector x)
+{
+    enum { SINGLE = sizeof(real) == 4, TERMS = SINGLE ? 8 : 14, FRACTION = SINGLE ? 23 : 52, BIAS = SINGLE ? 127 : 1023 };
+    static const real series[] = {1, 1, 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
+                                  1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
+    const real round = SINGLE ? 12582912. : 6755399441055744.;      /* 1.5 * 2^FRACTION: n is in the sum's lowest bits */
+    const real lowest = SINGLE ? -87 : -708;
+    x = larger(x, (vector){0} + lowest);
+    const vector sum = x * (real)1.4426950408889634 + round, n = sum - round;
+    const vector rest = x - n * (real)0.693145751953125 - n * (real)1.428606820309417232e-6;    /* log(2) in two parts */
+    vector y = (vector){0} + series[TERMS - 1];
+    for (int k = TERMS - 2; k >= 0; k--)
+        y = y * rest + series[k];
+    return y * (vector)(((mask)sum << FRACTION) + ((integer)BIAS << FRACTION));
+}
+
+/* x Phi(x), the normal distribution by Abramowitz and Stegun's formula 7.1.26, right to 1.5e-7 */
+static inline vector gelu(vector x)
+{
+    if (sizeof(real) > 4) {
+        for (int k = 0; k < LANES; k++)
+            x[k] *= 0.5 * (1 + erf(x[k] * 0.70710678118654752));
+        return x;
+    }
+    const vector a = chosen(x < 0, -x, x) * (real)0.70710678118654752, t = 1 / (1 + (real)0.3275911 * a);
+    const vector sum = (real)0.254829592 + t * ((real)-0.284496736 + t * ((real)1.421413741
+                       + t * ((real)-1.453152027 + t * (real)1.061405429)));
+    const vector tail = (real)0.5 * exponential(-a * a) * t * sum;
+    return x * chosen(x < 0, tail, 1 - tail);
+}
+
+/* c = a b for rows of a that follow each other, up to ROWS; those of b and c are `wide` apart */
+static void rows_times(long rows, long inner, const real *first, long stride, const real *b, long columns, real *c,
+                       long wide)
+{
+    const real *a[ROWS];
+    for (long r = 0; r < rows; r++)
+        a[r] = first + r * stride;
+    multiply(rows, inner, a, b, wide, 0, 0, c, wide, columns);
+}
+
+static inline long in_units(long n) { return (n + UNIT - 1) / UNIT * UNIT; }
+
+/* The softmax of up to ROWS rows of `n` numbers that are `wide` apart, in place */
+static void softmax(real *logits, long rows, long n, long wide)
+{
+    real of[ROWS];
+    for (long r = 0; r < rows; r++) {
+        vector top = load(logits + r * wide);
+        for (long k = LANES; k < n; k += LANES)
+            top = larger(top, load(logits + r * wide + k));
+        of[r] = largest_of(top);
+    }
+    for (long r = 0; r < rows; r++) {
+        vector sum = {0};
+        for (real *at = logits + r * wide; at < logits + r * wide + n; at += LANES) {
+            const vector weight = exponential(load(at) - of[r]);
+            store(at, weight);
+            sum += weight;
+        }
+        of[r] = 1 / sum_of(sum);
+    }
+    for (long r = 0; r < rows; r++)
+        for (real *at = logits + r * wide; at < logits + r * wide + n; at += LANES)
+            store(at, load(at) * of[r]);
+}
+
+/* attention (n, my * mx, wide) = softmax(queries . keys / sqrt(d) + bias), for one head: the keys are the pixels of
+   `maps` (pixels, d) at index (side * side, n), the queries their middle 3 x 3 weighed by near (n, my * mx, 9). The
+   bias is the sum of rows (., my, units) at i (n) and columns (., mx, units) at j (n), -infinity from side * side on.
+   room: 18 + d + ROWS rows of `wide` numbers, which are 0 where nothing was written yet */
+static void find_attention(real *attention, const real *near, const real *maps, const int64_t *index, const real *rows,
+                           const int64_t *i, const real *columns, const int64_t *j, real *room,
+                           long n, long my, long mx, long d, long side, long wide)
+{
+    const long window = side * side, m = my * mx, units = in_units(window);
+    const real scale = 1 / sqrt(d);
+    const int keys_first = 9 * (d + m) * window < m * d * (9 + window);     /* near (middle keys) is fewer products */
+    real *middle = room, *keys = middle + 9 * wide, *products = keys + d * wide, *query = products + 9 * wide;
+    for (long p = 0; p < n; p++) {
+        for (long k = 0; k < window; k++) {
+            const real *pixel = maps + index[k * n + p] * d;
+            const long y = k / side - side / 2 + 1, x = k % side - side / 2 + 1;
+            for (long c = 0; c < d; c++)
+                keys[c * wide + k] = pixel[c];
+            if (0 <= y && y < 3 && 0 <= x && x < 3)
+                for (long c = 0; c < d; c++)
+                    middle[(3 * y + x) * wide + c] = scale * pixel[c];
+        }
+        for (long q = 0; keys_first && q < 9; q += ROWS)
+            rows_times(at_most(ROWS, 9 - q), d, middle + q * wide, wide, keys, units, products + q * wide, wide);
+        for (long q = 0; q < m; q += ROWS) {
+            const long many = at_most(ROWS, m - q);
+            const real *weights = near + (p * m + q) * 9;
+            real *logits = attention + (p * m + q) * wide;
+            if (keys_first)
+                rows_times(many, 9, weights, 9, products, units, logits, wide);
+            else {
+                rows_times(many, 9, weights, 9, middle, in_units(d), query, wide);
+                rows_times(many, d, query, wide, keys, units, logits, wide);
+            }
+            for (long r = 0; r < many; r++) {
+                const real *row = rows + (i[p] * my + (q + r) / mx) * units;
+                const real *column = columns + (j[p] * mx + (q + r) % mx) * units;
+                for (long k = 0; k < units; k += LANES)
+                    store(logits + r * wide + k, load(logits + r * wide + k) + load(row + k) + load(column + k));
+            }
+            softmax(logits, many, units, wide);
+        }
+    }
+}
+
+/* hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, wide) times what each LR pixel's output pixels
+   share, for one head: the pixels of `values` (pixels, d) at index (window, n), each times its own weight. Of GROUP LR
+   pixels at a time, so that what is shared stays in the cache together with its weights.
+   weight: (columns / COLUMNS, window, d, COLUMNS); start: (columns), or NULL for hidden; room: (GROUP, window, COLUMNS) */
+static void add_shared(real *hidden, const real *attention, const real *values, const int64_t *index,
+                       const real *weight, const real *start, real *room, long n, long m, long d, long window,
+                       long columns, long wide)
+{
+    const real *a[ROWS];
+    for (long column = 0; column < columns; column += COLUMNS, weight += window * d * COLUMNS)
+        for (long first = 0; first < n; first += GROUP) {
+            const long group = at_most(GROUP, n - first);
+            for (long k = 0; k < window; k++)
+                for (long p = 0; p < group; p += ROWS) {
+                    const long rows = at_most(ROWS, group - p);
+                    for (long r = 0; r < rows; r++)
+                        a[r] = values + index[k * n + first + p + r] * d;
+                    multiply(rows, d, a, weight + k * d * COLUMNS, COLUMNS, 0, 0, room + (p * window + k) * COLUMNS,
+                             window * COLUMNS, COLUMNS);
+                }
+            for (long p = 0; p < group; p++)
+                for (long q = 0; q < m; q += ROWS) {
+                    const long rows = at_most(ROWS, m - q), at = (first + p) * m + q;
+                    real *c = hidden + column * n * m + at * COLUMNS;
+                    for (long r = 0; r < rows; r++)
+                        a[r] = attention + (at + r) * wide;
+                    multiply(rows, window, a, room + p * window * COLUMNS, COLUMNS, start ? start + column : c,
+                             start ? 0 : COLUMNS, c, COLUMNS, COLUMNS);
+                }
+        }
+}
+
+/* The first layer before its activation: hidden (columns / COLUMNS, n * my * mx, COLUMNS). For all heads what
+   find_attention and add_shared need for one, with `heads` as the first axis; `pixels`, `n_rows` and `n_columns` are
+   the lengths of the next. constant: (columns); room: (18 + d + ROWS + n * my * mx) * wide + GROUP * window * COLUMNS */
+void first_layer(real *hidden, const real *near, const real *query_key, const real *values, const int64_t *index,
+                 const real *rows, const int64_t *i, const real *columns, const int64_t *j, const real *weight,
+                 const real *constant, real *room, long n, long my, long mx, long heads, long d, long side,
+                 long pixels, long n_rows, long n_columns, long width, long wide)
+{
+    const long m = my * mx, window = side * side;
+    real *attention = room + (18 + d + ROWS) * wide, *shared = attention + n * m * wide;
+    for (real *at = room; at < attention; at++)
+        *at = 0;
+    for (long head = 0; head < heads; head++) {
+        find_attention(attention, near, query_key + head * pixels * d, index, rows + head * n_rows * my * in_units(window), i,
+                       columns + head * n_columns * mx * in_units(window), j, room, n, my, mx, d, side, wide);
+        add_shared(hidden, attention, values + head * pixels * d, index, weight + head * window * d * width,
+                   head ? 0 : constant, shared, n, m, d, window, width, wide);
+    }
+}
+
+/* out (rows, width[layers]) = what the layers make of hidden (width[0] / COLUMNS, rows, COLUMNS), each of which is an
+   activation and a product: weight[l] in blocks of (width[l], COLUMNS), bias[l] (width[l + 1]). STRIP rows go through
+   all layers at a time, so that they stay in the cache. room: (2, STRIP, the largest width) */
+void perceptron(real *out, const real *hidden, const real *const *weight, const real *const *bias, const long *width,
+                long layers, long is_gelu, long rows, real *room)
+{
+    long widest = 0;
+    for (long l = 0; l <= layers; l++)
+        widest = widest < width[l] ? width[l] : widest;
+    for (long first = 0; first < rows; first += STRIP) {
+        const long many = at_most(STRIP, rows - first);
+        real *x = room, *y = room + STRIP * widest;
+        for (long column = 0; column < width[0]; column += COLUMNS)
+            for (long r = 0; r < many; r++)
+                for (long k = 0; k < COLUMNS; k += LANES)
+                    store(x + r * width[0] + column + k, load(hidden + column * rows + (first + r) * COLUMNS + k));
+        for (long l = 0; l < layers; l++) {
+            const long inner = width[l], columns = width[l + 1];
+            for (real *at = x; at < x + many * inner; at += LANES)
+                store(at, is_gelu ? gelu(load(at)) : larger(load(at), (vector){0}));
+            real *to = l + 1 < layers ? y : out + first * columns;
+            for (long column = 0; column < columns; column += COLUMNS) {
+                const long block = at_most(COLUMNS, columns - column);
+                for (long r = 0; r < many; r += ROWS) {
+                    const real *a[ROWS];
+                    for (long k = 0; k < at_most(ROWS, many - r); k++)
+                        a[k] = x + (r + k) * inner;
+                    multiply(at_most(ROWS, many - r), inner, a, weight[l] + column * inner, block, bias[l] + column, 0,
+                             to + r * columns + column, columns, block);
+                }
+            }
+            y = x, x = to;
+        }
+    }
+}

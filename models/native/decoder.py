@@ -1,0 +1,99 @@
+"""MSIT's decoder as compiled code, for a CPU.
+
+As in `models/shared.py`, the output pixels of an LR pixel share the first layer's work. From the attention to the
+colours all of it stays in the cache.
+"""
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models import native
+from models.mlp import MLP
+from models.native import SIZES, in_blocks, packed, pointers
+
+
+class Layers(NamedTuple):
+    """The MLP, and what goes into its first layer, laid out for the compiled code."""
+    row_bias: torch.Tensor          # (heads, rows of blocks, my, K) filled up with -infinity to whole UNITs
+    column_bias: torch.Tensor       # the same of the columns of blocks
+    first: torch.Tensor             # the weight for a window's values: (heads, blocks of hidden, K, d, COLUMNS)
+    constant: torch.Tensor          # (hidden,) in whole blocks
+    weights: list                   # of the layers after the first one, `native.packed`
+    biases: list                    # (columns,) of each
+    widths: list                    # numbers that go into each of these, and what comes out of the last, filled up
+    gelu: bool                      # the activation: GELU or ReLU
+
+
+def serves(imnet, maps):
+    """Whether the compiled code can evaluate `imnet` on `maps`."""
+    return isinstance(imnet, MLP) and len(imnet.layers) > 1 and native.serves(maps)
+
+
+def layers(imnet, weight, constant, row_bias, column_bias):
+    """`Layers` of an MLP: `weight (heads, K, d, hidden)`, `constant (hidden,)`, and the bias of the attention along both
+    axes, `(heads, rows or columns of blocks, my or mx, K)`."""
+    heads, window, d, hidden = weight.shape
+    first = filled(weight, SIZES['COLUMNS']).unflatten(-1, (-1, SIZES['COLUMNS'])).permute(0, 3, 1, 2, 4).contiguous()
+    constant = filled(constant, SIZES['COLUMNS'])
+    row_bias, column_bias = (F.pad(bias, (0, -window % SIZES['UNIT']), value=-torch.inf).contiguous()
+                             for bias in (row_bias, column_bias))
+    weights, biases, widths = [], [], [len(constant)]
+    for layer in imnet.layers[2::2]:
+        inner = filled(layer.weight.to(weight.dtype), SIZES['UNIT'] if biases else SIZES['COLUMNS']).t()
+        weights.append(packed(filled(inner, SIZES['UNIT'])))
+        biases.append(filled(layer.bias.to(weight.dtype), SIZES['UNIT']).contiguous())
+        widths.append(len(biases[-1]))
+    return Layers(row_bias, column_bias, first, constant, weights, biases, widths, isinstance(imnet.layers[1], nn.GELU))
+
+
+def filled(x, size):
+    """`x` with zeros added to its last axis, so that its length is a multiple of `size`."""
+    missing = -x.shape[-1] % size
+    return F.pad(x, (0, missing)) if missing else x         # to pad is to copy
+
+
+def wide(window, d):
+    """How many numbers a row of logits, keys or queries takes."""
+    return in_blocks(max(d, window))
+
+
+def colours(plan, features, near, index, i, j):
+    """What the MLP gives for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in `models.shared.first_layer`, of
+    a plan with `Layers`."""
+    return perceptron(plan.layer, first_layer(plan, features, near, index, i, j))[..., :3]
+
+
+def first_layer(plan, features, near, index, i, j):
+    """The first layer before its activation: `(blocks of hidden, N, m, COLUMNS)`."""
+    layers = plan.layer
+    heads, blocks, window, d, columns = layers.first.shape
+    (n, m), my, mx = near.shape[:2], plan.row_weight.shape[1], plan.column_weight.shape[1]
+    hidden, room = near.new_empty(blocks, n, m, columns), near.new_empty(room_for(n, m, window, d))
+    near, index, i, j = (x.contiguous() for x in (near, index, i, j))
+    arrays = (hidden, near, features.query_key, features.value, index, layers.row_bias, i, layers.column_bias, j,
+              layers.first, layers.constant, room)
+    sizes = (n, my, mx, heads, d, round(window ** 0.5), features.value[0].numel() // d, layers.row_bias.shape[1],
+             layers.column_bias.shape[1], blocks * columns, wide(window, d))
+    native.library(near.dtype).first_layer(*pointers(*arrays), *sizes)
+    return hidden
+
+
+def room_for(n, m, window, d):
+    """How many numbers `first_layer` needs room for."""
+    return (18 + d + SIZES['ROWS'] + n * m) * wide(window, d) + SIZES['GROUP'] * window * SIZES['COLUMNS']
+
+
+def perceptron(layers, hidden):
+    """The layers after the first one: `(blocks of hidden, N, m, COLUMNS)` to `(N, m, 3 or more)`."""
+    out = hidden.new_empty(*hidden.shape[1:3], layers.widths[-1])
+    room = hidden.new_empty(2, SIZES['STRIP'], max(layers.widths))
+    out_at, hidden_at, room_at, *arrays = pointers(out, hidden, room, *layers.weights, *layers.biases)
+    many = len(layers.weights)
+    addresses = ctypes.c_void_p * many
+    native.library(hidden.dtype).perceptron(
+        out_at, hidden_at, addresses(*arrays[:many]), addresses(*arrays[many:]),
+        (ctypes.c_long * (many + 1))(*layers.widths), many, layers.gelu, out[..., 0].numel(), room_at)
+    return out

@@ -1,0 +1,146 @@
+/* Convolution by Winograd's F(4 x 4, 3 x 3), for models/native/winograd.py: tiles of 4 x 4 output pixels, whose 6 x 6
+   input pixels and whose kernels are turned into values of polynomials at six points, where a product per point and
+   channel is all there is to do. The points are 0, 3/4, -3/4, 3/2, -3/2 and infinity, which in float32 lose half as much
+   as the usual 0, 1, -1, 2, -2 and infinity. Lines of numbers are transformed in place, `step` apart. */
+#include <omp.h>
+#include "product.h"
+
+#define A ((real)0.75)
+#define B ((real)1.5)
+#define INLINE static inline __attribute__((always_inline))
+
+/* six pixels */
+INLINE void transform_pixels(vector *x, const int step)
+{
+    const vector x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step], x4 = x[4 * step], x5 = x[5 * step];
+    const vector even_a = x4 - B * B * x2, odd_a = A * (x3 - B * B * x1);
+    const vector even_b = x4 - A * A * x2, odd_b = B * (x3 - A * A * x1);
+    x[0] = A * A * B * B * x0 - (A * A + B * B) * x2 + x4;
+    x[step] = even_a + odd_a;
+    x[2 * step] = even_a - odd_a;
+    x[3 * step] = even_b + odd_b;
+    x[4 * step] = even_b - odd_b;
+    x[5 * step] = A * A * B * B * x1 - (A * A + B * B) * x3 + x5;
+}
+
+/* three taps of a kernel, to six numbers */
+INLINE void transform_taps(vector *x, const int step)
+{
+    const vector x0 = x[0], x1 = x[step], x2 = x[2 * step];
+    const real by_a = 1 / (2 * A * A * (A * A - B * B)), by_b = 1 / (2 * B * B * (B * B - A * A));
+    const vector even_a = by_a * (x0 + A * A * x2), odd_a = by_a * A * x1;
+    const vector even_b = by_b * (x0 + B * B * x2), odd_b = by_b * B * x1;
+    x[0] = x0 * (1 / (A * A * B * B));
+    x[step] = even_a + odd_a;
+    x[2 * step] = even_a - odd_a;
+    x[3 * step] = even_b + odd_b;
+    x[4 * step] = even_b - odd_b;
+    x[5 * step] = x2;
+}
+
+/* six products, to four output pixels */
+INLINE void transform_back(vector *x, const int step)
+{
+    const vector even_a = x[step] + x[2 * step], odd_a = A * (x[step] - x[2 * step]);
+    const vector even_b = x[3 * step] + x[4 * step], odd_b = B * (x[3 * step] - x[4 * step]);
+    x[0] += even_a + even_b;
+    x[step] = odd_a + odd_b;
+    x[2 * step] = A * A * even_a + B * B * even_b;
+    x[3 * step] = A * A * odd_a + B * B * odd_b + x[5 * step];
+}
+
+/* out (batch, height, width, out_channels) = x * weight + bias (out_channels), of the same height and width. x has its
+   channels last; pixels, rows and images are so many numbers apart. weight (out_channels, channels, k, k), k odd, is
+   cut into `parts` x `parts` kernels of 3 x 3, filled up with zeros. Channels come in UNITs.
+   kernel: room for 36 * parts * parts * channels * out_channels; room: threads * 36 * TILES * (channels + out_channels) */
+void convolve(real *out, const real *x, const real *weight, const real *bias, real *kernel, real *room, long batch,
+              long height, long width, long channels, long out_channels, long k, long pixel, long row, long image,
+              long threads)
+{
+    static const real zeros[LANES];
+    const long parts = (k + 2) / 3, high = (height + 3) / 4, wide = (width + 3) / 4, tiles = batch * high * wide;
+    const long area = channels * out_channels;
+#pragma omp parallel num_threads(threads)
+    {
+        real *spectra = room + omp_get_thread_num() * 36 * TILES * (channels + out_channels);
+        real *products = spectra + 36 * TILES * channels;
+#pragma omp for
+        for (long at = 0; at < parts * parts * channels; at++) {
+            const long part = at / channels, c = at % channels, top = part / parts * 3, left = part % parts * 3;
+            for (long o = 0; o < out_channels; o += LANES) {
+                const long first = o / COLUMNS * COLUMNS, block = at_most(COLUMNS, out_channels - first);
+                real *to = kernel + 36 * (part * area + first * channels) + c * block + o - first;
+                vector v[36] = {{0}};
+                for (long p = 0; p < at_most(3, k - top); p++)
+                    for (long q = 0; q < at_most(3, k - left); q++)
+                        for (long lane = 0; lane < LANES; lane++)
+                            v[6 * p + q][lane] = weight[(((o + lane) * channels + c) * k + top + p) * k + left + q];
+                for (int q = 0; q < 3; q++)
+                    transform_taps(v + q, 6);
+                for (int p = 0; p < 6; p++)
+                    transform_taps(v + 6 * p, 1);
+                for (int f = 0; f < 36; f++)
+                    store(to + f * channels * block, v[f]);
+            }
+        }
+#pragma omp for schedule(dynamic)
+        for (long first = 0; first < tiles; first += TILES) {
+            const long group = at_most(TILES, tiles - first);
+            for (long part = 0; part < parts * parts; part++) {
+                for (long t = 0; t < group; t++) {
+                    const long b = (first + t) / (high * wide);
+                    const long top = (first + t) / wide % high * 4 - k / 2 + part / parts * 3;
+                    const long left = (first + t) % wide * 4 - k / 2 + part % parts * 3;
+                    const real *from[36];
+                    long step[36];
+                    for (long f = 0; f < 36; f++) {
+                        const long i = top + f / 6, j = left + f % 6;
+                        step[f] = 0 <= i && i < height && 0 <= j && j < width;
+                        from[f] = step[f] ? x + b * image + i * row + j * pixel : zeros;
+                    }
+                    for (long c = 0; c < channels; c += LANES) {
+                        vector v[36];
+                        for (int f = 0; f < 36; f++)
+                            v[f] = load(from[f] + c * step[f]);
+                        for (int j = 0; j < 6; j++)
+                            transform_pixels(v + j, 6);
+                        for (int i = 0; i < 6; i++)
+                            transform_pixels(v + 6 * i, 1);
+                        for (int f = 0; f < 36; f++)
+                            store(spectra + (f * group + t) * channels + c, v[f]);
+                    }
+                }
+                for (long o = 0; o < out_channels; o += COLUMNS)
+                    for (long f = 0; f < 36; f++) {
+                        const long block = at_most(COLUMNS, out_channels - o);
+                        const real *b = kernel + 36 * (part * area + o * channels) + f * channels * block;
+                        for (long t = 0; t < group; t += ROWS) {
+                            const real *a[ROWS];
+                            for (long r = 0; r < at_most(ROWS, group - t); r++)
+                                a[r] = spectra + (f * group + t + r) * channels;
+                            real *c = products + (f * group + t) * out_channels + o;
+                            multiply(at_most(ROWS, group - t), channels, a, b, block, part ? c : 0, out_channels, c,
+                                     out_channels, block);
+                        }
+                    }
+            }
+            for (long t = 0; t < group; t++) {
+                const long b = (first + t) / (high * wide);
+                const long top = (first + t) / wide % high * 4, left = (first + t) % wide * 4;
+                for (long o = 0; o < out_channels; o += LANES) {
+                    vector v[36];
+                    for (int f = 0; f < 36; f++)
+                        v[f] = load(products + (f * group + t) * out_channels + o);
+                    for (int j = 0; j < 6; j++)
+                        transform_back(v + j, 6);
+                    for (int i = 0; i < 4; i++)
+                        transform_back(v + 6 * i, 1);
+                    for (long i = 0; i < at_most(4, height - top); i++)
+                        for (long j = 0; j < at_most(4, width - left); j++)
+                            store(out + ((b * height + top + i) * width + left + j) * out_channels + o,
+                                  v[6 * i + j] + load(bias + o));
+                }
+            }
+        }
+    }
+}
