@@ -214,7 +214,8 @@ class MSIT(nn.Module):
         """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under
         autocast."""
         nearest = windows(features.lr, y, x, 1).unflatten(1, y.shape).permute(1, 2, 0, 3)   # (B, P, 9, 3)
-        return (weight[..., None].to(nearest.dtype) * nearest[:, :, None]).sum(dim=3)
+        with torch.autocast(nearest.device.type, enabled=False):
+            return weight.to(nearest.dtype) @ nearest
 
 
 class Plan(NamedTuple):

@@ -2,6 +2,7 @@
 from torch import nn
 from torch.nn import functional as F
 
+FEWEST_CHANNELS = 16            # of a group
 
 class SIM(nn.Module):
     """Grouped 1x1 convolution to 2C, batch norm, GELU, 1x1 convolution to C: `(B, C, H, W)` to the same.
@@ -24,4 +25,16 @@ class SIM(nn.Module):
         expand, norm = self.expand, self.norm
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = (expand.bias - norm.running_mean) * gain + norm.bias
-        return F.conv2d(x, expand.weight * gain[:, None, None, None], bias, groups=expand.groups)
+        weight, groups = merged(expand.weight * gain[:, None, None, None], expand.groups)
+        return F.conv2d(x, weight, bias, groups=groups)
+
+
+def merged(weight, groups):
+    """The `weight (O, C / groups, 1, 1)` of a grouped convolution for fewer groups with zeros between what was apart,
+    and how many groups these are: on a CPU groups of few channels take longer."""
+    each = weight.shape[1]
+    many = max(n for n in range(1, groups + 1) if groups % n == 0 and n * each <= max(FEWEST_CHANNELS, each))
+    apart = weight.reshape(groups // many, many, -1, each)
+    together = weight.new_zeros(*apart.shape[:3], many, each)
+    together.diagonal(dim1=1, dim2=3).copy_(apart.permute(0, 2, 3, 1))
+    return together.reshape(-1, many * each, 1, 1), groups // many

@@ -48,18 +48,19 @@ static inline real sum_of(vector x)
 /* e^x for x from 0 down, the smallest normal number below all others: 2^n e^rest with |rest| <= log(2) / 2 */
 static inline vector exponential(vector x)
 {
-    enum { SINGLE = sizeof(real) == 4, TERMS = SINGLE ? 8 : 14, FRACTION = SINGLE ? 23 : 52, BIAS = SINGLE ? 127 : 1023 };
+    enum { SINGLE = sizeof(real) == 4, TERMS = SINGLE ? 8 : 14, FRACTION = SINGLE ? 23 : 52 };
+    const integer bias = SINGLE ? 127 : 1023;
     static const real series[] = {1, 1, 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
                                   1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
-    const real round = SINGLE ? 12582912. : 6755399441055744.;      /* 1.5 * 2^FRACTION: n is in the sum's lowest bits */
+    const real round = SINGLE ? 12582912. : 6755399441055744.;      /* 1.5 * 2^FRACTION: n is in the lowest bits */
     const real lowest = SINGLE ? -87 : -708;
     x = larger(x, (vector){0} + lowest);
     const vector sum = x * (real)1.4426950408889634 + round, n = sum - round;
-    const vector rest = x - n * (real)0.693145751953125 - n * (real)1.428606820309417232e-6;    /* log(2) in two parts */
+    const vector rest = x - n * (real)0.693145751953125 - n * (real)1.428606820309417232e-6;    /* log(2), in two */
     vector y = (vector){0} + series[TERMS - 1];
     for (int k = TERMS - 2; k >= 0; k--)
         y = y * rest + series[k];
-    return y * (vector)(((mask)sum << FRACTION) + ((integer)BIAS << FRACTION));
+    return y * (vector)(((mask)sum << FRACTION) + (bias << FRACTION));
 }
 
 /* x Phi(x), the normal distribution by Abramowitz and Stegun's formula 7.1.26, right to 1.5e-7 */
@@ -161,7 +162,8 @@ static void find_attention(real *attention, const real *near, const real *maps, 
 /* hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, wide) times what each LR pixel's output pixels
    share, for one head: the pixels of `values` (pixels, d) at index (window, n), each times its own weight. Of GROUP LR
    pixels at a time, so that what is shared stays in the cache together with its weights.
-   weight: (columns / COLUMNS, window, d, COLUMNS); start: (columns), or NULL for hidden; room: (GROUP, window, COLUMNS) */
+   weight: (columns / COLUMNS, window, d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, window,
+   COLUMNS) */
 static void add_shared(real *hidden, const real *attention, const real *values, const int64_t *index,
                        const real *weight, const real *start, real *room, long n, long m, long d, long window,
                        long columns, long wide)
@@ -190,21 +192,21 @@ static void add_shared(real *hidden, const real *attention, const real *values, 
         }
 }
 
-/* The first layer before its activation: hidden (columns / COLUMNS, n * my * mx, COLUMNS). For all heads what
+/* The first layer before its activation: hidden (width / COLUMNS, n * my * mx, COLUMNS). For all heads what
    find_attention and add_shared need for one, with `heads` as the first axis; `pixels`, `n_rows` and `n_columns` are
-   the lengths of the next. constant: (columns); room: (18 + d + ROWS + n * my * mx) * wide + GROUP * window * COLUMNS */
+   the lengths of the next. constant: (width); room: (18 + d + ROWS + n * my * mx) * wide + GROUP * window * COLUMNS */
 void first_layer(real *hidden, const real *near, const real *query_key, const real *values, const int64_t *index,
                  const real *rows, const int64_t *i, const real *columns, const int64_t *j, const real *weight,
                  const real *constant, real *room, long n, long my, long mx, long heads, long d, long side,
                  long pixels, long n_rows, long n_columns, long width, long wide)
 {
-    const long m = my * mx, window = side * side;
+    const long m = my * mx, window = side * side, units = in_units(window);
     real *attention = room + (18 + d + ROWS) * wide, *shared = attention + n * m * wide;
     for (real *at = room; at < attention; at++)
         *at = 0;
     for (long head = 0; head < heads; head++) {
-        find_attention(attention, near, query_key + head * pixels * d, index, rows + head * n_rows * my * in_units(window), i,
-                       columns + head * n_columns * mx * in_units(window), j, room, n, my, mx, d, side, wide);
+        find_attention(attention, near, query_key + head * pixels * d, index, rows + head * n_rows * my * units, i,
+                       columns + head * n_columns * mx * units, j, room, n, my, mx, d, side, wide);
         add_shared(hidden, attention, values + head * pixels * d, index, weight + head * window * d * width,
                    head ? 0 : constant, shared, n, m, d, window, width, wide);
     }

@@ -33,12 +33,11 @@ def serves(imnet, maps):
 
 
 def layers(imnet, weight, constant, row_bias, column_bias):
-    """`Layers` of an MLP: `weight (heads, K, d, hidden)`, `constant (hidden,)`, and the bias of the attention along both
-    axes, `(heads, rows or columns of blocks, my or mx, K)`."""
-    heads, window, d, hidden = weight.shape
+    """`Layers` of an MLP: `weight (heads, K, d, hidden)`, `constant (hidden,)`, and the bias of the attention along
+    both axes, `(heads, rows or columns of blocks, my or mx, K)`."""
     first = filled(weight, SIZES['COLUMNS']).unflatten(-1, (-1, SIZES['COLUMNS'])).permute(0, 3, 1, 2, 4).contiguous()
     constant = filled(constant, SIZES['COLUMNS'])
-    row_bias, column_bias = (F.pad(bias, (0, -window % SIZES['UNIT']), value=-torch.inf).contiguous()
+    row_bias, column_bias = (F.pad(bias, (0, -bias.shape[-1] % SIZES['UNIT']), value=-torch.inf).contiguous()
                              for bias in (row_bias, column_bias))
     weights, biases, widths = [], [], [len(constant)]
     for layer in imnet.layers[2::2]:

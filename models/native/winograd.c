@@ -1,7 +1,7 @@
-/* Convolution by Winograd's F(4 x 4, 3 x 3), for models/native/winograd.py: tiles of 4 x 4 output pixels, whose 6 x 6
-   input pixels and whose kernels are turned into values of polynomials at six points, where a product per point and
-   channel is all there is to do. The points are 0, 3/4, -3/4, 3/2, -3/2 and infinity, which in float32 lose half as much
-   as the usual 0, 1, -1, 2, -2 and infinity. Lines of numbers are transformed in place, `step` apart. */
+/* Convolution by Winograd's F(4 x 4, 3 x 3), for models/native/winograd.py: of tiles of 4 x 4 output pixels, whose input
+   pixels, 6 x 6, and whose kernels are turned into values of polynomials at 6 x 6 points, where to convolve is to
+   multiply. Along an axis the points are 0, 3/4, -3/4, 3/2, -3/2 and infinity, which in float32 lose half as much as the
+   usual 0, 1, -1, 2, -2 and infinity. Lines of numbers are transformed in place, `step` apart. */
 #include <omp.h>
 #include "product.h"
 
@@ -52,7 +52,8 @@ INLINE void transform_back(vector *x, const int step)
 /* out (batch, height, width, out_channels) = x * weight + bias (out_channels), of the same height and width. x has its
    channels last; pixels, rows and images are so many numbers apart. weight (out_channels, channels, k, k), k odd, is
    cut into `parts` x `parts` kernels of 3 x 3, filled up with zeros. Channels come in UNITs.
-   kernel: room for 36 * parts * parts * channels * out_channels; room: threads * 36 * TILES * (channels + out_channels) */
+   kernel: room for 36 * parts * parts * channels * out_channels; room: for each thread 36 * TILES * (channels +
+   out_channels) */
 void convolve(real *out, const real *x, const real *weight, const real *bias, real *kernel, real *room, long batch,
               long height, long width, long channels, long out_channels, long k, long pixel, long row, long image,
               long threads)

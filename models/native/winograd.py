@@ -15,7 +15,7 @@ FEWEST_PIXELS = 256         # and in smaller images, where transforming the kern
 
 def pays(x, weight):
     """Whether `conv2d` can be used and is faster: without gradients and in full precision. It takes a quarter of the
-    multiplications of 3 x 3 and 9 x 9 kernels, a third of those between."""
+    multiplications of 3 x 3 and 9 x 9 kernels, two fifths of those between."""
     k, area, channels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[:2]
     if not 3 <= k <= LARGEST_KERNEL or min(channels) < FEWEST_CHANNELS or area < FEWEST_PIXELS:
         return False
