@@ -153,7 +153,8 @@ class MSIT(nn.Module):
 
     def floats_per_block(self, points):
         """About how many numbers `query_blocks` holds at a time for an LR pixel with `points` output pixels."""
-        return (self.window + points) * in_blocks(self.imnet.layers[0].out_features)
+        hidden = in_blocks(self.imnet.layers[0].out_features)
+        return self.window * hidden + points * (hidden + in_blocks(self.window))
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.

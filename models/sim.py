@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 FEWEST_CHANNELS = 16            # of a group
 
+
 class SIM(nn.Module):
     """Grouped 1x1 convolution to 2C, batch norm, GELU, 1x1 convolution to C: `(B, C, H, W)` to the same.
 

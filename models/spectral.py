@@ -32,9 +32,8 @@ def conv2d(x, weight, bias):
     blocks = F.pad(x, (k // 2, right, k // 2, below)).unfold(2, row_length, row_step)
     blocks = blocks.unfold(3, column_length, column_step)                       # (B, C, high, wide, *size)
     image = torch.fft.rfft2(blocks).permute(4, 5, 1, 0, 2, 3).flatten(3).flatten(0, 1)      # (frequencies, C, blocks)
-    kernel = torch.fft.rfft2(weight, s=size).permute(2, 3, 0, 1).flatten(0, 1)              # (frequencies, O, C)
-    # correlation: the kernels' spectra conjugated, and here instead all else, which is smaller
-    product = torch.bmm(kernel, image.conj().resolve_conj()).conj().permute(1, 2, 0)
+    kernel = torch.fft.rfft2(weight, s=size).conj().permute(2, 3, 0, 1).flatten(0, 1)       # (frequencies, O, C)
+    product = torch.bmm(kernel, image).permute(1, 2, 0)
     product = product.reshape(channels, batch, high, wide, row_length, -1)
     blocks = torch.fft.irfft2(product, s=size)[..., :row_step, :column_step]    # (O, B, high, wide, rows, columns)
     out = blocks.permute(1, 2, 4, 3, 5, 0).contiguous() + bias                  # the channels are the last in memory

@@ -77,9 +77,9 @@ def test_multiply_adds_and_all_pixels():
         assert seen == (2 * 5 * 6) * 36 * 4 * 48 * 32                   # tiles, points, parts of the kernel, channels
     counts = [script['multiply_adds'](partial(built(TINY).render, torch.rand(1, 3, 4, 5, dtype=torch.float64), size))
               for size in ((4, 5), (8, 10))]
-    # of 60 more pixels, queries and logits of 8 channels each, the results of 2 heads and the MLP, and of 9 more rows
-    # and columns the position bias: also where compiled code does it
-    assert counts[1] - counts[0] == 60 * (9 * 8 + 9 * 8 + 9 * 2 * 8 + 8 * 8 + 8 * 3) + 9 * (3 * 4 * 2)
+    # of 60 more pixels, queries and logits of 8 channels each, the results of 2 heads, the MLP and the bilinear image,
+    # and of 9 more rows and columns the position bias: also where compiled code does it
+    assert counts[1] - counts[0] == 60 * (9 * 8 + 9 * 8 + 9 * 2 * 8 + 8 * 8 + 8 * 3 + 9 * 3) + 9 * (3 * 4 * 2)
     model, lr = built(LIIF), torch.rand(2, 3, 4, 5, dtype=torch.float64)
     script['by_query'].__globals__['CHUNK'] = 13
     every = script['by_query'](model, lr, (9, 7)).transpose(1, 2).reshape(2, 3, 9, 7)

@@ -2,6 +2,7 @@
 import os
 import shlex
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -11,9 +12,10 @@ import torch
 from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_render import built
+from test_render import built, by_query
 
 from models import native, shared
+from models.edsr import edsr_baseline
 from models.mlp import MLP
 from models.native import decoder, winograd
 
@@ -98,7 +100,7 @@ def test_large_and_small_numbers_and_none(dtype):
 @given(st.lists(st.floats(-12, 12), min_size=1, max_size=200))
 @settings(max_examples=50, deadline=None)
 def test_gelu(numbers):
-    for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6)):
+    for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 2e-6)):
         x = torch.tensor(numbers, dtype=dtype)
         imnet = MLP(1, len(x), [len(x)], 'gelu').to(dtype)
         with torch.no_grad():
@@ -108,7 +110,7 @@ def test_gelu(numbers):
             layers = decoder.layers(imnet, x.new_zeros(1, 9, 1, len(x)), x, bias, bias)
             blocks = layers.constant.reshape(-1, 1, 1, native.SIZES['COLUMNS'])
             got = decoder.perceptron(layers, blocks.contiguous())[0, 0, :len(x)]
-        assert (got - torch.nn.functional.gelu(x)).abs().max() <= tolerance * 12
+        assert (got - torch.nn.functional.gelu(x)).abs().max() <= tolerance
 
 
 def supported(flag):
@@ -137,34 +139,37 @@ MAIN = r"""
 #include <string.h>
 #define LENGTH(cases) (sizeof cases / sizeof *cases)
 static real *zeros(long n) { return calloc(n, sizeof(real)); }
+static real *dirty(long n) { return memset(zeros(n), -1, n * sizeof(real)); }       /* not a number */
+static void check(const real *x, long n) { for (long k = 0; k < n; k++) if (x[k] != 0) abort(); }
 static void decode(long n, long my, long mx, long d, long side, long room_for) {
     const long m = my * mx, window = side * side, hidden = 2 * COLUMNS, pixels = 5, heads = 2;
     const long wide = ((d > window ? d : window) + COLUMNS - 1) / COLUMNS * COLUMNS;
     int64_t *index = calloc(window * n, 8), *i = calloc(n, 8), *j = calloc(n, 8);
     for (long k = 0; k < window * n; k++) index[k] = k %% pixels;
     for (long k = 0; k < n; k++) i[k] = k %% 3, j[k] = k %% 2;
-    real *near = zeros(n * m * 9), *maps = zeros(heads * pixels * d), *room = zeros(room_for);
+    real *near = zeros(n * m * 9), *maps = zeros(heads * pixels * d), *room = dirty(room_for);
     real *rows = zeros(heads * 3 * my * in_units(window)), *columns = zeros(heads * 2 * mx * in_units(window));
-    real *weight = zeros(heads * hidden * window * d), *constant = zeros(hidden), *x = zeros(n * m * hidden);
-    memset(room, -1, room_for * sizeof(real));              /* not a number */
+    real *weight = zeros(heads * hidden * window * d), *constant = zeros(hidden), *x = dirty(n * m * hidden);
     first_layer(x, near, maps, maps, index, rows, i, columns, j, weight, constant, room, n, my, mx, heads, d, side,
                 pixels, 3, 2, hidden, wide);
-    for (long k = 0; k < n * m * hidden; k++) if (x[k] != 0) abort();
+    check(x, n * m * hidden);
     const long width[] = {hidden, 5 * UNIT, UNIT};
     real *weights[] = {zeros(width[0] * width[1]), zeros(width[1] * width[2])};
-    real *biases[] = {zeros(width[1]), zeros(width[2])}, *out = zeros(n * m * UNIT), *strip = zeros(2 * STRIP * hidden);
+    real *biases[] = {zeros(width[1]), zeros(width[2])}, *out = dirty(n * m * UNIT), *strip = dirty(2 * STRIP * hidden);
     perceptron(out, x, (const real *const *)weights, (const real *const *)biases, width, 2, n %% 2, n * m, strip);
+    check(out, n * m * UNIT);
     void *all[] = {index, i, j, near, maps, room, rows, columns, weight, constant, x, weights[0], weights[1], biases[0],
                    biases[1], out, strip};
     for (unsigned k = 0; k < LENGTH(all); k++) free(all[k]);
 }
 static void convolution(long batch, long height, long width, long channels, long out_channels, long k) {
     const long parts = (k + 2) / 3, threads = 2, area = channels * out_channels, pixels = batch * height * width;
-    real *x = zeros(pixels * channels), *out = zeros(pixels * out_channels), *weight = zeros(area * k * k);
-    real *bias = zeros(out_channels), *kernel = zeros(36 * parts * parts * area);
-    real *room = zeros(threads * 36 * TILES * (channels + out_channels));
+    real *x = zeros(pixels * channels), *out = dirty(pixels * out_channels), *weight = zeros(area * k * k);
+    real *bias = zeros(out_channels), *kernel = dirty(36 * parts * parts * area);
+    real *room = dirty(threads * 36 * TILES * (channels + out_channels));
     convolve(out, x, weight, bias, kernel, room, batch, height, width, channels, out_channels, k, channels,
              width * channels, height * width * channels, threads);
+    check(out, pixels * out_channels);
     real *all[] = {x, out, weight, bias, kernel, room};
     for (unsigned at = 0; at < LENGTH(all); at++) free(all[at]);
 }
@@ -185,9 +190,11 @@ int main(void) {
 
 @compiled
 @pytest.mark.parametrize('real', ['float', 'double'])
-@pytest.mark.parametrize('processor', ['x86-64', 'native'])
-def test_it_stays_within_its_arrays(tmp_path, real, processor):
+@pytest.mark.parametrize('processor, needs', [('x86-64', 'sse2'), ('x86-64-v3', 'avx2'), ('native', 'sse2')])
+def test_it_stays_within_its_arrays(tmp_path, real, processor, needs):
     """The address sanitizer watches a program of its own that calls all functions on arrays that just fit."""
+    if not supported(needs):
+        pytest.skip(f'this processor has no {needs}')
     decoders = [(n, my, mx, d, side, decoder.room_for(n, my * mx, side ** 2, d)) for n in (1, native.SIZES['GROUP'] + 1)
                 for my, mx in ((1, 1), (3, 2), (4, 5)) for d in (1, 14, 64, 79) for side in (3, 5, 9)]
     convolutions = [(batch, height, width, *channels, k) for batch, height, width in ((1, 1, 1), (2, 13, 6), (1, 4, 24))
@@ -276,6 +283,26 @@ def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler)
     assert not [path for path in (afresh / 'other').rglob('*') if path.is_file()]
 
 
+@compiled
+def test_a_compiler_without_openmp_will_do(afresh, monkeypatch):
+    compiler = afresh / 'cc'
+    refuses = '#!/bin/sh\ncase "$*" in *-fopenmp*) exit 1;; esac\n'
+    compiler.write_text(f'{refuses}exec {os.environ.get("CC") or "cc"} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CC', str(compiler))
+    assert native.library(torch.float64) is not None
+    x, weight, bias = (torch.randn(*shape).double() for shape in ((1, 32, 9, 14), (48, 32, 3, 3), (48,)))
+    expected = torch.nn.functional.conv2d(x, weight, bias, padding=1)
+    assert (winograd.conv2d(x, weight, bias) - expected).abs().max() <= 1e-10
+
+
+@compiled
+def test_threads_that_ask_at_once_all_get_it(afresh):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(native.library, [torch.float32] * 4))
+    assert None not in found
+
+
 def test_where_nothing_can_be_kept_there_is_none(afresh, monkeypatch):
     (afresh / 'file').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'file'))
@@ -284,6 +311,31 @@ def test_where_nothing_can_be_kept_there_is_none(afresh, monkeypatch):
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setattr(Path, 'home', mock.Mock(side_effect=RuntimeError('Could not determine home directory.')))
     assert native.library(torch.float32) is None
+
+
+def test_an_mlp_of_a_users_own_is_torchs():
+    """Compiled is what models/mlp.py computes, not what a class that is derived from it does."""
+    class Own(MLP):
+        def forward(self, x):
+            return self.after_first(self.layers[0](x))
+
+        def after_first(self, x):
+            return super().after_first(x.tanh())
+
+    model, lr = built(TINY), torch.rand(1, 3, 5, 6, dtype=torch.float64)
+    before = model.render(lr, (11, 14))
+    model.imnet.__class__ = Own
+    after = by_query(model, lr, (11, 14))
+    assert (after - before).abs().max() > 1e-6 and (model.render(lr, (11, 14)) - after).abs().max() <= 1e-9
+
+
+@pytest.mark.filterwarnings('ignore')           # that tracing is deprecated
+@pytest.mark.parametrize('record', [torch.jit.trace, lambda encoder, _: torch.compile(encoder, backend='eager')])
+def test_what_records_torchs_operations_sees_torchs(record):
+    encoder, x = edsr_baseline(n_resblocks=1, n_feats=32).requires_grad_(False), torch.rand(2, 1, 3, 20, 20)
+    with torch.no_grad():
+        recorded = record(encoder, x[0])
+        assert all((recorded(image) - encoder(image)).abs().max() < 1e-5 for image in x)
 
 
 def test_half_precision_and_gradients_are_torchs():

@@ -149,6 +149,17 @@ def test_tiles_are_the_whole_where_winograds_method_is_used(fem, rim):
         assert {call.args[1].shape[-1] for call in used.call_args_list} == {3, 5}
 
 
+@pytest.mark.parametrize('size', [(40, 50), (97, 120), (160, 200)])
+def test_render_is_query_at_the_published_channels(size):
+    """In float32, with Winograd's method in encoder, MSNO and MSSA where it can be."""
+    args = {**TINY['args'], 'channels': 128, 'mssa_kernels': [3, 5, 7, 9], 'msno_kernels': [3, 33],
+            'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [256, 256], 'act': 'gelu'}},
+            'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 3}}}
+    model, lr = built({**TINY, 'args': args}, dtype=torch.float32), torch.rand(2, 3, 40, 50)
+    expected = by_query(model.double(), lr.double(), size)
+    assert (model.float().render(lr, size) - expected).abs().max() <= 1e-4
+
+
 def test_threads_share_the_work():
     model = built(TINY)
     lr = torch.rand(2, 3, 20, 30, dtype=torch.float64)

@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import subprocess
+import threading
 from pathlib import Path
 
 import torch
@@ -26,7 +27,8 @@ SIZES = {
     'TILES': 24,                        # tiles of 4 x 4 pixels that are convolved at a time
 }
 DEFINED = [f'-D{name}={size}' for name, size in SIZES.items()]
-FLAGS = '-x', 'c', '-O3', '-march=native', '-fopenmp', '-shared', '-fPIC', *DEFINED
+FLAGS = '-x', 'c', '-O3', '-march=native', '-shared', '-fPIC', *DEFINED
+ONE_AT_A_TIME = threading.Lock()
 REAL = {torch.float32: 'float', torch.float64: 'double'}
 
 
@@ -36,19 +38,27 @@ def library(dtype):
     that compiles it, or a place to keep it; and on systems other than Linux on x86-64, where it was never tried."""
     if dtype not in REAL or (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
         return None
-    try:
-        path = build([*shlex.split(os.environ.get('CC') or 'cc'), *FLAGS, f'-DREAL={REAL[dtype]}'])
-        try:
-            code = ctypes.CDLL(str(path))
-            code.first_layer.argtypes = [ctypes.c_void_p] * 12 + [ctypes.c_long] * 11
-            code.perceptron.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_void_p]
-            code.convolve.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 10
-            return code
-        except (OSError, AttributeError):           # damaged: it is made anew the next time
-            path.unlink()
-    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):         # RuntimeError: there is no home
-        pass
+    with ONE_AT_A_TIME:
+        for threads in ['-fopenmp'], []:                # not every compiler has OpenMP
+            try:
+                compiler = shlex.split(os.environ.get('CC') or 'cc')
+                return loaded(build([*compiler, *FLAGS, *threads, f'-DREAL={REAL[dtype]}']))
+            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):     # RuntimeError: there is no home
+                pass
     return None
+
+
+def loaded(path):
+    """The compiled code at `path`. Raises OSError if it is damaged: it is made anew the next time."""
+    try:
+        code = ctypes.CDLL(str(path))
+        code.first_layer.argtypes = [ctypes.c_void_p] * 12 + [ctypes.c_long] * 11
+        code.perceptron.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_void_p]
+        code.convolve.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 10
+        return code
+    except (OSError, AttributeError) as error:
+        path.unlink()
+        raise OSError(f'{path} is damaged') from error
 
 
 def build(command):
@@ -70,8 +80,10 @@ def build(command):
 
 def serves(maps):
     """Whether the compiled code can work on `maps`: on a CPU, where there is a `library`, without gradients, and where
-    torch.compile does not look on."""
-    if maps.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    nobody looks on who records torch's operations."""
+    if type(maps) is not torch.Tensor or maps.device.type != 'cpu' or torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return library(maps.dtype) is not None
 
@@ -89,7 +101,7 @@ def packed(weight):
 
 def pointers(first, *others):
     """The addresses of tensors, which have to be contiguous and of the first one's dtype, or int64."""
-    for tensor in others:
+    for tensor in (first, *others):
         if not tensor.is_contiguous() or tensor.dtype not in (first.dtype, torch.int64):
             raise TypeError(f'the compiled code cannot read {tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}')
     return [tensor.data_ptr() for tensor in (first, *others)]

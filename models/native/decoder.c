@@ -78,31 +78,31 @@ static inline vector gelu(vector x)
     return x * chosen(x < 0, tail, 1 - tail);
 }
 
-/* c = a b for rows of a that follow each other, up to ROWS; those of b and c are `wide` apart */
-static void rows_times(long rows, long inner, const real *first, long stride, const real *b, long columns, real *c,
-                       long wide)
+/* c = a b for up to ROWS rows; those of a, b and c are so far apart */
+static void rows_times(long rows, long inner, const real *first, long stride, const real *b, long b_stride,
+                       long columns, real *c, long c_stride)
 {
     const real *a[ROWS];
     for (long r = 0; r < rows; r++)
         a[r] = first + r * stride;
-    multiply(rows, inner, a, b, wide, 0, 0, c, wide, columns);
+    multiply(rows, inner, a, b, b_stride, 0, 0, c, c_stride, columns);
 }
 
 static inline long in_units(long n) { return (n + UNIT - 1) / UNIT * UNIT; }
 
-/* The softmax of up to ROWS rows of `n` numbers that are `wide` apart, in place */
-static void softmax(real *logits, long rows, long n, long wide)
+/* The softmax of up to ROWS rows of n numbers, in place */
+static void softmax(real *logits, long rows, long n)
 {
     real of[ROWS];
     for (long r = 0; r < rows; r++) {
-        vector top = load(logits + r * wide);
+        vector top = load(logits + r * n);
         for (long k = LANES; k < n; k += LANES)
-            top = larger(top, load(logits + r * wide + k));
+            top = larger(top, load(logits + r * n + k));
         of[r] = largest_of(top);
     }
     for (long r = 0; r < rows; r++) {
         vector sum = {0};
-        for (real *at = logits + r * wide; at < logits + r * wide + n; at += LANES) {
+        for (real *at = logits + r * n; at < logits + (r + 1) * n; at += LANES) {
             const vector weight = exponential(load(at) - of[r]);
             store(at, weight);
             sum += weight;
@@ -110,14 +110,14 @@ static void softmax(real *logits, long rows, long n, long wide)
         of[r] = 1 / sum_of(sum);
     }
     for (long r = 0; r < rows; r++)
-        for (real *at = logits + r * wide; at < logits + r * wide + n; at += LANES)
+        for (real *at = logits + r * n; at < logits + (r + 1) * n; at += LANES)
             store(at, load(at) * of[r]);
 }
 
-/* attention (n, my * mx, wide) = softmax(queries . keys / sqrt(d) + bias), for one head: the keys are the pixels of
+/* attention (n, my * mx, units) = softmax(queries . keys / sqrt(d) + bias), for one head: the keys are the pixels of
    `maps` (pixels, d) at index (side * side, n), the queries their middle 3 x 3 weighed by near (n, my * mx, 9). The
    bias is the sum of rows (., my, units) at i (n) and columns (., mx, units) at j (n), -infinity from side * side on.
-   room: 18 + d + ROWS rows of `wide` numbers, which are 0 where nothing was written yet */
+   `units` are side * side in whole UNITs. room: 18 + d + ROWS rows of `wide` numbers, 0 where nothing was written */
 static void find_attention(real *attention, const real *near, const real *maps, const int64_t *index, const real *rows,
                            const int64_t *i, const real *columns, const int64_t *j, real *room,
                            long n, long my, long mx, long d, long side, long wide)
@@ -137,38 +137,40 @@ static void find_attention(real *attention, const real *near, const real *maps, 
                     middle[(3 * y + x) * wide + c] = scale * pixel[c];
         }
         for (long q = 0; keys_first && q < 9; q += ROWS)
-            rows_times(at_most(ROWS, 9 - q), d, middle + q * wide, wide, keys, units, products + q * wide, wide);
+            rows_times(at_most(ROWS, 9 - q), d, middle + q * wide, wide, keys, wide, units,
+                       products + q * wide, wide);
         for (long q = 0; q < m; q += ROWS) {
             const long many = at_most(ROWS, m - q);
             const real *weights = near + (p * m + q) * 9;
-            real *logits = attention + (p * m + q) * wide;
+            real *logits = attention + (p * m + q) * units;
             if (keys_first)
-                rows_times(many, 9, weights, 9, products, units, logits, wide);
+                rows_times(many, 9, weights, 9, products, wide, units, logits, units);
             else {
-                rows_times(many, 9, weights, 9, middle, in_units(d), query, wide);
-                rows_times(many, d, query, wide, keys, units, logits, wide);
+                rows_times(many, 9, weights, 9, middle, wide, in_units(d), query, wide);
+                rows_times(many, d, query, wide, keys, wide, units, logits, units);
             }
             for (long r = 0; r < many; r++) {
                 const real *row = rows + (i[p] * my + (q + r) / mx) * units;
                 const real *column = columns + (j[p] * mx + (q + r) % mx) * units;
                 for (long k = 0; k < units; k += LANES)
-                    store(logits + r * wide + k, load(logits + r * wide + k) + load(row + k) + load(column + k));
+                    store(logits + r * units + k, load(logits + r * units + k) + load(row + k) + load(column + k));
             }
-            softmax(logits, many, units, wide);
+            softmax(logits, many, units);
         }
     }
 }
 
-/* hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, wide) times what each LR pixel's output pixels
+/* hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, units) times what each LR pixel's output pixels
    share, for one head: the pixels of `values` (pixels, d) at index (window, n), each times its own weight. Of GROUP LR
    pixels at a time, so that what is shared stays in the cache together with its weights.
    weight: (columns / COLUMNS, window, d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, window,
    COLUMNS) */
 static void add_shared(real *hidden, const real *attention, const real *values, const int64_t *index,
                        const real *weight, const real *start, real *room, long n, long m, long d, long window,
-                       long columns, long wide)
+                       long columns)
 {
     const real *a[ROWS];
+    const long units = in_units(window);
     for (long column = 0; column < columns; column += COLUMNS, weight += window * d * COLUMNS)
         for (long first = 0; first < n; first += GROUP) {
             const long group = at_most(GROUP, n - first);
@@ -185,7 +187,7 @@ static void add_shared(real *hidden, const real *attention, const real *values, 
                     const long rows = at_most(ROWS, m - q), at = (first + p) * m + q;
                     real *c = hidden + column * n * m + at * COLUMNS;
                     for (long r = 0; r < rows; r++)
-                        a[r] = attention + (at + r) * wide;
+                        a[r] = attention + (at + r) * units;
                     multiply(rows, window, a, room + p * window * COLUMNS, COLUMNS, start ? start + column : c,
                              start ? 0 : COLUMNS, c, COLUMNS, COLUMNS);
                 }
@@ -194,21 +196,22 @@ static void add_shared(real *hidden, const real *attention, const real *values, 
 
 /* The first layer before its activation: hidden (width / COLUMNS, n * my * mx, COLUMNS). For all heads what
    find_attention and add_shared need for one, with `heads` as the first axis; `pixels`, `n_rows` and `n_columns` are
-   the lengths of the next. constant: (width); room: (18 + d + ROWS + n * my * mx) * wide + GROUP * window * COLUMNS */
+   the lengths of the next. constant: (width); room: (18 + d + ROWS) * wide + n * my * mx * units + GROUP *
+   window * COLUMNS */
 void first_layer(real *hidden, const real *near, const real *query_key, const real *values, const int64_t *index,
                  const real *rows, const int64_t *i, const real *columns, const int64_t *j, const real *weight,
                  const real *constant, real *room, long n, long my, long mx, long heads, long d, long side,
                  long pixels, long n_rows, long n_columns, long width, long wide)
 {
     const long m = my * mx, window = side * side, units = in_units(window);
-    real *attention = room + (18 + d + ROWS) * wide, *shared = attention + n * m * wide;
+    real *attention = room + (18 + d + ROWS) * wide, *shared = attention + n * m * units;
     for (real *at = room; at < attention; at++)
         *at = 0;
     for (long head = 0; head < heads; head++) {
         find_attention(attention, near, query_key + head * pixels * d, index, rows + head * n_rows * my * units, i,
                        columns + head * n_columns * mx * units, j, room, n, my, mx, d, side, wide);
         add_shared(hidden, attention, values + head * pixels * d, index, weight + head * window * d * width,
-                   head ? 0 : constant, shared, n, m, d, window, width, wide);
+                   head ? 0 : constant, shared, n, m, d, window, width);
     }
 }
 

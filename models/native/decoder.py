@@ -28,8 +28,8 @@ class Layers(NamedTuple):
 
 
 def serves(imnet, maps):
-    """Whether the compiled code can evaluate `imnet` on `maps`."""
-    return isinstance(imnet, MLP) and len(imnet.layers) > 1 and native.serves(maps)
+    """Whether the compiled code can evaluate `imnet` on `maps`: an MLP, and none that somebody derived from it."""
+    return type(imnet) is MLP and len(imnet.layers) > 1 and native.serves(maps)
 
 
 def layers(imnet, weight, constant, row_bias, column_bias):
@@ -82,7 +82,8 @@ def first_layer(plan, features, near, index, i, j):
 
 def room_for(n, m, window, d):
     """How many numbers `first_layer` needs room for."""
-    return (18 + d + SIZES['ROWS'] + n * m) * wide(window, d) + SIZES['GROUP'] * window * SIZES['COLUMNS']
+    attention = n * m * in_blocks(window, SIZES['UNIT'])
+    return (18 + d + SIZES['ROWS']) * wide(window, d) + attention + SIZES['GROUP'] * window * SIZES['COLUMNS']
 
 
 def perceptron(layers, hidden):

@@ -1,9 +1,13 @@
-/* Convolution by Winograd's F(4 x 4, 3 x 3), for models/native/winograd.py: of tiles of 4 x 4 output pixels, whose input
-   pixels, 6 x 6, and whose kernels are turned into values of polynomials at 6 x 6 points, where to convolve is to
-   multiply. Along an axis the points are 0, 3/4, -3/4, 3/2, -3/2 and infinity, which in float32 lose half as much as the
-   usual 0, 1, -1, 2, -2 and infinity. Lines of numbers are transformed in place, `step` apart. */
-#include <omp.h>
+/* Convolution by Winograd's F(4 x 4, 3 x 3), for models/native/winograd.py: of tiles of 4 x 4 output pixels, whose
+   6 x 6 input pixels and whose kernels are turned into values of polynomials at 6 x 6 points, where to convolve is to
+   multiply. Along an axis the points are 0, 3/4, -3/4, 3/2, -3/2 and infinity, which in float32 lose half as much as
+   the usual 0, 1, -1, 2, -2 and infinity. Lines of numbers are transformed in place, `step` apart. */
 #include "product.h"
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_thread_num() 0
+#endif
 
 #define A ((real)0.75)
 #define B ((real)1.5)

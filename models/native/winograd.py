@@ -11,6 +11,7 @@ from models.native import SIZES, pointers
 LARGEST_KERNEL = 9          # measured: beyond, direct convolution is as fast,
 FEWEST_CHANNELS = 32        # as it is for fewer channels
 FEWEST_PIXELS = 256         # and in smaller images, where transforming the kernels takes longer than it saves
+MOST_NUMBERS = 1e7          # of the transformed kernels: 40 MB in float32
 
 
 def pays(x, weight):
@@ -18,6 +19,8 @@ def pays(x, weight):
     multiplications of 3 x 3 and 9 x 9 kernels, two fifths of those between."""
     k, area, channels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[:2]
     if not 3 <= k <= LARGEST_KERNEL or min(channels) < FEWEST_CHANNELS or area < FEWEST_PIXELS:
+        return False
+    if 36 * -(-k // 3) * -(-k // 3) * channels[0] * channels[1] > MOST_NUMBERS:
         return False
     if any(n % SIZES['UNIT'] for n in channels) or torch.is_autocast_enabled('cpu') or x.dtype != weight.dtype:
         return False
