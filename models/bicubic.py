@@ -33,9 +33,9 @@ class Bicubic(Decoder):
             taps.append(weights((position - pixel)[..., None], cell[..., axis, None]))
         return blend(features, *at, *taps).squeeze(2)
 
-    def floats_per_block(self, points):
+    def floats_per_block(self, plan):
         """As in `models.msit.MSIT.floats_per_block`, for windows of 5 x 5."""
-        return 25 * 3 * (points + 1)
+        return 25 * 3 * (grid.points_per_block(plan) + 1)
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in

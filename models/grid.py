@@ -131,3 +131,8 @@ class Layout(NamedTuple):
     rows: Blocks
     columns: Blocks
     relative_cell: torch.Tensor         # (2,), (2/scale_y, 2/scale_x), float64
+
+
+def points_per_block(plan):
+    """How many output pixels the blocks of a plan have at most."""
+    return plan.rows.size * plan.columns.size

@@ -53,9 +53,9 @@ class LIIF(Decoder):
             colour = colour + self.weighed(corner, self.imnet(latent))
         return colour * 0.5 + 0.5
 
-    def floats_per_block(self, points):
+    def floats_per_block(self, plan):
         """As in `models.msit.MSIT.floats_per_block`."""
-        return 2 * points * self.imnet.layers[0].out_features
+        return 2 * grid.points_per_block(plan) * self.imnet.layers[0].out_features
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in

@@ -56,9 +56,9 @@ class LTE(Decoder):
         """Colours at any points, as the paper states it. Arguments and result as in `models.msit.MSIT.query`."""
         return self.colours(features, *grid.points(coord, cell, features.size))
 
-    def floats_per_block(self, points):
+    def floats_per_block(self, plan):
         """As in `models.msit.MSIT.floats_per_block`."""
-        return 3 * points * self.coef.out_channels
+        return 3 * grid.points_per_block(plan) * self.coef.out_channels
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in

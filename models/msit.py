@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from models import grid, parts, shared
 from models.msno import MSNO
 from models.mssa import MSSA, attend
-from models.native import decoder, in_blocks
+from models.native import SIZES, decoder, in_blocks
 from models.registry import register
 from models.render import render
 from models.windows import nearest, padded, window_index, windows
@@ -151,10 +151,11 @@ class MSIT(nn.Module):
             return Plan(rows, columns, *between, decoder.layers(self.imnet, weight, constant, *along))
         return Plan(rows, columns, *between, shared.Layer(*along, weight.contiguous(), constant))
 
-    def floats_per_block(self, points):
-        """About how many numbers `query_blocks` holds at a time for an LR pixel with `points` output pixels."""
+    def floats_per_block(self, plan):
+        """About how many numbers `query_blocks` holds at a time for each block of a plan."""
         hidden = in_blocks(self.imnet.layers[0].out_features)
-        return self.window * hidden + points * (hidden + in_blocks(self.window))
+        shared_at_once = hidden if isinstance(plan.layer, shared.Layer) else SIZES['COLUMNS']
+        return self.window * shared_at_once + grid.points_per_block(plan) * (hidden + in_blocks(self.window))
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.

@@ -13,7 +13,7 @@ from models import grid
 from utils import UserError, is_out_of_memory
 
 CHUNK = 50e6                    # numbers that decoding takes at a time
-CHUNK_CPU = 2.8e6               # the same on each thread of a CPU, so few that they stay in its cache
+CHUNK_CPU = 1.4e6               # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 4 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
 DELAY = 2                       # seconds that work takes before its progress is shown
@@ -178,8 +178,7 @@ def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
     with torch.autocast(lr.device.type, enabled=False):         # whatever the caller's: the position bias is exact
         plan = model.plan(features, rows, columns, relative_cell)
     on_cpu = lr.device.type == 'cpu'
-    points = rows.size * columns.size
-    size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(points) * len(lr))
+    size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
     todo = iter(chunks(len(rows.pixels), len(columns.pixels), max(1, size)))
     one_at_a_time = threading.Lock()
 
