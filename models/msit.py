@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import grid, parts, shared
-from models.msno import MSNO
-from models.mssa import MSSA, attend
+from models.layers.msno import MSNO
+from models.layers.mssa import MSSA, attend
 from models.native import SIZES, decoder, in_blocks
 from models.registry import register
 from models.render import render

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import grid
-from models.fem import FEM
+from models.layers.fem import FEM
 
 
 def rmse(colour, target):

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from models.convolution import Conv2d
+from models.layers.convolution import Conv2d
 from models.registry import register
 from utils import check_whole
 

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import torch
 
-from models.mssa import attend
+from models.layers.mssa import attend
 from models.windows import nearest, pick
 
 

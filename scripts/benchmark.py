@@ -80,7 +80,7 @@ def resident(key):
 
 def multiply_adds(work):
     """Multiply-adds of the matrix products and convolutions in `work`, those that it takes by the methods of
-    `models.convolution` but for the transforms. The decoder's are seen where torch evaluates it."""
+    `models.layers.convolution` but for the transforms. The decoder's are seen where torch evaluates it."""
     by_winograd = []
 
     def counted(x, weight, bias):

@@ -13,7 +13,8 @@ from test_peers import LIIF, LTE
 from test_render import built, by_query
 
 import models
-from models import convolution, native
+from models import native
+from models.layers import convolution
 
 PROGRAM = 'scripts/benchmark.py'
 

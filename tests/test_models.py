@@ -12,12 +12,12 @@ from torch import nn
 
 import models
 from models import grid
-from models.fem import FEM
-from models.msc import MSC
-from models.msno import MSNO
-from models.mssa import MSSA
+from models.layers.fem import FEM
+from models.layers.msc import MSC
+from models.layers.msno import MSNO
+from models.layers.mssa import MSSA
+from models.layers.sim import SIM
 from models.registry import models as registry
-from models.sim import SIM
 from utils import UserError
 
 ENCODERS = {                                                    # small ones, of every kind that is registered

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from models import grid, native, spectral
-from models.native import winograd
+from models import grid, native
 from models import render as rendering
+from models.layers import fft_convolution
+from models.native import winograd
 from utils import UserError
 
 side = st.integers(1, 9)
@@ -121,12 +122,12 @@ def test_tiles_are_the_whole_whichever_way_kernels_are_applied(monkeypatch, fem,
     """A large kernel is applied directly to a small tile and by spectra to a large one."""
     spec = {**TINY, 'args': {**TINY['args'], 'fem': fem, 'rim': rim, 'msno_kernels': [3, 21]}}
     model, lr = built(spec), torch.rand(2, 3, 40, 70, dtype=torch.float64)
-    with mock.patch.object(spectral, 'conv2d', None):
-        monkeypatch.setattr(spectral, 'SMALLEST_WORK', torch.inf)
+    with mock.patch.object(fft_convolution, 'conv2d', None):
+        monkeypatch.setattr(fft_convolution, 'SMALLEST_WORK', torch.inf)
         direct = model.render(lr, (60, 90))
-    monkeypatch.setattr(spectral, 'SMALLEST_WORK', 21 * 21 * 2000)
-    monkeypatch.setattr(spectral, 'LENGTH', 64)
-    with mock.patch.object(spectral, 'conv2d', wraps=spectral.conv2d) as spectra:
+    monkeypatch.setattr(fft_convolution, 'SMALLEST_WORK', 21 * 21 * 2000)
+    monkeypatch.setattr(fft_convolution, 'LENGTH', 64)
+    with mock.patch.object(fft_convolution, 'conv2d', wraps=fft_convolution.conv2d) as spectra:
         assert (model.render(lr, (60, 90), tile=5) - direct).abs().max() <= 1e-12
         assert not spectra.called
         for tile in (None, 30):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_render import built, by_query, specs
 
 import models
-from models.rim import RIMConv2d, conv2d, fold_state
+from models.layers.rim import RIMConv2d, conv2d, fold_state
 
 RIM = {**TINY, 'args': {**TINY['args'], 'rim': True}}
 odd = st.sampled_from([1, 3, 5, 7, 9])

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import convolution, native, rdn
+from models import native, rdn
+from models.layers import convolution
+from models.layers.rim import conv2d as layer
 from models.native import winograd
-from models.rim import conv2d as layer
 
 pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason='no compiled code on this system')
 channels = st.sampled_from([16, 32, 48, 64, 80, 144])

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from models import parts
-from models.msc import MSC
-from models.rim import conv2d
-from models.sim import SIM
+from models.layers.msc import MSC
+from models.layers.rim import conv2d
+from models.layers.sim import SIM
 from utils import UserError
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import convolution
+from models.layers import convolution
 
 
 class RIMConv2d(nn.Module):

@@ -2,13 +2,13 @@
 import torch.nn.functional as F
 from torch import nn
 
-from models import spectral
+from models.layers import fft_convolution
 from models.native import winograd
 
 
 def conv2d(x, weight, bias):
     """`x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias (O,)` give `(B, O, H, W)`."""
-    for way in (spectral, winograd):
+    for way in (fft_convolution, winograd):
         if way.pays(x, weight):
             return way.conv2d(x, weight, bias)
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)

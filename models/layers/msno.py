@@ -1,9 +1,9 @@
 """MSNO, the multi-scale neural operator."""
 from torch import nn
 
-from models.fem import FEM
-from models.msc import MSC
-from models.sim import SIM
+from models.layers.fem import FEM
+from models.layers.msc import MSC
+from models.layers.sim import SIM
 
 
 class MSNO(nn.Module):

@@ -2,14 +2,14 @@
 import torch
 from torch import nn
 
-from models.rim import conv2d
+from models.layers.rim import conv2d
 from utils import UserError, is_whole
 
 
 class MSC(nn.Module):
     """Chunk `i` of the channels goes through a dense convolution with kernel `kernels[i]`: `(B, C, H, W)` to the same.
 
-    `rim` trains the kernels' interaction instead of the kernels (see `models/rim.py`).
+    `rim` trains the kernels' interaction instead of the kernels (see `models/layers/rim.py`).
     Source: MSIT (arXiv 2403.06536), multi-scale convolution of MSNO and of MSSA's query and key.
     Raises UserError if the channels cannot be divided so, or a kernel size is even.
     """
