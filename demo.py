@@ -18,9 +18,9 @@ from datasets.image_io import Picture, check_output, open_writer, over_white, re
 from datasets.inputs import plan
 from datasets.resize import matlab_resize
 from datasets.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
-from models.picture import Upscaler
-from models.render import DTYPES
-from models.zoom import first_scale, zoom
+from models.rendering.render import DTYPES
+from models.rendering.upscaler import Upscaler
+from models.rendering.zoom import first_scale, zoom
 from utils import Parser, UserError, about, choose_device, run_main
 
 BUNDLED = Path(__file__).resolve().parent / 'modelzoo' / 'EDSR_light_MSIT.pth'

@@ -1,9 +1,9 @@
 """Bicubic interpolation by MATLAB's rule, as a decoder without parameters."""
 import torch
 
-from models import grid
-from models.decoder import Decoder
 from models.registry import register
+from models.rendering import grid
+from models.rendering.implicit import Decoder
 
 
 @register('bicubic')

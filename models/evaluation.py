@@ -4,8 +4,8 @@ import time
 import torch
 from tqdm import tqdm
 
-from models.ensemble import render_ensemble
 from models.metrics import psnr, ssim
+from models.rendering.self_ensemble import render_ensemble
 from utils import about
 
 
@@ -31,7 +31,7 @@ def evaluate_image(model, item, protocol, device='cpu', eight_bit=False, ensembl
     """Render the LR image of an item at the size of its HR image and compare.
 
     `protocol` is 'benchmark' or 'div2k' (`models/metrics.py`); `eight_bit` rounds the output to 8 bits before it is
-    compared; `ensemble` renders by `models.ensemble`. Returns `{'name', 'psnr', 'ssim', 'seconds'}`, the seconds being
+    compared; `ensemble` renders by `models.rendering.self_ensemble`. Returns `{'name', 'psnr', 'ssim', 'seconds'}`, the seconds being
     those of the rendering alone, and the output, `(3, h, w)` in [0, 1]. Raises UserError as `evaluate` does.
     """
     lr, size = item['lr'][None].to(device), item['hr'].shape[-2:]

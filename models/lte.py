@@ -5,11 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from models import grid, parts
-from models.corners import block_points, corners
-from models.decoder import Decoder
+from models import parts
 from models.registry import register
-from models.windows import padded, windows
+from models.rendering import grid
+from models.rendering.implicit import Decoder
+from models.rendering.local_ensemble import block_points, corners
+from models.rendering.windows import padded, windows
 from utils import UserError, is_whole
 
 

@@ -6,13 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import grid, parts, shared
+from models import parts
 from models.layers.msno import MSNO
 from models.layers.mssa import MSSA, attend
 from models.native import SIZES, decoder, in_blocks
 from models.registry import register
-from models.render import render
-from models.windows import nearest, padded, window_index, windows
+from models.rendering import first_layer, grid
+from models.rendering.render import render
+from models.rendering.windows import nearest, padded, window_index, windows
 from utils import UserError, check_whole
 
 
@@ -113,7 +114,7 @@ class MSIT(nn.Module):
         """Colours at any points, point by point as the paper states it.
 
         `coord (B, Q, 2)` (y, x) in [-1, 1]; `cell (2,)`, `(B, 2)` or `(B, Q, 2)`, the size of a pixel in the same
-        units. Both best in float64 (`models.grid`). Returns `(B, Q, 3)` in the scale of [0, 1], not clamped.
+        units. Both best in float64 (`models.rendering.grid`). Returns `(B, Q, 3)` in the scale of [0, 1], not clamped.
         """
         y, x, offset = self.locate(features, coord)
         weight = bilinear_weights(offset)[:, :, None]                                       # (B, Q, 1, 9)
@@ -149,12 +150,12 @@ class MSIT(nn.Module):
         between = [grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns)]
         if decoder.serves(self.imnet, features.value):
             return Plan(rows, columns, *between, decoder.layers(self.imnet, weight, constant, *along))
-        return Plan(rows, columns, *between, shared.Layer(*along, weight.contiguous(), constant))
+        return Plan(rows, columns, *between, first_layer.Layer(*along, weight.contiguous(), constant))
 
     def floats_per_block(self, plan):
         """About how many numbers `query_blocks` holds at a time for each block of a plan."""
         hidden = in_blocks(self.imnet.layers[0].out_features)
-        shared_at_once = hidden if isinstance(plan.layer, shared.Layer) else SIZES['COLUMNS']
+        shared_at_once = hidden if isinstance(plan.layer, first_layer.Layer) else SIZES['COLUMNS']
         return self.window * shared_at_once + grid.points_per_block(plan) * (hidden + in_blocks(self.window))
 
     def query_blocks(self, features, plan, i, j):
@@ -171,8 +172,8 @@ class MSIT(nn.Module):
         index = window_index(features.value.shape[1:], y, x, self.radius)                   # (K, N)
         near = weight.flatten(0, 1).to(features.value.dtype)
         arguments = plan, features, near, index, i.flatten(), j.flatten()
-        if isinstance(plan.layer, shared.Layer):
-            colour = self.imnet.after_first(shared.first_layer(*arguments))                 # (N, m, 3)
+        if isinstance(plan.layer, first_layer.Layer):
+            colour = self.imnet.after_first(first_layer.first_layer(*arguments))                 # (N, m, 3)
         else:
             colour = decoder.colours(*arguments)
         colour = colour.reshape(*weight.shape[:3], -1)
@@ -181,7 +182,7 @@ class MSIT(nn.Module):
     def render(self, lr, size, **options):
         """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped.
 
-        `options`: `tile`, `precision`, `progress`, see `models.render.render`.
+        `options`: `tile`, `precision`, `progress`, see `models.rendering.render.render`.
         """
         return render(self, lr, size, **options)
 
@@ -226,7 +227,7 @@ class Plan(NamedTuple):
     columns: grid.Blocks
     row_weight: torch.Tensor        # (rows of blocks, my, 3), bilinear weights on the LR pixels before, at and after
     column_weight: torch.Tensor     # (columns of blocks, mx, 3)
-    layer: shared.Layer | decoder.Layers        # what the first layer needs, by torch, or the whole MLP, compiled
+    layer: first_layer.Layer | decoder.Layers        # what the first layer needs, by torch, or the whole MLP, compiled
 
 
 def heads_together(maps):

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import grid
 from models.layers.fem import FEM
+from models.rendering import grid
 
 
 def rmse(colour, target):

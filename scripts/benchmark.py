@@ -20,12 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from models import grid, native, shared  # noqa: E402
+from models import native  # noqa: E402
 from models.evaluation import synchronize  # noqa: E402
 from models.mlp import Linear  # noqa: E402
 from models.native import decoder, winograd  # noqa: E402
 from models.profile import Clock  # noqa: E402
-from models.render import DTYPES  # noqa: E402
+from models.rendering import first_layer, grid  # noqa: E402
+from models.rendering.render import DTYPES  # noqa: E402
 from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
 
 CHUNK = 30000       # points that `query` takes at once
@@ -121,7 +122,7 @@ def parts_of_render(work, model, device):
             with clock.part(part):
                 return function(*arguments, **options)
         return mock.patch.object(owner, name, watched)
-    owners = {'decoder': decoder, 'shared': shared, 'model': model, 'imnet': getattr(model, 'imnet', None)}
+    owners = {'decoder': decoder, 'shared': first_layer, 'model': model, 'imnet': getattr(model, 'imnet', None)}
     with one_thread(), contextlib.ExitStack() as watching:
         for part, functions in PARTS.items():
             for owner, name in (function.split('.') for function in functions):

@@ -14,7 +14,7 @@ from test_peers import LIIF
 from test_render import built
 
 import models
-from models import grid
+from models.rendering import grid
 
 GOLDEN = ROOT / 'tests/golden'
 

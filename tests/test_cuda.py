@@ -7,7 +7,7 @@ from conftest import TINY, refused
 from torch.nn import functional as F
 
 import models
-from models import grid
+from models.rendering import grid
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA device')
 PUBLISHED = {'name': 'msit', 'args': {

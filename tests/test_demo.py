@@ -18,10 +18,10 @@ import models
 from datasets.image_io import Picture, read_image, write_image
 from datasets.resize import matlab_resize
 from datasets.sizes import by_longest, by_resolution
-from models.ensemble import render_ensemble
-from models.picture import BYTES, Upscaler
-from models.render import check as check_part
-from models.zoom import FINE, first_scale, view, zoom
+from models.rendering.render import check as check_part
+from models.rendering.self_ensemble import render_ensemble
+from models.rendering.upscaler import BYTES, Upscaler
+from models.rendering.zoom import FINE, first_scale, view, zoom
 from utils import UserError
 
 DEMO = Path(__file__).resolve().parent.parent / 'demo.py'
@@ -219,7 +219,7 @@ def test_strips_are_the_whole(weights, monkeypatch, ensemble, high):
     picture = Picture(torch.rand(3, 8, 7), torch.rand(1, 8, 7))
     upscaler = Upscaler(models.load(weights), torch.device('cpu'), ensemble)
     whole = upscaler(picture, (41, 30))
-    monkeypatch.setattr('models.picture.free_memory', lambda device: 2 * BYTES * 30 * (high + 0.5))
+    monkeypatch.setattr('models.rendering.upscaler.free_memory', lambda device: 2 * BYTES * 30 * (high + 0.5))
     strips = upscaler.strips((41, 30))
     assert [row for rows in strips for row in rows] == list(range(41)) and len(strips[0]) == min(high, 41)
     parts = [upscaler(picture, (41, 30), rows) for rows in strips]
@@ -233,7 +233,7 @@ def test_an_output_larger_than_memory_is_written_in_strips(demo, monkeypatch, ou
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 7, 4), np.uint8)).save('in.png')
     command = '-input', 'in.png', '-resolution', '41,30', '-output'
     assert demo(*command, f'whole-{output}', model='bicubic')[0] == 0
-    monkeypatch.setattr('models.picture.free_memory', lambda device: 2 * BYTES * 30 * 4.5)
+    monkeypatch.setattr('models.rendering.upscaler.free_memory', lambda device: 2 * BYTES * 30 * 4.5)
     assert demo(*command, output, model='bicubic')[0] == 0
     assert torch.equal(read_image(output)[0].rgb, read_image(f'whole-{output}')[0].rgb)
     status, _, err = demo(*command, f'other-{output}', '-compare', 'both.png', model='bicubic')

@@ -8,7 +8,7 @@ from test_peers import BICUBIC, LIIF, LTE
 from test_render import built
 
 import models
-from models.ensemble import render_ensemble
+from models.rendering.self_ensemble import render_ensemble
 
 SIDES = st.integers(2, 9)
 

@@ -7,9 +7,9 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 import models
-from models import grid
 from models.checkpoint import fitted
 from models.published import from_published
+from models.rendering import grid
 
 GOLDEN = ROOT / 'tests' / 'golden'
 TOLERANCE = 1e-9

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import grid
+from models.rendering import grid
 
 lengths = st.integers(1, 300)
 

@@ -16,7 +16,7 @@ import models
 from datasets import exif, image_io, row_files
 from datasets.image_io import Picture, check_output, open_writer, read_image, write_image
 from datasets.transparency import with_colour_everywhere
-from models.picture import Upscaler
+from models.rendering.upscaler import Upscaler
 from utils import UserError
 
 SIZE = (5, 7)           # height, width

@@ -11,13 +11,13 @@ from test_render import built, by_query
 from torch import nn
 
 import models
-from models import grid
 from models.layers.fem import FEM
 from models.layers.msc import MSC
 from models.layers.msno import MSNO
 from models.layers.mssa import MSSA
 from models.layers.sim import SIM
 from models.registry import models as registry
+from models.rendering import grid
 from utils import UserError
 
 ENCODERS = {                                                    # small ones, of every kind that is registered

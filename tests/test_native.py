@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_render import built, by_query
 
-from models import native, shared
+from models import native
 from models.edsr import edsr_baseline
 from models.mlp import MLP
 from models.native import decoder, winograd
+from models.rendering import first_layer
 
 compiled = pytest.mark.skipif(native.library(torch.float32) is None, reason='no compiled code on this system')
 few = st.integers(1, 4)
@@ -42,7 +43,7 @@ def problem(heads, d, radius, hidden, rows, columns, my, mx, dtype, seed):
         return torch.randn(*shape, dtype=dtype, generator=make)
     maps = [random(heads, 2, rows + side - 1, columns + side - 1, d) for _ in range(2)]
     features = SimpleNamespace(query_key=maps[0], value=maps[1])
-    layer = shared.Layer(random(heads, rows, my, side ** 2), random(heads, columns, mx, side ** 2),
+    layer = first_layer.Layer(random(heads, rows, my, side ** 2), random(heads, columns, mx, side ** 2),
                          random(heads, side ** 2, d, hidden) / side, random(hidden))
     plan = SimpleNamespace(row_weight=random(rows, my, 3), column_weight=random(columns, mx, 3), layer=layer)
     batch, i, j = torch.cartesian_prod(torch.arange(2), torch.arange(rows), torch.arange(columns)).t()
@@ -57,7 +58,7 @@ def both(plan, *rest, hidden_list=(9, 70), act='gelu'):
     layer = plan.layer
     imnet = MLP(1, 3, [len(layer.constant), *hidden_list], act).to(layer.weight.dtype)
     with torch.no_grad():
-        hidden = shared.first_layer(plan, *rest)
+        hidden = first_layer.first_layer(plan, *rest)
         there = hidden, imnet.after_first(hidden)
         layers = decoder.layers(imnet, layer.weight, layer.constant, layer.row_bias, layer.column_bias)
         plan = SimpleNamespace(row_weight=plan.row_weight, column_weight=plan.column_weight, layer=layers)

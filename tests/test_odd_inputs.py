@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import models
 from datasets.image_io import FORMATS, read_image, write_image
-from models.picture import Upscaler
+from models.rendering.upscaler import Upscaler
 from utils import UserError
 
 GOOD = (odd_files.whole, odd_files.shapes, odd_files.odd_alpha, odd_files.told_wrongly, odd_files.renamed_and_nested)

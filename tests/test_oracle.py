@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_render import built, specs
 
-from models import grid
+from models.rendering import grid
 
 
 def nearest_by_fractions(i, n_lr, n_out):

@@ -15,10 +15,10 @@ from PIL import Image
 import datasets
 import models
 from datasets.image_io import read_image
-from models.ensemble import render_ensemble
 from models.evaluation import evaluate
 from models.evaluation_set import SCHEMA
 from models.metrics import psnr
+from models.rendering.self_ensemble import render_ensemble
 from utils import load_config
 
 PROGRAM = ROOT / 'test.py'

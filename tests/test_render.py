@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from models import grid, native
-from models import render as rendering
+from models import native
 from models.layers import fft_convolution
 from models.native import winograd
+from models.rendering import grid
+from models.rendering import render as rendering
 from utils import UserError
 
 side = st.integers(1, 9)

@@ -8,8 +8,8 @@ import torch
 from conftest import TINY
 
 import models
-from models import grid
 from models.objective import Objective, rmse
+from models.rendering import grid
 from models.training import Run
 from utils import UserError
 

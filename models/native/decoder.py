@@ -1,6 +1,6 @@
 """MSIT's decoder as compiled code, for a CPU.
 
-As in `models/shared.py`, the output pixels of an LR pixel share the first layer's work. From the attention to the
+As in `models/rendering/first_layer.py`, the output pixels of an LR pixel share the first layer's work. From the attention to the
 colours all of it stays in the cache.
 """
 import ctypes
@@ -60,7 +60,7 @@ def wide(window, d):
 
 
 def colours(plan, features, near, index, i, j):
-    """What the MLP gives for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in `models.shared.first_layer`, of
+    """What the MLP gives for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in `models.rendering.first_layer.first_layer`, of
     a plan with `Layers`."""
     return perceptron(plan.layer, first_layer(plan, features, near, index, i, j))[..., :3]
 

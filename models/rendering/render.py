@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tqdm import tqdm
 
-from models import grid
+from models.rendering import grid
 from utils import UserError, is_out_of_memory
 
 CHUNK = 50e6                    # numbers that decoding takes at a time

@@ -3,15 +3,15 @@ import functools
 
 import torch
 
-from models.ensemble import render_ensemble
-from models.render import check, free_memory
+from models.rendering.render import check, free_memory
+from models.rendering.self_ensemble import render_ensemble
 from utils import UserError, is_out_of_memory
 
 BYTES = 80      # that an output pixel takes until it is written: copies of its colour and alpha in float32
 
 
 class Upscaler:
-    """Renders `Picture`s with `model` on `device`, by `ensemble` or not; `options` of `models.render.render`.
+    """Renders `Picture`s with `model` on `device`, by `ensemble` or not; `options` of `models.rendering.render.render`.
 
     Raises UserError for options that make no sense.
     """
@@ -46,7 +46,7 @@ class Upscaler:
         return out if len(plane) == 3 else out.mean(0, keepdim=True)
 
     def image(self, lr, size, part=None):
-        """`lr (3, H, W)` rendered, on the CPU: `(3, h, w)`. `size` and `part`: see `models.render.render`."""
+        """`lr (3, H, W)` rendered, on the CPU: `(3, h, w)`. `size` and `part`: see `models.rendering.render.render`."""
         out = self.render(lr[None].to(self.device), size, part=part)[0].cpu()
         if not out.isfinite().all():
             raise UserError('the result has values that are not finite: the weights do not suit this image')

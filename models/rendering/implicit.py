@@ -1,8 +1,8 @@
 """What the decoders share whose plan is no more than where output pixels lie."""
 from torch import nn
 
-from models import grid
-from models.render import render
+from models.rendering import grid
+from models.rendering.render import render
 
 
 class Decoder(nn.Module):
@@ -22,6 +22,6 @@ class Decoder(nn.Module):
     def render(self, lr, size, **options):
         """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped.
 
-        `options`: `tile`, `precision`, `progress`, see `models.render.render`.
+        `options`: `tile`, `precision`, `progress`, see `models.rendering.render.render`.
         """
         return render(self, lr, size, **options)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import torch
 
 from models.layers.mssa import attend
-from models.windows import nearest, pick
+from models.rendering.windows import nearest, pick
 
 
 class Layer(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from models import grid
+from models.rendering import grid
 
 
 class Corner(NamedTuple):

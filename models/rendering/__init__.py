@@ -1,0 +1,1 @@
+"""Rendering an image at any size: where pixels lie, the models' interface, tiles, ensembles."""
