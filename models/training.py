@@ -18,12 +18,13 @@ from tqdm import tqdm
 import datasets
 from datasets.batches import Numbers, loader
 from datasets.figures import strip
-from models import checkpoint, parallel, stages
-from models.deepen import deepened
+from models import parallel, stages
 from models.evaluation import evaluate_image
 from models.evaluation_set import make_set
 from models.objective import Objective, compile_parts
 from models.report import Report
+from models.weights import files
+from models.weights.surgery import deepened
 from utils import UserError, about, atomic_path
 
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -90,7 +91,7 @@ class Run:
         """Make the stage's model, EMA, optimizer and schedule; `state` is that of a checkpoint to resume from."""
         config, stage = self.config, self.stages[self.stage]
         seed(config['seed'], self.stage)
-        model = checkpoint.fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd']) if state \
+        model = files.fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd']) if state \
             else first_model(config['model'], stage, self.previous)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f'the model {model.spec["name"]!r} has nothing to train')
@@ -244,7 +245,7 @@ class Run:
 
     def save_result(self, name, scores):
         if parallel.rank() == 0:
-            checkpoint.save(self.folder / name, self.result(), self.meta(scores))
+            files.save(self.folder / name, self.result(), self.meta(scores))
 
     def save_checkpoint(self, name='last.pth'):
         """All that resuming needs, in one file that is whole or absent."""
@@ -262,7 +263,7 @@ class Run:
     def resume(self):
         """Go on from `last.pth`. Raises UserError if it is not whole, no state of a run, or one of another config."""
         path = self.folder / 'last.pth'
-        state = checkpoint.read(path)
+        state = files.read(path)
         if not isinstance(state, dict) or not {*COUNTERS, 'model', 'optimizer', 'scaler', 'ema'} <= state.keys():
             raise UserError(f'{path}: holds no state of a run to go on with')
         for key in COUNTERS:
@@ -352,7 +353,7 @@ def first_model(spec, stage, previous):
     """The model that a stage starts from, with RIM and of a depth as the stage says: it computes what the result of the
     stage before does, or has (None) fresh weights."""
     if previous is None:
-        previous = checkpoint.build(spec)
+        previous = files.build(spec)
     if stage['blocks']:
         previous = deepened(previous, stage['blocks'])
-    return checkpoint.next_stage(previous) if stage['rim'] else checkpoint.fold(previous)
+    return files.next_stage(previous) if stage['rim'] else files.fold(previous)

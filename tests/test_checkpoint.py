@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_render import built
 
 import models
-from models.checkpoint import read
+from models.weights.files import read
 from utils import UserError
 
 META = {'data': 'some photographs', 'licence': 'MIT', 'steps': 7, 'psnr x2': 37.25}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from models.deepen import deepened
+from models.weights.surgery import deepened
 from utils import UserError
 
 

@@ -7,9 +7,9 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 import models
-from models.checkpoint import fitted
-from models.published import from_published
 from models.rendering import grid
+from models.weights.files import fitted
+from models.weights.published import from_published
 
 GOLDEN = ROOT / 'tests' / 'golden'
 TOLERANCE = 1e-9

@@ -6,8 +6,8 @@ import torch
 
 from models import parts
 from models.layers.rim import fold_state
-from models.published import from_published, is_published
 from models.registry import models
+from models.weights.published import from_published, is_published
 from utils import UserError, about, atomic_path
 
 WITHOUT_WEIGHTS = ('bicubic',)

@@ -4,8 +4,8 @@ Source of the idea: Net2Net (Chen et al., arXiv 1511.05641, section 2.3), here w
 """
 from torch import nn
 
-from models import checkpoint
 from models.edsr import EDSR
+from models.weights import files
 from utils import UserError
 
 
@@ -25,7 +25,7 @@ def deepened(model, blocks):
         raise UserError(f'blocks: the encoder has {len(old)} residual blocks already, more than {blocks}')
     args, encoder_spec = model.spec['args'], model.spec['args']['encoder_spec']
     deeper = {**encoder_spec, 'args': {**encoder_spec.get('args', {}), 'n_resblocks': blocks}}
-    result = checkpoint.build({**model.spec, 'args': {**args, 'encoder_spec': deeper}}).to(next(model.parameters()))
+    result = files.build({**model.spec, 'args': {**args, 'encoder_spec': deeper}}).to(next(model.parameters()))
     for added in result.encoder.body[len(old):-1]:
         nn.init.zeros_(added.body[-1].weight)
         nn.init.zeros_(added.body[-1].bias)

@@ -1,0 +1,1 @@
+"""Weight files: reading, writing, other projects' files, and models made from models."""
