@@ -13,9 +13,9 @@ import torch
 import yaml
 
 import models
-from models import parallel, stages
-from models.profile import profile
-from models.training import PRECISIONS, TIME_LIMIT, Run
+from models.training import parallel, stages
+from models.training.profile import profile
+from models.training.run import PRECISIONS, TIME_LIMIT, Run
 from utils import Parser, UserError, about, atomic_path, check_keys, load_config, run_main, write_json
 
 SCHEMA = {
@@ -23,7 +23,7 @@ SCHEMA = {
     'init': None,                       # weights that the first stage starts from
     'train_dataset': {'name': None, 'args': None},
     'patch': None, 'queries': None, 'draw': None, 'batch_size': None, 'accumulate': None, 'workers': None, 'seed': None,
-    'stages': None,                     # a mapping of names, in order, to stages with the keys of models/stages.py
+    'stages': None,                     # a mapping of names, in order, to stages with the keys of models/training/stages.py
     'precision': None, 'channels_last': None, 'compile': None, 'clip_grad': None, 'ema_decay': None,
     'max_bad_steps': None,              # steps in a row that may be skipped
     'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None},

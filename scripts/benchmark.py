@@ -24,9 +24,9 @@ from models import native  # noqa: E402
 from models.evaluation import synchronize  # noqa: E402
 from models.mlp import Linear  # noqa: E402
 from models.native import decoder, winograd  # noqa: E402
-from models.profile import Clock  # noqa: E402
 from models.rendering import first_layer, grid  # noqa: E402
 from models.rendering.render import DTYPES  # noqa: E402
+from models.training.profile import Clock  # noqa: E402
 from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
 
 CHUNK = 30000       # points that `query` takes at once

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 
 context = multiprocessing.get_context('forkserver')
-context.set_forkserver_preload(['models.training', 'models.profile', 'torch._dynamo', 'conftest'])
+context.set_forkserver_preload(['models.training.run', 'models.training.profile', 'torch._dynamo', 'conftest'])
 
 
 def start(function, *arguments, environment=None, **options):

@@ -11,8 +11,8 @@ from test_checkpoint import anything, places, replaced
 
 import models
 import train
-from models import stages
-from models.training import Run
+from models.training import stages
+from models.training.run import Run
 from utils import UserError, load_config, merge
 
 CONFIGS = ROOT / 'configs/train'

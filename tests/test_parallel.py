@@ -15,8 +15,8 @@ import yaml
 from conftest import ROOT
 
 from datasets.batches import Numbers
-from models import parallel
-from models.training import Run
+from models.training import parallel
+from models.training.run import Run
 
 
 def start_ranks(count, function, *arguments):

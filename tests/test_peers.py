@@ -19,7 +19,7 @@ import models
 import train
 from datasets.resize import matlab_resize
 from models.evaluation import evaluate
-from models.training import Run
+from models.training.run import Run
 
 GOLDEN = ROOT / 'tests' / 'golden'
 BENCHMARK = ROOT.parent / 'shared' / 'data' / 'benchmark'

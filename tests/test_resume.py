@@ -12,7 +12,7 @@ import yaml
 from conftest import TINY
 
 import models
-from models.training import Run
+from models.training.run import Run
 
 
 def checkpoint(tmp_path, name, file='last.pth'):

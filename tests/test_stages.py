@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import stages
+from models.training import stages
 from utils import UserError
 
 COSINE = {'rim': False, 'scales': [1, 4], 'steps': 100, 'lr': 1e-3, 'warmup_steps': 10, 'warmup_lr': 1e-5}

@@ -8,9 +8,9 @@ import torch
 from conftest import TINY
 
 import models
-from models.objective import Objective, rmse
 from models.rendering import grid
-from models.training import Run
+from models.training.objective import Objective, rmse
+from models.training.run import Run
 from utils import UserError
 
 

@@ -3,7 +3,7 @@ import math
 
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
-from models.objective import LOSSES
+from models.training.objective import LOSSES
 from utils import UserError, nearest
 
 REQUIRED = ('rim', 'scales', 'lr')

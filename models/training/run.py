@@ -18,11 +18,11 @@ from tqdm import tqdm
 import datasets
 from datasets.batches import Numbers, loader
 from datasets.figures import strip
-from models import parallel, stages
 from models.evaluation import evaluate_image
 from models.evaluation_set import make_set
-from models.objective import Objective, compile_parts
-from models.report import Report
+from models.training import parallel, stages
+from models.training.objective import Objective, compile_parts
+from models.training.report import Report
 from models.weights import files
 from models.weights.surgery import deepened
 from utils import UserError, about, atomic_path
@@ -39,7 +39,7 @@ class Stopped(Exception):
 class Run:
     """A training run in `folder` on `device`, by a config whose keys are checked (`train.read_config`).
 
-    With several ranks (`models/parallel.py`) each has its own run, and takes the same steps with its share of the
+    With several ranks (`models/training/parallel.py`) each has its own run, and takes the same steps with its share of the
     samples; rank 0 writes. Raises UserError for stages, images and validation sets that do not do.
     """
 
