@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from models import native  # noqa: E402
-from models.evaluation import synchronize  # noqa: E402
+from models.evaluation.loop import synchronize  # noqa: E402
 from models.mlp import Linear  # noqa: E402
 from models.native import decoder, winograd  # noqa: E402
 from models.rendering import first_layer, grid  # noqa: E402

@@ -18,7 +18,7 @@ from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.image_io import Picture, check_output, write_image  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from datasets.wrappers import evaluation_item  # noqa: E402
-from models.evaluation import evaluate_image  # noqa: E402
+from models.evaluation.loop import evaluate_image  # noqa: E402
 from utils import Parser, UserError, choose_device, labelled, run_main  # noqa: E402
 
 

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
-from models.evaluation import evaluate_image, means  # noqa: E402
-from models.evaluation_set import caption, make_set, read_config  # noqa: E402
+from models.evaluation.loop import evaluate_image, means  # noqa: E402
+from models.evaluation.sets import caption, make_set, read_config  # noqa: E402
 from utils import (  # noqa: E402
     Parser,
     UserError,

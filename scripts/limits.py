@@ -19,7 +19,7 @@ from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.image_io import Picture, write_image  # noqa: E402
 from datasets.resize import degrade  # noqa: E402
 from datasets.wrappers import to_tensor  # noqa: E402
-from models.metrics import psnr  # noqa: E402
+from models.evaluation.metrics import psnr  # noqa: E402
 from utils import Parser, choose_device, run_main  # noqa: E402
 
 PHOTO = ROOT / 'tests' / 'photos' / 'chelsea.png'

@@ -11,7 +11,7 @@ from PIL import Image
 
 import models
 from datasets.resize import degrade, matlab_resize
-from models.metrics import psnr
+from models.evaluation.metrics import psnr
 
 ROOT = Path(__file__).resolve().parent.parent
 

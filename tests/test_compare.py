@@ -11,7 +11,7 @@ import models
 from datasets import figures
 from datasets.image_folder import read_rgb
 from datasets.wrappers import evaluation_item
-from models.evaluation import evaluate_image
+from models.evaluation.loop import evaluate_image
 
 IMAGE = ROOT / 'tests/photos/chelsea.png'
 

@@ -223,7 +223,7 @@ def test_too_little_memory_in_test_is_one_line(program, photos, monkeypatch):
 
     def fail(*arguments):
         raise MemoryError
-    for target in ('models.msit.MSIT.encode', 'datasets.wrappers.degrade', 'models.evaluation.ssim'):
+    for target in ('models.msit.MSIT.encode', 'datasets.wrappers.degrade', 'models.evaluation.loop.ssim'):
         with monkeypatch.context() as patch:
             patch.setattr(target, fail)
             refused(program('test.py', *options), 'memory')

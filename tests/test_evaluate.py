@@ -16,7 +16,7 @@ from PIL import Image
 
 import datasets
 import models
-from models import evaluation
+from models.evaluation import loop
 
 SCALES = ['2', '3.3', '2x1.5']
 SETTINGS = {'x2': ['x2, LR by MATLAB bicubic', ' 2 pixels shaved'], 'x3.3': ['x3.3, LR by PIL', ' 4 pixels shaved'],
@@ -58,12 +58,12 @@ def without_seconds(results):
 @pytest.fixture
 def computed(monkeypatch):
     """A list that grows by a name for every image that is rendered and compared."""
-    names, compute = [], evaluation.evaluate_image
+    names, compute = [], loop.evaluate_image
 
     def count(model, item, *arguments):
         names.append(item['name'])
         return compute(model, item, *arguments)
-    monkeypatch.setattr(evaluation, 'evaluate_image', count)
+    monkeypatch.setattr(loop, 'evaluate_image', count)
     return names
 
 
@@ -79,7 +79,7 @@ def test_every_value_is_that_of_the_evaluation(evaluate):
         number = [float(s) for s in scale.lstrip('x').split('x')]
         dataset = datasets.make({'name': 'sr-evaluation', 'args': {
             'dataset': images, 'scale': [number[0], number[-1]]}})
-        expected = evaluation.evaluate(models.load('a.pth' if model == 'a' else model), dataset, 'benchmark',
+        expected = loop.evaluate(models.load('a.pth' if model == 'a' else model), dataset, 'benchmark',
                                        progress=False)
         assert [image['name'] for image in result['images']] == ['photo0', 'photo1', 'photo2']
         for got, image in zip([*result['images'], result], [*expected['images'], expected]):
@@ -200,14 +200,14 @@ def test_finished_cells_are_not_computed_again(evaluate, computed, photos):
 
 def test_what_is_interrupted_goes_on(evaluate, computed, monkeypatch):
     options = ['-models', 'a.pth', 'b.pth', '-sets', 'photos', '-scales', '2', '3']
-    compute = evaluation.evaluate_image
+    compute = loop.evaluate_image
 
     def interrupted(*arguments):
         if len(computed) == 7:                          # in the third cell
             raise KeyboardInterrupt
         return compute(*arguments)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, 'evaluate_image', interrupted)
+        patch.setattr(loop, 'evaluate_image', interrupted)
         status, out, err = evaluate(*options)
     assert (status, out, err) == (130, '', 'interrupted\n')
     assert len(list(Path('save/evaluation/cells').iterdir())) == 2 and not Path('save/evaluation/table.md').exists()

@@ -5,9 +5,9 @@ import time
 import pytest
 import torch
 
-from models import evaluation
-from models.evaluation import evaluate
-from models.metrics import psnr, ssim
+from models.evaluation import loop
+from models.evaluation.loop import evaluate
+from models.evaluation.metrics import psnr, ssim
 from utils import UserError
 
 
@@ -74,7 +74,7 @@ def test_the_device_is_waited_for_before_every_clock_reading(monkeypatch):
     data, events = Answers(), []
     render = data.render
     monkeypatch.setattr(data, 'render', lambda *a: events.append('render') or render(*a))
-    monkeypatch.setattr(evaluation, 'synchronize', lambda device: events.append('wait'))
+    monkeypatch.setattr(loop, 'synchronize', lambda device: events.append('wait'))
     monkeypatch.setattr(time, 'perf_counter', lambda: events.append('clock') or 0.0)
     evaluate(data, data, 'benchmark', progress=False)
     assert events == ['wait', 'clock', 'render', 'wait', 'clock'] * 3
@@ -85,7 +85,7 @@ def test_the_device_that_is_waited_for_is_the_one_in_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'synchronize', waited.append)
     monkeypatch.setattr(torch.mps, 'synchronize', lambda: waited.append('mps'))
     for name in ('cpu', 'cuda:1', 'mps'):
-        evaluation.synchronize(torch.device(name))
+        loop.synchronize(torch.device(name))
     assert waited == [torch.device('cuda:1'), 'mps']
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from models.metrics import border, luma, psnr, ssim
+from models.evaluation.metrics import border, luma, psnr, ssim
 from utils import UserError
 
 PROTOCOLS = ('benchmark', 'div2k')

@@ -18,7 +18,7 @@ import datasets
 import models
 import train
 from datasets.resize import matlab_resize
-from models.evaluation import evaluate
+from models.evaluation.loop import evaluate
 from models.training.run import Run
 
 GOLDEN = ROOT / 'tests' / 'golden'

@@ -15,9 +15,9 @@ from PIL import Image
 import datasets
 import models
 from datasets.image_io import read_image
-from models.evaluation import evaluate
-from models.evaluation_set import SCHEMA
-from models.metrics import psnr
+from models.evaluation.loop import evaluate
+from models.evaluation.metrics import psnr
+from models.evaluation.sets import SCHEMA
 from models.rendering.self_ensemble import render_ensemble
 from utils import load_config
 

@@ -2,7 +2,7 @@
 import contextlib
 import time
 
-from models.evaluation import synchronize
+from models.evaluation.loop import synchronize
 
 WARM_UP, STEPS = 3, 10
 

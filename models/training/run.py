@@ -18,8 +18,8 @@ from tqdm import tqdm
 import datasets
 from datasets.batches import Numbers, loader
 from datasets.figures import strip
-from models.evaluation import evaluate_image
-from models.evaluation_set import make_set
+from models.evaluation.loop import evaluate_image
+from models.evaluation.sets import make_set
 from models.training import parallel, stages
 from models.training.objective import Objective, compile_parts
 from models.training.report import Report

@@ -4,7 +4,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from models.metrics import psnr, ssim
+from models.evaluation.metrics import psnr, ssim
 from models.rendering.self_ensemble import render_ensemble
 from utils import about
 
@@ -30,7 +30,7 @@ def evaluate(model, dataset, protocol, device='cpu', progress=True, eight_bit=Fa
 def evaluate_image(model, item, protocol, device='cpu', eight_bit=False, ensemble=False):
     """Render the LR image of an item at the size of its HR image and compare.
 
-    `protocol` is 'benchmark' or 'div2k' (`models/metrics.py`); `eight_bit` rounds the output to 8 bits before it is
+    `protocol` is 'benchmark' or 'div2k' (`models/evaluation/metrics.py`); `eight_bit` rounds the output to 8 bits before it is
     compared; `ensemble` renders by `models.rendering.self_ensemble`. Returns `{'name', 'psnr', 'ssim', 'seconds'}`, the seconds being
     those of the rendering alone, and the output, `(3, h, w)` in [0, 1]. Raises UserError as `evaluate` does.
     """

@@ -1,7 +1,7 @@
 """Sets of images to evaluate on, checked before any work, and the words for how numbers on them are taken."""
 import datasets
 from datasets.resize import by_matlab
-from models.metrics import border, check_size
+from models.evaluation.metrics import border, check_size
 from utils import UserError, about, load_config, nearest
 
 SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, sets of images, and the loop over them."""
