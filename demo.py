@@ -12,12 +12,12 @@ from torchvision.transforms.functional import to_tensor
 from tqdm import tqdm
 
 import models
-from datasets.animation import check_animation, write_animation
-from datasets.figures import comparison
-from datasets.image_io import Picture, check_output, open_writer, over_white, read_image, write_image
-from datasets.inputs import plan
+from datasets.pictures.animation import check_animation, write_animation
+from datasets.pictures.figures import comparison
+from datasets.pictures.image_io import Picture, check_output, open_writer, over_white, read_image, write_image
+from datasets.pictures.jobs import plan
+from datasets.pictures.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
 from datasets.resize import matlab_resize
-from datasets.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
 from models.rendering.render import DTYPES
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom

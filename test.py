@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import models
-from datasets.image_io import Picture, write_image
+from datasets.pictures.image_io import Picture, write_image
 from models.evaluation.loop import evaluate
 from models.evaluation.sets import caption, make_set, read_config
 from utils import Parser, UserError, about, check_folder, choose_device, run_main, write_json, write_text

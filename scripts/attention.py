@@ -16,7 +16,7 @@ from torchvision.transforms.functional import to_tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models  # noqa: E402
-from datasets.image_io import Picture, check_output, read_image, write_image  # noqa: E402
+from datasets.pictures.image_io import Picture, check_output, read_image, write_image  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from models.rendering import grid  # noqa: E402
 from utils import Parser, UserError, choose_device, run_main  # noqa: E402

@@ -13,9 +13,9 @@ from torchvision.transforms.functional import to_tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models  # noqa: E402
-from datasets.figures import LARGEST_ERROR, comparison  # noqa: E402
 from datasets.image_folder import read_rgb  # noqa: E402
-from datasets.image_io import Picture, check_output, write_image  # noqa: E402
+from datasets.pictures.figures import LARGEST_ERROR, comparison  # noqa: E402
+from datasets.pictures.image_io import Picture, check_output, write_image  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from datasets.wrappers import evaluation_item  # noqa: E402
 from models.evaluation.loop import evaluate_image  # noqa: E402

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from datasets import exif
+from datasets.pictures import exif
 
 SIZE = (7, 9)           # height, width
 MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}

@@ -8,8 +8,8 @@ from conftest import ROOT, TINY, refused
 from PIL import Image
 
 import models
-from datasets import figures
 from datasets.image_folder import read_rgb
+from datasets.pictures import figures
 from datasets.wrappers import evaluation_item
 from models.evaluation.loop import evaluate_image
 

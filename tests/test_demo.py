@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import models
-from datasets.image_io import Picture, read_image, write_image
+from datasets.pictures.image_io import Picture, read_image, write_image
+from datasets.pictures.sizes import by_longest, by_resolution
 from datasets.resize import matlab_resize
-from datasets.sizes import by_longest, by_resolution
 from models.rendering.render import check as check_part
 from models.rendering.self_ensemble import render_ensemble
 from models.rendering.upscaler import BYTES, Upscaler

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets import figures
-from datasets.figures import comparison, error_map, most_detailed, strip
+from datasets.pictures import figures
+from datasets.pictures.figures import comparison, error_map, most_detailed, strip
 
 
 def test_columns_show_the_whole_image_and_the_part():

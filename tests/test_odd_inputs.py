@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from datasets.image_io import FORMATS, read_image, write_image
+from datasets.pictures.image_io import FORMATS, read_image, write_image
 from models.rendering.upscaler import Upscaler
 from utils import UserError
 

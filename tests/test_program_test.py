@@ -14,7 +14,7 @@ from PIL import Image
 
 import datasets
 import models
-from datasets.image_io import read_image
+from datasets.pictures.image_io import read_image
 from models.evaluation.loop import evaluate
 from models.evaluation.metrics import psnr
 from models.evaluation.sets import SCHEMA

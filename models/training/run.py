@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import datasets
 from datasets.batches import Numbers, loader
-from datasets.figures import strip
+from datasets.pictures.figures import strip
 from models.evaluation.loop import evaluate_image
 from models.evaluation.sets import make_set
 from models.training import parallel, stages

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets import exif as tags
+from datasets.pictures import exif as tags
 from utils import UserError
 
 AT_ONCE = 2 ** 18           # bytes of samples that are filtered and compressed at a time

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms
 
-from datasets import deep
-from datasets import exif as tags
-from datasets.row_files import CollectedFile, Header, PngFile, TiffFile
-from datasets.transparency import over_white, with_colour_everywhere
+from datasets.pictures import exif as tags
+from datasets.pictures import sixteen_bit
+from datasets.pictures.row_files import CollectedFile, Header, PngFile, TiffFile
+from datasets.pictures.transparency import over_white, with_colour_everywhere
 from utils import UserError, about, atomic_path, nearest
 
 Image.init()                                    # before, `Image.open` does not know all formats by name
@@ -106,12 +106,12 @@ def silent_stderr():
 def decode(path):
     """What `read_image` returns, for a file that may still turn out to be damaged."""
     notes = []
-    with deep.open_image(path, READABLE) as image:
+    with sixteen_bit.open_image(path, READABLE) as image:
         if math.prod(image.size) > INPUT_LIMIT:
             raise Image.DecompressionBombError
         frames = getattr(image, 'n_frames', 1)
-        if deep.raw_modes(image):
-            samples, image = deep.read(path, READABLE)
+        if sixteen_bit.raw_modes(image):
+            samples, image = sixteen_bit.read(path, READABLE)
         else:
             samples, more = load(image)
             notes += more
@@ -141,14 +141,14 @@ def load(image):
     if image.format == 'TIFF' and sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile) < \
             math.prod(image.size):
         raise UserError('rows are missing')
-    apart, reduced = deep.tag(image, deep.PLANAR) == 2, deep.has_16_bits(image) and not image.mode.startswith('I')
+    apart, reduced = sixteen_bit.tag(image, sixteen_bit.PLANAR) == 2, sixteen_bit.has_16_bits(image) and not image.mode.startswith('I')
     if apart and image.mode in ('LA', 'La'):
         raise UserError('a TIFF with grey and alpha in planes apart cannot be read')
     if reduced:
         notes.append('of the 16 bits a sample of CMYK, and of TIFF with planes apart, 8 are read')
     if apart:
-        deep.through_libtiff(image, image.mode + ';16N' * reduced)
-    inverted = deep.has_16_bits(image) and deep.tag(image, deep.PHOTOMETRIC) == 0
+        sixteen_bit.through_libtiff(image, image.mode + ';16N' * reduced)
+    inverted = sixteen_bit.has_16_bits(image) and sixteen_bit.tag(image, sixteen_bit.PHOTOMETRIC) == 0
     image.load()
     if isinstance(image.info.get('transparency'), int):
         image.info['transparency'] *= depth                 # told before, as the samples, it is 8 bits wide
@@ -208,7 +208,7 @@ def metadata(image, path):
     besides and is not kept, a list."""
     lost = [LOST[name] for name in image.info if name in LOST and image.info[name]]
     lost += ['text'] if set(getattr(image, 'text', ())) - set(LOST) else []
-    lost += ['channels besides colour and alpha'] if 0 in (deep.tag(image, deep.EXTRA) or ()) else []
+    lost += ['channels besides colour and alpha'] if 0 in (sixteen_bit.tag(image, sixteen_bit.EXTRA) or ()) else []
     exif, orientation = None, 1
     try:
         orientation = image.getexif().get(tags.ORIENTATION, 1)

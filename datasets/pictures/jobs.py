@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from datasets.image_io import FORMATS, READABLE, check_output
+from datasets.pictures.image_io import FORMATS, READABLE, check_output
 from utils import UserError, check_folder
 
 SYSTEM = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', '__macosx', '@eadir', '$recycle.bin', 'system volume information'}
