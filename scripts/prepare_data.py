@@ -24,9 +24,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from datasets.archives import Damaged, open_files  # noqa: E402
-from datasets.download import download  # noqa: E402
 from datasets.image_folder import list_images, read_rgb  # noqa: E402
+from datasets.preparation.archives import Damaged, open_files  # noqa: E402
+from datasets.preparation.download import download  # noqa: E402
 from datasets.resize import degrade  # noqa: E402
 from utils import Parser, UserError, about, atomic_path, check_folder, run_main  # noqa: E402
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT, refused
 from PIL import Image
 
-from datasets import archives
 from datasets.image_folder import read_rgb
+from datasets.preparation import archives
 from datasets.resize import degrade
 
 NAMES = ['baby', 'bird', 'butterfly', 'head', 'woman']
