@@ -23,7 +23,7 @@ SCHEMA = {
     'init': None,                       # weights that the first stage starts from
     'train_dataset': {'name': None, 'args': None},
     'patch': None, 'queries': None, 'draw': None, 'batch_size': None, 'accumulate': None, 'workers': None, 'seed': None,
-    'stages': None,                     # a mapping of names, in order, to stages with the keys of models/training/stages.py
+    'stages': None,                     # names, in order, to stages with the keys of models/training/stages.py
     'precision': None, 'channels_last': None, 'compile': None, 'clip_grad': None, 'ema_decay': None,
     'max_bad_steps': None,              # steps in a row that may be skipped
     'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None},

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from models import parts
 from models.layers.msno import MSNO
 from models.layers.mssa import MSSA, attend
-from models.native import SIZES, decoder, in_blocks
+from models.mlp import MLP
+from models.native import msit_decoder
+from models.native.library import SIZES, in_blocks
 from models.registry import register
 from models.rendering import first_layer, grid
 from models.rendering.render import render
@@ -148,8 +150,8 @@ class MSIT(nn.Module):
                  for axis, blocks in enumerate((rows, columns))]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
         between = [grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns)]
-        if decoder.serves(self.imnet, features.value):
-            return Plan(rows, columns, *between, decoder.layers(self.imnet, weight, constant, *along))
+        if type(self.imnet) is MLP and msit_decoder.usable_for(self.imnet, features.value):
+            return Plan(rows, columns, *between, msit_decoder.layers(self.imnet, weight, constant, *along))
         return Plan(rows, columns, *between, first_layer.Layer(*along, weight.contiguous(), constant))
 
     def floats_per_block(self, plan):
@@ -175,7 +177,7 @@ class MSIT(nn.Module):
         if isinstance(plan.layer, first_layer.Layer):
             colour = self.imnet.after_first(first_layer.first_layer(*arguments))                 # (N, m, 3)
         else:
-            colour = decoder.colours(*arguments)
+            colour = msit_decoder.colours(*arguments)
         colour = colour.reshape(*weight.shape[:3], -1)
         return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
 
@@ -227,7 +229,7 @@ class Plan(NamedTuple):
     columns: grid.Blocks
     row_weight: torch.Tensor        # (rows of blocks, my, 3), bilinear weights on the LR pixels before, at and after
     column_weight: torch.Tensor     # (columns of blocks, mx, 3)
-    layer: first_layer.Layer | decoder.Layers        # what the first layer needs, by torch, or the whole MLP, compiled
+    layer: first_layer.Layer | msit_decoder.Layers      # for the first layer (torch), or the whole MLP (compiled)
 
 
 def heads_together(maps):

@@ -20,10 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from models import native  # noqa: E402
 from models.evaluation.loop import synchronize  # noqa: E402
 from models.mlp import Linear  # noqa: E402
-from models.native import decoder, winograd  # noqa: E402
+from models.native import library, msit_decoder, winograd  # noqa: E402
 from models.rendering import first_layer, grid  # noqa: E402
 from models.rendering.render import DTYPES  # noqa: E402
 from models.training.profile import Clock  # noqa: E402
@@ -86,10 +85,10 @@ def multiply_adds(work):
 
     def counted(x, weight, bias):
         by_winograd.append(winograd.multiply_adds(x, weight))
-        return conv2d(x, weight, bias)
-    conv2d = winograd.conv2d
-    with one_thread(), mock.patch.object(decoder, 'serves', return_value=False), \
-         mock.patch.object(winograd, 'conv2d', counted), \
+        return convolve(x, weight, bias)
+    convolve = winograd.winograd_conv2d
+    with one_thread(), mock.patch.object(msit_decoder, 'usable_for', return_value=False), \
+         mock.patch.object(winograd, 'winograd_conv2d', counted), \
          FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter:
         work()
     return counter.get_total_flops() / 2 + sum(by_winograd)
@@ -122,7 +121,7 @@ def parts_of_render(work, model, device):
             with clock.part(part):
                 return function(*arguments, **options)
         return mock.patch.object(owner, name, watched)
-    owners = {'decoder': decoder, 'shared': first_layer, 'model': model, 'imnet': getattr(model, 'imnet', None)}
+    owners = {'decoder': msit_decoder, 'shared': first_layer, 'model': model, 'imnet': getattr(model, 'imnet', None)}
     with one_thread(), contextlib.ExitStack() as watching:
         for part, functions in PARTS.items():
             for owner, name in (function.split('.') for function in functions):
@@ -254,7 +253,7 @@ def main(args):
     rates = {name: max(rate, rates[name]) for name, rate in product_rates(device, args.precision).items()}
     for row in rows:
         row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[row['precision']]
-    code = 'compiled' if native.library(torch.float32) else 'not compiled'
+    code = 'compiled' if library.compiled(torch.float32) else 'not compiled'
     on_cpu = f'{torch.get_num_threads()} threads, {platform.machine()}, {code}'
     machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else on_cpu
     caption = (f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '

@@ -13,8 +13,8 @@ from test_peers import LIIF, LTE
 from test_render import built, by_query
 
 import models
-from models import native
 from models.layers import convolution
+from models.native import library
 
 PROGRAM = 'scripts/benchmark.py'
 
@@ -70,11 +70,11 @@ def test_multiply_adds_and_all_pixels():
                             4 * 2 * 9 * 6 * 7)):
         assert script['multiply_adds'](work) == expected
     x, weight = torch.rand(2, 48, 17, 24), torch.rand(32, 48, 5, 5)
-    seen = script['multiply_adds'](lambda: convolution.conv2d(x, weight, torch.rand(32)))
+    seen = script['multiply_adds'](lambda: convolution.same_conv2d(x, weight, torch.rand(32)))
     assert seen == 2 * 17 * 24 * 25 * 48 * 32                           # gradients may be wanted
     with torch.no_grad():
-        seen = script['multiply_adds'](lambda: convolution.conv2d(x, weight, torch.rand(32)))
-    if native.library(torch.float32) is not None:
+        seen = script['multiply_adds'](lambda: convolution.same_conv2d(x, weight, torch.rand(32)))
+    if library.compiled(torch.float32) is not None:
         assert seen == (2 * 5 * 6) * 36 * 4 * 48 * 32                   # tiles, points, parts of the kernel, channels
     counts = [script['multiply_adds'](partial(built(TINY).render, torch.rand(1, 3, 4, 5, dtype=torch.float64), size))
               for size in ((4, 5), (8, 10))]

@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_render import built, by_query
 
-from models import native
 from models.edsr import edsr_baseline
 from models.mlp import MLP
-from models.native import decoder, winograd
+from models.native import library, msit_decoder, winograd
 from models.rendering import first_layer
 
-compiled = pytest.mark.skipif(native.library(torch.float32) is None, reason='no compiled code on this system')
+compiled = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
 few = st.integers(1, 4)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
@@ -29,9 +28,9 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 def afresh(monkeypatch, tmp_path):
     """Nothing compiled yet, and an empty place to keep it."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    native.library.cache_clear()
+    library.compiled.cache_clear()
     yield tmp_path
-    native.library.cache_clear()
+    library.compiled.cache_clear()
 
 
 def problem(heads, d, radius, hidden, rows, columns, my, mx, dtype, seed):
@@ -60,10 +59,10 @@ def both(plan, *rest, hidden_list=(9, 70), act='gelu'):
     with torch.no_grad():
         hidden = first_layer.first_layer(plan, *rest)
         there = hidden, imnet.after_first(hidden)
-        layers = decoder.layers(imnet, layer.weight, layer.constant, layer.row_bias, layer.column_bias)
+        layers = msit_decoder.layers(imnet, layer.weight, layer.constant, layer.row_bias, layer.column_bias)
         plan = SimpleNamespace(row_weight=plan.row_weight, column_weight=plan.column_weight, layer=layers)
-        blocks = decoder.first_layer(plan, *rest)
-        here = blocks.permute(1, 2, 0, 3).flatten(2)[..., :len(layer.constant)], decoder.colours(plan, *rest)
+        blocks = msit_decoder.first_layer(plan, *rest)
+        here = blocks.permute(1, 2, 0, 3).flatten(2)[..., :len(layer.constant)], msit_decoder.colours(plan, *rest)
     return there, here
 
 
@@ -108,9 +107,9 @@ def test_gelu(numbers):
             imnet.layers[2].weight.copy_(torch.eye(len(x)))
             imnet.layers[2].bias.zero_()
             bias = torch.zeros(1, 1, 1, 9, dtype=dtype)
-            layers = decoder.layers(imnet, x.new_zeros(1, 9, 1, len(x)), x, bias, bias)
-            blocks = layers.constant.reshape(-1, 1, 1, native.SIZES['COLUMNS'])
-            got = decoder.perceptron(layers, blocks.contiguous())[0, 0, :len(x)]
+            layers = msit_decoder.layers(imnet, x.new_zeros(1, 9, 1, len(x)), x, bias, bias)
+            blocks = layers.constant.reshape(-1, 1, 1, library.SIZES['COLUMNS'])
+            got = msit_decoder.perceptron(layers, blocks.contiguous())[0, 0, :len(x)]
         assert (got - torch.nn.functional.gelu(x)).abs().max() <= tolerance
 
 
@@ -125,16 +124,16 @@ def supported(flag):
 def test_it_is_right_on_every_kind_of_processor(afresh, monkeypatch, flags, needs, dtype):
     if not supported(needs):
         pytest.skip(f'this processor has no {needs}')
-    kept = [flag for flag in native.FLAGS if flag != '-march=native']
-    monkeypatch.setattr(native, 'FLAGS', [*kept, *flags])
+    kept = [flag for flag in library.FLAGS if flag != '-march=native']
+    monkeypatch.setattr(library, 'FLAGS', [*kept, *flags])
     assert agree(*both(*problem(2, 33, 2, 70, 3, 2, 3, 3, dtype, seed=0)), dtype)
     x, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((1, 32, 9, 14), (80, 32, 5, 5), (80,)))
     expected = torch.nn.functional.conv2d(x, weight, bias, padding=2)
-    assert (winograd.conv2d(x, weight, bias) - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+    assert (winograd.winograd_conv2d(x, weight, bias) - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 
 
 MAIN = r"""
-#include "%(folder)s/decoder.c"
+#include "%(folder)s/msit_decoder.c"
 #include "%(folder)s/winograd.c"
 #include <stdlib.h>
 #include <string.h>
@@ -196,14 +195,15 @@ def test_it_stays_within_its_arrays(tmp_path, real, processor, needs):
     """The address sanitizer watches a program of its own that calls all functions on arrays that just fit."""
     if not supported(needs):
         pytest.skip(f'this processor has no {needs}')
-    decoders = [(n, my, mx, d, side, decoder.room_for(n, my * mx, side ** 2, d)) for n in (1, native.SIZES['GROUP'] + 1)
+    decoders = [(n, my, mx, d, side, msit_decoder.room_for(n, my * mx, side ** 2, d))
+                for n in (1, library.SIZES['GROUP'] + 1)
                 for my, mx in ((1, 1), (3, 2), (4, 5)) for d in (1, 14, 64, 79) for side in (3, 5, 9)]
     convolutions = [(batch, height, width, *channels, k) for batch, height, width in ((1, 1, 1), (2, 13, 6), (1, 4, 24))
                     for channels in ((16, 16), (32, 80), (80, 64)) for k in (1, 3, 5, 9)]
     cases = {name: ', '.join('{%s}' % ', '.join(map(str, case)) for case in of)
              for name, of in (('decoder', decoders), ('winograd', convolutions))}
-    (tmp_path / 'main.c').write_text(MAIN % {'folder': native.SOURCES[0].parent, **cases})
-    flags = [*native.DEFINED, f'-DREAL={real}', f'-march={processor}', '-fopenmp']
+    (tmp_path / 'main.c').write_text(MAIN % {'folder': library.SOURCES[0].parent, **cases})
+    flags = [*library.DEFINED, f'-DREAL={real}', f'-march={processor}', '-fopenmp']
     watched = ['-fsanitize=address,undefined', '-fno-sanitize-recover']
     command = [*shlex.split(os.environ.get('CC') or 'cc'), '-x', 'c', *watched, *flags]
     (tmp_path / 'empty.c').write_text('int main(void) { return 0; }')
@@ -224,7 +224,7 @@ def test_an_array_of_the_wrong_kind_is_refused():
     right = torch.rand(3, 4)
     for wrong in (right.double(), right.bfloat16(), right.t()):
         with pytest.raises(TypeError, match='cannot read'):
-            native.pointers(right, right, wrong)
+            library.pointers(right, right, wrong)
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
@@ -239,47 +239,47 @@ def test_autocast_around_rendering_changes_nothing(precision):
 
 @compiled
 def test_what_is_compiled_is_kept(afresh, monkeypatch):
-    assert native.library(torch.float32) is not None
+    assert library.compiled(torch.float32) is not None
     kept = list((afresh / 'cache').rglob('*'))
     assert [path.suffix for path in kept if path.is_file()] == ['.so']
-    native.library.cache_clear()
+    library.compiled.cache_clear()
     monkeypatch.setattr(subprocess, 'run', lambda *a, **k: pytest.fail('compiled a second time'))
-    assert native.library(torch.float32) is not None
+    assert library.compiled(torch.float32) is not None
 
 
 @compiled
 @pytest.mark.parametrize('options', ['-pipe', '-x c++'])
 def test_a_compiler_with_options_will_do_also_one_of_another_language(afresh, monkeypatch, options):
     monkeypatch.setenv('CC', f'{os.environ.get("CC") or "cc"} {options}')
-    assert native.library(torch.float32) is not None
+    assert library.compiled(torch.float32) is not None
 
 
 @compiled
 def test_a_file_that_cannot_be_loaded_is_made_anew(afresh, monkeypatch):
     with monkeypatch.context() as damaged:
-        damaged.setattr(native.ctypes, 'CDLL', mock.Mock(side_effect=OSError('file too short')))
-        assert native.library(torch.float32) is None
+        damaged.setattr(library.ctypes, 'CDLL', mock.Mock(side_effect=OSError('file too short')))
+        assert library.compiled(torch.float32) is None
     assert not list(afresh.rglob('*.so'))
-    native.library.cache_clear()
-    assert native.library(torch.float32) is not None
+    library.compiled.cache_clear()
+    assert library.compiled(torch.float32) is not None
 
 
 def test_on_an_unknown_processor_there_is_none(afresh, monkeypatch):
     read = Path.read_text
     monkeypatch.setattr(Path, 'read_text', lambda path, **options:
                         'Features: fp asimd' if path == Path('/proc/cpuinfo') else read(path, **options))
-    assert native.library(torch.float32) is None
+    assert library.compiled(torch.float32) is None
 
 
 @pytest.mark.parametrize('compiler', ['no-such-compiler', 'false', 'true', '"'])
 def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler):
     model, lr = built(TINY), torch.rand(1, 3, 5, 6, dtype=torch.float64)
     want = model.render(lr, (11, 14))
-    native.library.cache_clear()
+    library.compiled.cache_clear()
     monkeypatch.setenv('CC', compiler)
     monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'other'))
-    assert native.library(torch.float64) is None
-    monkeypatch.setattr(decoder, 'colours', None)                   # is not called
+    assert library.compiled(torch.float64) is None
+    monkeypatch.setattr(msit_decoder, 'colours', None)                   # is not called
     assert (model.render(lr, (11, 14)) - want).abs().max() < 1e-12
     assert not [path for path in (afresh / 'other').rglob('*') if path.is_file()]
 
@@ -291,27 +291,27 @@ def test_a_compiler_without_openmp_will_do(afresh, monkeypatch):
     compiler.write_text(f'{refuses}exec {os.environ.get("CC") or "cc"} "$@"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv('CC', str(compiler))
-    assert native.library(torch.float64) is not None
+    assert library.compiled(torch.float64) is not None
     x, weight, bias = (torch.randn(*shape).double() for shape in ((1, 32, 9, 14), (48, 32, 3, 3), (48,)))
     expected = torch.nn.functional.conv2d(x, weight, bias, padding=1)
-    assert (winograd.conv2d(x, weight, bias) - expected).abs().max() <= 1e-10
+    assert (winograd.winograd_conv2d(x, weight, bias) - expected).abs().max() <= 1e-10
 
 
 @compiled
 def test_threads_that_ask_at_once_all_get_it(afresh):
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(native.library, [torch.float32] * 4))
+        found = list(pool.map(library.compiled, [torch.float32] * 4))
     assert None not in found
 
 
 def test_where_nothing_can_be_kept_there_is_none(afresh, monkeypatch):
     (afresh / 'file').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'file'))
-    assert native.library(torch.float32) is None
-    native.library.cache_clear()
+    assert library.compiled(torch.float32) is None
+    library.compiled.cache_clear()
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setattr(Path, 'home', mock.Mock(side_effect=RuntimeError('Could not determine home directory.')))
-    assert native.library(torch.float32) is None
+    assert library.compiled(torch.float32) is None
 
 
 def test_an_mlp_of_a_users_own_is_torchs():
@@ -341,7 +341,7 @@ def test_what_records_torchs_operations_sees_torchs(record):
 
 def test_half_precision_and_gradients_are_torchs():
     maps = torch.rand(2, 1, 9, 9, 4)
-    assert not native.serves(maps)                                  # gradients may be wanted
+    assert not library.usable_on(maps)                                  # gradients may be wanted
     with torch.no_grad():
-        assert native.serves(maps) == (native.library(torch.float32) is not None)
-        assert not native.serves(maps.bfloat16()) and not native.serves(maps.to('meta'))
+        assert library.usable_on(maps) == (library.compiled(torch.float32) is not None)
+        assert not library.usable_on(maps.bfloat16()) and not library.usable_on(maps.to('meta'))

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from models import native
 from models.layers import fft_convolution
-from models.native import winograd
+from models.native import library, winograd
 from models.rendering import grid
 from models.rendering import render as rendering
 from utils import UserError
@@ -62,7 +61,7 @@ def by_query(model, lr, size, dtype=torch.float64):
 
 def in_torch():
     """A context in which the compiled code is not used, as where there is none."""
-    return mock.patch.object(native, 'serves', return_value=False)
+    return mock.patch.object(library, 'usable_on', return_value=False)
 
 
 @given(specs(), st.integers(1, 2), side, side, extent, extent, st.integers(0, 99))
@@ -123,12 +122,12 @@ def test_tiles_are_the_whole_whichever_way_kernels_are_applied(monkeypatch, fem,
     """A large kernel is applied directly to a small tile and by spectra to a large one."""
     spec = {**TINY, 'args': {**TINY['args'], 'fem': fem, 'rim': rim, 'msno_kernels': [3, 21]}}
     model, lr = built(spec), torch.rand(2, 3, 40, 70, dtype=torch.float64)
-    with mock.patch.object(fft_convolution, 'conv2d', None):
+    with mock.patch.object(fft_convolution, 'fft_conv2d', None):
         monkeypatch.setattr(fft_convolution, 'SMALLEST_WORK', torch.inf)
         direct = model.render(lr, (60, 90))
     monkeypatch.setattr(fft_convolution, 'SMALLEST_WORK', 21 * 21 * 2000)
     monkeypatch.setattr(fft_convolution, 'LENGTH', 64)
-    with mock.patch.object(fft_convolution, 'conv2d', wraps=fft_convolution.conv2d) as spectra:
+    with mock.patch.object(fft_convolution, 'fft_conv2d', wraps=fft_convolution.fft_conv2d) as spectra:
         assert (model.render(lr, (60, 90), tile=5) - direct).abs().max() <= 1e-12
         assert not spectra.called
         for tile in (None, 30):
@@ -136,7 +135,7 @@ def test_tiles_are_the_whole_whichever_way_kernels_are_applied(monkeypatch, fem,
         assert spectra.called
 
 
-@pytest.mark.skipif(native.library(torch.float64) is None, reason='no compiled code on this system')
+@pytest.mark.skipif(library.compiled(torch.float64) is None, reason='no compiled code on this system')
 @pytest.mark.parametrize('fem', ['replicate', 'circular'])
 @pytest.mark.parametrize('rim', [False, True])
 def test_tiles_are_the_whole_where_winograds_method_is_used(fem, rim):
@@ -145,7 +144,7 @@ def test_tiles_are_the_whole_where_winograds_method_is_used(fem, rim):
     model, lr = built({**TINY, 'args': args}), torch.rand(2, 3, 40, 50, dtype=torch.float64)
     with in_torch():
         expected = model.render(lr, (60, 90))
-    with mock.patch.object(winograd, 'conv2d', wraps=winograd.conv2d) as used:
+    with mock.patch.object(winograd, 'winograd_conv2d', wraps=winograd.winograd_conv2d) as used:
         for tile in (None, 30, 17):
             assert (model.render(lr, (60, 90), tile=tile) - expected).abs().max() <= 1e-12
         assert {call.args[1].shape[-1] for call in used.call_args_list} == {3, 5}

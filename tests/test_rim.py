@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_render import built, by_query, specs
 
 import models
-from models.layers.rim import RIMConv2d, conv2d, fold_state
+from models.layers.rim import RIMConv2d, fold_state, make_conv
 
 RIM = {**TINY, 'args': {**TINY['args'], 'rim': True}}
 odd = st.sampled_from([1, 3, 5, 7, 9])
@@ -48,7 +48,7 @@ def test_kernel_is_what_the_loops_say(in_channels, out_channels, k, seed):
 @given(st.integers(1, 4), st.integers(1, 4), odd, st.integers(1, 8), st.integers(1, 8), st.integers(0, 99))
 def test_folded_convolution_computes_the_same(in_channels, out_channels, k, height, width, seed):
     conv = random_rim(in_channels, out_channels, k, seed)
-    plain = torch.nn.Sequential(conv2d(in_channels, out_channels, k, rim=False)).double()
+    plain = torch.nn.Sequential(make_conv(in_channels, out_channels, k, rim=False)).double()
     plain.load_state_dict(fold_state(torch.nn.Sequential(conv)))
     x = torch.randn(2, in_channels, height, width, dtype=torch.float64)
     assert conv(x).shape == (2, out_channels, height, width)

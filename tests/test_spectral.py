@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.layers import convolution, fft_convolution
 from models.layers.rim import RIMConv2d
-from models.layers.rim import conv2d as layer
+from models.layers.rim import make_conv as layer
 
 few = st.integers(1, 3)
 side = st.integers(1, 70)
@@ -25,8 +25,8 @@ def problem(k, height, width, batch=1, channels=2, out_channels=3, dtype=torch.f
 
 def ways_taken(*arguments):
     """The output of `conv2d`, and whether it came from spectra."""
-    with mock.patch.object(fft_convolution, 'conv2d', wraps=fft_convolution.conv2d) as spectra:
-        return convolution.conv2d(*arguments), spectra.called
+    with mock.patch.object(fft_convolution, 'fft_conv2d', wraps=fft_convolution.fft_conv2d) as spectra:
+        return convolution.same_conv2d(*arguments), spectra.called
 
 
 @given(k=st.integers(0, 18).map(lambda r: 2 * r + 1), height=side, width=side, batch=few, channels=few,
@@ -36,7 +36,7 @@ def test_spectra_convolve(length, **sizes):
     """Images of one block and of several, of whole blocks and not, smaller than the kernel and larger."""
     arguments, expected = problem(**sizes)
     with mock.patch.object(fft_convolution, 'LENGTH', length):
-        got = fft_convolution.conv2d(*arguments)
+        got = fft_convolution.fft_conv2d(*arguments)
     assert got.shape == expected.shape and got.dtype == torch.float64
     assert (got - expected).abs().max() <= 1e-12 * (1 + expected.abs().max())
 
@@ -82,7 +82,7 @@ def test_layers_take_spectra_without_gradients_only(rim):
     if rim:
         torch.nn.init.normal_(convolution.gain)
     x = torch.randn(1, 2, 64, 50, dtype=torch.float64)
-    with mock.patch.object(fft_convolution, 'conv2d', wraps=fft_convolution.conv2d) as spectra:
+    with mock.patch.object(fft_convolution, 'fft_conv2d', wraps=fft_convolution.fft_conv2d) as spectra:
         trained = convolution(x)
         assert not spectra.called
         with torch.no_grad():

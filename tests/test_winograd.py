@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import native, rdn
+from models import rdn
 from models.layers import convolution
-from models.layers.rim import conv2d as layer
-from models.native import winograd
+from models.layers.rim import make_conv as layer
+from models.native import library, winograd
 
-pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason='no compiled code on this system')
+pytestmark = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
 channels = st.sampled_from([16, 32, 48, 64, 80, 144])
 side = st.integers(1, 21)
 LAYOUTS = {
@@ -41,7 +41,7 @@ def test_it_convolves(threads, **sizes):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        got = winograd.conv2d(*arguments)
+        got = winograd.winograd_conv2d(*arguments)
     finally:
         torch.set_num_threads(before)
     assert got.shape == expected.shape and got.dtype == torch.float64
@@ -53,7 +53,7 @@ def test_it_convolves(threads, **sizes):
 @pytest.mark.parametrize('size', [(48, 48), (150, 31)])
 def test_in_float32_it_is_right_to_a_hundred_thousandth_of_the_largest_value(k, size):
     arguments, expected = problem(k, *size, dtype=torch.float32)
-    got = winograd.conv2d(*arguments)
+    got = winograd.winograd_conv2d(*arguments)
     assert got.dtype == torch.float32
     assert 0 < (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -61,15 +61,15 @@ def test_in_float32_it_is_right_to_a_hundred_thousandth_of_the_largest_value(k, 
 def test_what_is_not_a_number_stays_where_it_is():
     (x, *rest), expected = problem(3, 24, 24)
     x[0, 5, 11, 13] = torch.nan
-    got = winograd.conv2d(x, *rest)
+    got = winograd.winograd_conv2d(x, *rest)
     assert got[..., 10:13, 12:15].isnan().all()
     assert (got - expected).abs()[..., :4, :].max() <= 1e-10         # another tile
 
 
 def taken(*arguments):
-    """Whether `convolution.conv2d` takes Winograd's method, whose result is then right."""
-    with mock.patch.object(winograd, 'conv2d', wraps=winograd.conv2d) as used:
-        got = convolution.conv2d(*arguments)
+    """Whether `convolution.same_conv2d` takes Winograd's method, whose result is then right."""
+    with mock.patch.object(winograd, 'winograd_conv2d', wraps=winograd.winograd_conv2d) as used:
+        got = convolution.same_conv2d(*arguments)
     if used.called:
         expected = F.conv2d(*arguments, padding=arguments[1].shape[-1] // 2)
         assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -77,20 +77,21 @@ def taken(*arguments):
 
 
 def test_where_it_is_faster_it_is_taken():
-    def pays(*sizes, dtype=torch.float32, **options):
+    def is_faster(*sizes, dtype=torch.float32, **options):
         return taken(*problem(*sizes, dtype=dtype, **options)[0])
-    assert not pays(3, 16, 16)                                      # gradients may be wanted
+    assert not is_faster(3, 16, 16)                                      # gradients may be wanted
     with torch.no_grad():
-        assert all(pays(k, 16, 16) for k in (3, 5, 7, 9)) and pays(3, 16, 16, channels=32, out_channels=48)
-        assert pays(3, 16, 16, dtype=torch.float64)
-        assert not pays(1, 16, 16) and not pays(11, 16, 16)
-        assert not pays(3, 15, 16) and not pays(3, 16, 16, channels=16) and not pays(3, 16, 16, channels=40)
-        assert not pays(3, 16, 16, out_channels=3)
+        assert all(is_faster(k, 16, 16) for k in (3, 5, 7, 9)) and is_faster(3, 16, 16, channels=32, out_channels=48)
+        assert is_faster(3, 16, 16, dtype=torch.float64)
+        assert not is_faster(1, 16, 16) and not is_faster(11, 16, 16)
+        assert not is_faster(3, 15, 16)
+        assert not is_faster(3, 16, 16, channels=16) and not is_faster(3, 16, 16, channels=40)
+        assert not is_faster(3, 16, 16, out_channels=3)
         x, weight, bias = problem(3, 16, 16, dtype=torch.float32)[0]
         assert not taken(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
         with torch.autocast('cpu', torch.bfloat16):
             assert not taken(x, weight, bias)
-        with mock.patch.object(native, 'library', return_value=None):
+        with mock.patch.object(library, 'compiled', return_value=None):
             assert not taken(x, weight, bias)
 
 
@@ -101,7 +102,7 @@ def test_layers_take_it_without_gradients_only(rim):
     if rim:
         torch.nn.init.normal_(convolution_layer.gain)
     x = torch.randn(1, 32, 20, 30, dtype=torch.float64)
-    with mock.patch.object(winograd, 'conv2d', wraps=winograd.conv2d) as used:
+    with mock.patch.object(winograd, 'winograd_conv2d', wraps=winograd.winograd_conv2d) as used:
         trained = convolution_layer(x)
         assert not used.called
         with torch.no_grad():

@@ -141,7 +141,8 @@ def load(image):
     if image.format == 'TIFF' and sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile) < \
             math.prod(image.size):
         raise UserError('rows are missing')
-    apart, reduced = sixteen_bit.tag(image, sixteen_bit.PLANAR) == 2, sixteen_bit.has_16_bits(image) and not image.mode.startswith('I')
+    apart = sixteen_bit.tag(image, sixteen_bit.PLANAR) == 2
+    reduced = sixteen_bit.has_16_bits(image) and not image.mode.startswith('I')
     if apart and image.mode in ('LA', 'La'):
         raise UserError('a TIFF with grey and alpha in planes apart cannot be read')
     if reduced:

@@ -30,9 +30,10 @@ def evaluate(model, dataset, protocol, device='cpu', progress=True, eight_bit=Fa
 def evaluate_image(model, item, protocol, device='cpu', eight_bit=False, ensemble=False):
     """Render the LR image of an item at the size of its HR image and compare.
 
-    `protocol` is 'benchmark' or 'div2k' (`models/evaluation/metrics.py`); `eight_bit` rounds the output to 8 bits before it is
-    compared; `ensemble` renders by `models.rendering.self_ensemble`. Returns `{'name', 'psnr', 'ssim', 'seconds'}`, the seconds being
-    those of the rendering alone, and the output, `(3, h, w)` in [0, 1]. Raises UserError as `evaluate` does.
+    `protocol` is 'benchmark' or 'div2k' (`models/evaluation/metrics.py`); `eight_bit` rounds the output to 8 bits
+    before it is compared; `ensemble` renders by `models.rendering.self_ensemble`. Returns `{'name', 'psnr', 'ssim',
+    'seconds'}`, the seconds being those of the rendering alone, and the output, `(3, h, w)` in [0, 1]. Raises UserError
+    as `evaluate` does.
     """
     lr, size = item['lr'][None].to(device), item['hr'].shape[-2:]
     with about(item['name']):

@@ -8,8 +8,8 @@ MOST_KERNELS = 1024         # pairs of channels: the spectra of so many take 70 
 LENGTH = 128                # at most, of the blocks that an image is cut into, along an axis
 
 
-def pays(x, weight):
-    """Whether `conv2d` is faster: for large kernels on a CPU, without gradients and not in half precision."""
+def is_faster(x, weight):
+    """Whether `fft_conv2d` is faster: for large kernels on a CPU, without gradients and not in half precision."""
     k, area, kernels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[0] * weight.shape[1]
     if k < SMALLEST_KERNEL or k * k * area < SMALLEST_WORK or kernels > MOST_KERNELS:
         return False
@@ -17,7 +17,7 @@ def pays(x, weight):
     return x.device.type == 'cpu' and precise and not torch.is_grad_enabled()
 
 
-def conv2d(x, weight, bias):
+def fft_conv2d(x, weight, bias):
     """The convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
     (O,)` give `(B, O, H, W)`, the channels last in memory. Rounding is relative to the largest values of a block.
 

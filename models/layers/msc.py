@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from models.layers.rim import conv2d
+from models.layers.rim import make_conv
 from utils import UserError, is_whole
 
 
@@ -23,7 +23,7 @@ class MSC(nn.Module):
                             'one for each kernel size')
         chunk = channels // len(kernels)
         self.receptive_field = max(kernels) // 2
-        self.convs = nn.ModuleList(conv2d(chunk, chunk, k, rim) for k in kernels)
+        self.convs = nn.ModuleList(make_conv(chunk, chunk, k, rim) for k in kernels)
 
     def forward(self, x):
         return torch.cat([conv(part) for conv, part in zip(self.convs, x.chunk(len(self.convs), dim=1))], dim=1)

@@ -4,7 +4,7 @@ from torch import nn
 
 from models import parts
 from models.layers.msc import MSC
-from models.layers.rim import conv2d
+from models.layers.rim import make_conv
 from models.layers.sim import SIM
 from utils import UserError
 
@@ -25,7 +25,7 @@ class MSSA(nn.Module):
         self.inner = nn.Conv2d(channels, channels, 1)
         self.msc = MSC(channels, kernels, rim)
         self.sim = SIM(channels, groups=channels // len(kernels))
-        self.value = conv2d(channels, channels, 3, rim)
+        self.value = make_conv(channels, channels, 3, rim)
         self.position_bias = parts.position_bias(position_bias_spec, heads)
         self.receptive_field = max(self.msc.receptive_field, 1)
 

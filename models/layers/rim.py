@@ -34,10 +34,10 @@ class RIMConv2d(nn.Module):
         return (slices + neighbours * gained).reshape(self.weight.shape)
 
     def forward(self, x):
-        return convolution.conv2d(x, self.kernel(), self.bias)
+        return convolution.same_conv2d(x, self.kernel(), self.bias)
 
 
-def conv2d(in_channels, out_channels, kernel_size, rim):
+def make_conv(in_channels, out_channels, kernel_size, rim):
     """A convolution of stage 1 (plain) or, with `rim`, of a later stage. Both keep height and width."""
     return (RIMConv2d if rim else convolution.Conv2d)(in_channels, out_channels, kernel_size)
 

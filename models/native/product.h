@@ -1,4 +1,4 @@
-/* Products of small matrices whose sums stay in registers. models/native/__init__.py says what REAL (float or double),
+/* Products of small matrices whose sums stay in registers. models/native/library.py says what REAL (float or double),
    ROWS, COLUMNS and UNIT are. Columns come in blocks of COLUMNS; the last may be narrower, but whole UNITs. */
 #pragma once
 #include <stdint.h>

@@ -5,8 +5,8 @@ that other points than the usual ones are more accurate is from Barabasz et al.,
 """
 import torch
 
-from models import native
-from models.native import SIZES, pointers
+from models.native import library
+from models.native.library import SIZES, pointers
 
 LARGEST_KERNEL = 9          # measured: beyond, direct convolution is as fast,
 FEWEST_CHANNELS = 32        # as it is for fewer channels
@@ -14,9 +14,9 @@ FEWEST_PIXELS = 256         # and in smaller images, where transforming the kern
 MOST_NUMBERS = 1e7          # of the transformed kernels: 40 MB in float32
 
 
-def pays(x, weight):
-    """Whether `conv2d` can be used and is faster: without gradients and in full precision. It takes a quarter of the
-    multiplications of 3 x 3 and 9 x 9 kernels, two fifths of those between."""
+def is_faster(x, weight):
+    """Whether `winograd_conv2d` can be used and is faster: without gradients and in full precision. It takes a quarter
+    of the multiplications of 3 x 3 and 9 x 9 kernels, two fifths of those between."""
     k, area, channels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[:2]
     if not 3 <= k <= LARGEST_KERNEL or min(channels) < FEWEST_CHANNELS or area < FEWEST_PIXELS:
         return False
@@ -24,10 +24,10 @@ def pays(x, weight):
         return False
     if any(n % SIZES['UNIT'] for n in channels) or torch.is_autocast_enabled('cpu') or x.dtype != weight.dtype:
         return False
-    return native.serves(x)
+    return library.usable_on(x)
 
 
-def conv2d(x, weight, bias):
+def winograd_conv2d(x, weight, bias):
     """The convolution that keeps height and width, for as many channels as come in whole UNITs: `x (B, C, H, W)`,
     `weight (O, C, k, k)` with an odd `k` and `bias (O,)` give `(B, O, H, W)`, the channels last in memory."""
     (batch, channels, height, width), (out_channels, _, k, _) = x.shape, weight.shape
@@ -39,12 +39,12 @@ def conv2d(x, weight, bias):
     kernel = x.new_empty(36 * parts ** 2 * channels * out_channels)
     room = x.new_empty(threads, 36 * SIZES['TILES'] * (channels + out_channels))
     arrays = pointers(out, weight, bias, kernel, room)
-    native.library(x.dtype).convolve(arrays[0], x.data_ptr(), *arrays[1:], batch, height, width, channels, out_channels,
-                                     k, x.stride(3), x.stride(2), x.stride(0), threads)
+    library.compiled(x.dtype).convolve(arrays[0], x.data_ptr(), *arrays[1:], batch, height, width, channels,
+                                       out_channels, k, x.stride(3), x.stride(2), x.stride(0), threads)
     return out.permute(0, 3, 1, 2)
 
 
 def multiply_adds(x, weight):
-    """Those of the products in `conv2d`: 36 for 16 pixels, instead of 144 with a kernel of 3 x 3."""
+    """Those of the products in `winograd_conv2d`: 36 for 16 pixels, instead of 144 with a kernel of 3 x 3."""
     tiles, parts = len(x) * -(-x.shape[-2] // 4) * -(-x.shape[-1] // 4), -(-weight.shape[-1] // 3)
     return 36 * tiles * parts ** 2 * weight.shape[0] * weight.shape[1]

@@ -39,8 +39,8 @@ class Stopped(Exception):
 class Run:
     """A training run in `folder` on `device`, by a config whose keys are checked (`train.read_config`).
 
-    With several ranks (`models/training/parallel.py`) each has its own run, and takes the same steps with its share of the
-    samples; rank 0 writes. Raises UserError for stages, images and validation sets that do not do.
+    With several ranks (`models/training/parallel.py`) each has its own run, and takes the same steps with its share of
+    the samples; rank 0 writes. Raises UserError for stages, images and validation sets that do not do.
     """
 
     def __init__(self, config, folder, device):

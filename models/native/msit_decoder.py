@@ -1,7 +1,7 @@
 """MSIT's decoder as compiled code, for a CPU.
 
-As in `models/rendering/first_layer.py`, the output pixels of an LR pixel share the first layer's work. From the attention to the
-colours all of it stays in the cache.
+As in `models/rendering/first_layer.py`, the output pixels of an LR pixel share the first layer's work. From the
+attention to the colours all of it stays in the cache.
 """
 import ctypes
 from typing import NamedTuple
@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import native
-from models.mlp import MLP
-from models.native import SIZES, in_blocks, packed, pointers
+from models.native import library
+from models.native.library import SIZES, in_blocks, packed, pointers
 
 
 class Layers(NamedTuple):
@@ -21,15 +20,15 @@ class Layers(NamedTuple):
     column_bias: torch.Tensor       # the same of the columns of blocks
     first: torch.Tensor             # the weight for a window's values: (heads, blocks of hidden, K, d, COLUMNS)
     constant: torch.Tensor          # (hidden,) in whole blocks
-    weights: list                   # of the layers after the first one, `native.packed`
+    weights: list                   # of the layers after the first one, `library.packed`
     biases: list                    # (columns,) of each
     widths: list                    # numbers that go into each of these, and what comes out of the last, filled up
     gelu: bool                      # the activation: GELU or ReLU
 
 
-def serves(imnet, maps):
-    """Whether the compiled code can evaluate `imnet` on `maps`: an MLP, and none that somebody derived from it."""
-    return type(imnet) is MLP and len(imnet.layers) > 1 and native.serves(maps)
+def usable_for(imnet, maps):
+    """Whether the compiled code can evaluate `imnet`, a `models.mlp.MLP` and none derived from it, on `maps`."""
+    return len(imnet.layers) > 1 and library.usable_on(maps)
 
 
 def layers(imnet, weight, constant, row_bias, column_bias):
@@ -60,8 +59,8 @@ def wide(window, d):
 
 
 def colours(plan, features, near, index, i, j):
-    """What the MLP gives for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in `models.rendering.first_layer.first_layer`, of
-    a plan with `Layers`."""
+    """What the MLP gives for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in
+    `models.rendering.first_layer.first_layer`, of a plan with `Layers`."""
     return perceptron(plan.layer, first_layer(plan, features, near, index, i, j))[..., :3]
 
 
@@ -76,7 +75,7 @@ def first_layer(plan, features, near, index, i, j):
               layers.first, layers.constant, room)
     sizes = (n, my, mx, heads, d, round(window ** 0.5), features.value[0].numel() // d, layers.row_bias.shape[1],
              layers.column_bias.shape[1], blocks * columns, wide(window, d))
-    native.library(near.dtype).first_layer(*pointers(*arrays), *sizes)
+    library.compiled(near.dtype).first_layer(*pointers(*arrays), *sizes)
     return hidden
 
 
@@ -93,7 +92,7 @@ def perceptron(layers, hidden):
     out_at, hidden_at, room_at, *arrays = pointers(out, hidden, room, *layers.weights, *layers.biases)
     many = len(layers.weights)
     addresses = ctypes.c_void_p * many
-    native.library(hidden.dtype).perceptron(
+    library.compiled(hidden.dtype).perceptron(
         out_at, hidden_at, addresses(*arrays[:many]), addresses(*arrays[many:]),
         (ctypes.c_long * (many + 1))(*layers.widths), many, layers.gelu, out[..., 0].numel(), room_at)
     return out

@@ -1,4 +1,4 @@
-/* Decoding the output pixels of LR pixels, for models/native/decoder.py. */
+/* Decoding the output pixels of LR pixels, for models/native/msit_decoder.py. */
 #include <math.h>
 #include "product.h"
 
