@@ -28,6 +28,7 @@ from models.rendering.render import DTYPES  # noqa: E402
 from models.training.profile import Clock  # noqa: E402
 from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
 
+LONG_PRODUCT = 0.1      # seconds: a product of matrices that takes as long is large enough to tell the rate
 CHUNK = 30000       # points that `query` takes at once
 PARTS = {           # of rendering: the functions that each consists of
     'encoding': ['model.encode_part'], 'first layer': ['decoder.first_layer', 'shared.first_layer'],
@@ -135,15 +136,20 @@ def parts_of_render(work, model, device):
 
 def product_rates(device, precisions):
     """Multiply-adds per second of a large matrix product in each precision, the best of several: by `torch.mm` and as
-    the MLP's layers compute it."""
-    n = 8192 if device.type == 'cuda' else 2048
-    rates = {}
-    for precision in precisions:
-        a, b = (torch.rand(n, n, device=device).to(DTYPES[precision] or torch.float32) for _ in range(2))
-        layer = Linear(n, n, bias=False, device=device, dtype=a.dtype).requires_grad_(False)
-        works = partial(torch.mm, a, b), partial(layer, a)
-        rates[precision] = n ** 3 / min(timed(work, device) for _ in range(6) for work in works)
-    return rates
+    the MLP's layers compute it. Smaller where a large one takes long, as in bf16 on a CPU that has no instructions for
+    it."""
+    return {precision: product_rate(device, DTYPES[precision] or torch.float32) for precision in precisions}
+
+
+def product_rate(device, dtype):
+    largest, n, seconds = 8192 if device.type == 'cuda' else 2048, 128, 0
+    while n < largest and seconds < LONG_PRODUCT:
+        n *= 2
+        a, b = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
+        seconds = timed(lambda: torch.mm(a, b), device)
+    layer = Linear(n, n, bias=False, device=device, dtype=dtype).requires_grad_(False)
+    works = partial(torch.mm, a, b), partial(layer, a)
+    return n ** 3 / min(timed(work, device) for _ in range(6) for work in works)
 
 
 def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
