@@ -18,10 +18,10 @@ from datasets.pictures.image_io import Picture, check_output, open_writer, over_
 from datasets.pictures.jobs import plan
 from datasets.pictures.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
 from datasets.resize import matlab_resize
-from models.rendering.render import DTYPES
+from models.device import PRECISIONS, choose_device
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom
-from utils import Parser, UserError, about, choose_device, run_main
+from utils import Parser, UserError, about, run_main
 
 BUNDLED = Path(__file__).resolve().parent / 'modelzoo' / 'EDSR_light_MSIT.pth'
 TRAINED = 1, 8                          # scales, where a weight file does not tell
@@ -58,7 +58,7 @@ def parse():
     parser.add_argument('-model', default=str(BUNDLED), metavar='FILE',
                         help='weights, or bicubic; the bundled ones if left out')
     parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
-    parser.add_argument('-precision', default='fp32', choices=DTYPES, help='fp32 if left out; fp16 on CUDA only')
+    parser.add_argument('-precision', default='fp32', choices=PRECISIONS, help='fp32 if left out; fp16 on CUDA only')
     parser.add_argument('-tile', type=positive, metavar='N', help='side of tiles, input pixels; by memory if left out')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
     parser.add_argument('-quiet', action='store_true', help='print errors only')

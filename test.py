@@ -10,9 +10,10 @@ import torch
 
 import models
 from datasets.pictures.image_io import Picture, write_image
+from models.device import choose_device
 from models.evaluation.loop import evaluate
 from models.evaluation.sets import caption, make_set, read_config
-from utils import Parser, UserError, about, check_folder, choose_device, run_main, write_json, write_text
+from utils import Parser, UserError, about, check_folder, run_main, write_json, write_text
 
 
 def parse():

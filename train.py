@@ -13,9 +13,10 @@ import torch
 import yaml
 
 import models
+from models.device import PRECISIONS
 from models.training import parallel, stages
 from models.training.profile import profile
-from models.training.run import PRECISIONS, TIME_LIMIT, Run
+from models.training.run import TIME_LIMIT, Run
 from utils import Parser, UserError, about, atomic_path, check_keys, load_config, run_main, write_json
 
 SCHEMA = {

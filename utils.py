@@ -1,4 +1,4 @@
-"""What the three programs share: errors, arguments, registries, configs, devices, atomic files."""
+"""What the three programs share: errors, arguments, registries, configs, atomic files."""
 import argparse
 import contextlib
 import difflib
@@ -10,7 +10,6 @@ import re
 import sys
 from pathlib import Path
 
-import torch
 import yaml
 
 # ---------------------------------------------------------------- errors
@@ -218,20 +217,7 @@ def check_keys(config, schema, where):
             check_keys(value, schema[key], f'{where}: {key}')
 
 
-# ---------------------------------------------------------------- devices and files
-
-def choose_device(name=None):
-    """torch.device: the one named, else CUDA, MPS or CPU, whichever is there first; UserError if it is absent."""
-    mps = getattr(torch.backends, 'mps', None)
-    if name is None:
-        name = 'cuda' if torch.cuda.is_available() else 'mps' if mps and mps.is_available() else 'cpu'
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise UserError(f'device {name!r} is not available here') from error
-    return device
-
+# ---------------------------------------------------------------- files
 
 @contextlib.contextmanager
 def atomic_path(path):

@@ -4,8 +4,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from models import parts
-from models.registry import register
+from models.registry import make_encoder, make_imnet, register
 from models.rendering import grid
 from models.rendering.implicit import Decoder
 from models.rendering.local_ensemble import block_points, corners
@@ -32,8 +31,8 @@ class LIIF(Decoder):
 
     def __init__(self, encoder_spec, imnet_spec):
         super().__init__()
-        self.encoder = parts.encoder(encoder_spec)
-        self.imnet = parts.imnet(imnet_spec, in_dim=9 * self.encoder.out_dim + 4)
+        self.encoder = make_encoder(encoder_spec)
+        self.imnet = make_imnet(imnet_spec, in_dim=9 * self.encoder.out_dim + 4)
         hidden = self.imnet.layers[0].out_features
         self.floats_per_pixel = self.encoder.floats_per_pixel + 2 * self.encoder.out_dim + 2 * hidden
         self.receptive_field = self.encoder.receptive_field + 2     # the corners, and the windows around them

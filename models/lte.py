@@ -5,8 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from models import parts
-from models.registry import register
+from models.registry import make_encoder, make_imnet, register
 from models.rendering import grid
 from models.rendering.implicit import Decoder
 from models.rendering.local_ensemble import block_points, corners
@@ -38,11 +37,11 @@ class LTE(Decoder):
         super().__init__()
         if not is_whole(hidden_dim) or hidden_dim % 2:
             raise UserError(f'lte: hidden_dim is an even number from 2 up, not {hidden_dim!r}')
-        self.encoder = parts.encoder(encoder_spec)
+        self.encoder = make_encoder(encoder_spec)
         self.coef = nn.Conv2d(self.encoder.out_dim, hidden_dim, 3, padding=1)
         self.freq = nn.Conv2d(self.encoder.out_dim, hidden_dim, 3, padding=1)
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
-        self.imnet = parts.imnet(imnet_spec, in_dim=hidden_dim)
+        self.imnet = make_imnet(imnet_spec, in_dim=hidden_dim)
         self.floats_per_pixel = self.encoder.floats_per_pixel + 5 * hidden_dim
         self.receptive_field = self.encoder.receptive_field + 2     # the corners, and the 3x3 kernels
 

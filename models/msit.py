@@ -1,22 +1,25 @@
 """MSIT: an SR encoder, MSNO, MSSA and an MLP that renders a low-resolution image at any size."""
 import itertools
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import parts
 from models.layers.msno import MSNO
 from models.layers.mssa import MSSA, attend
+from models.layers.position_bias import SinusoidBias
 from models.mlp import MLP
 from models.native import msit_decoder
 from models.native.library import SIZES, in_blocks
-from models.registry import register
+from models.registry import make_encoder, make_imnet, make_position_bias, register
 from models.rendering import first_layer, grid
 from models.rendering.render import render
 from models.rendering.windows import nearest, padded, window_index, windows
 from utils import UserError, check_whole
+
+register('sinusoid')(SinusoidBias)          # here, as layers know no registry
 
 
 class Features(NamedTuple):
@@ -50,11 +53,11 @@ class MSIT(nn.Module):
             raise UserError(f'msit: rim is true or false, not {rim!r}')
         self.radius = radius
         self.window = (2 * radius + 1) ** 2
-        self.encoder = parts.encoder(encoder_spec)
+        self.encoder = make_encoder(encoder_spec)
         self.project = nn.Conv2d(self.encoder.out_dim, channels, 1)
         self.msno = MSNO(channels, msno_kernels, fem, rim)
-        self.mssa = MSSA(channels, heads, mssa_kernels, position_bias_spec, rim)
-        self.imnet = parts.imnet(imnet_spec, self.window * channels + 2)
+        self.mssa = MSSA(channels, heads, mssa_kernels, partial(make_position_bias, position_bias_spec), rim)
+        self.imnet = make_imnet(imnet_spec, self.window * channels + 2)
         self.floats_per_pixel = self.encoder.floats_per_pixel + 14 * channels       # that encoding holds at a time
         self.receptive_field = sum(part.receptive_field for part in (self.encoder, self.msno, self.mssa)) + radius
 

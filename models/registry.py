@@ -1,5 +1,42 @@
-"""The registry of encoders, decoders and their parts; see `utils.Registry`."""
-from utils import Registry
+"""The registry of models, encoders and their parts (see `utils.Registry`), and what is made of their specs, checked to
+be what it stands for."""
+from utils import Registry, UserError
 
 models = Registry('model')
 register, make = models.register, models.make
+
+
+def build(spec):
+    """The model of a spec, which it carries as `.spec`; `.meta`, what its weight file tells of it, is empty.
+
+    Raises UserError for a spec that makes none, or only a part of one.
+    """
+    model = make_part('model that renders images', spec, 'render')
+    model.spec, model.meta = spec, {}
+    return model
+
+
+def make_part(role, spec, has, **injected):
+    """What `spec` names, which `has` an attribute that only parts of that `role` have; UserError if it has not."""
+    made = make(spec, **injected)
+    if not hasattr(made, has):
+        raise UserError(f'{spec["name"]!r} is no {role}')
+    return made
+
+
+def make_encoder(spec):
+    """The encoder of a spec."""
+    return make_part('encoder', spec, 'out_dim')
+
+
+def make_imnet(spec, in_dim):
+    """The MLP of a spec, which gives colours. Raises UserError if it does not give three numbers."""
+    made = make_part('MLP', spec, 'after_first', in_dim=in_dim)
+    if made.layers[-1].out_features != 3:
+        raise UserError(f'the out_dim of imnet_spec is 3, for the colours, not {made.layers[-1].out_features}')
+    return made
+
+
+def make_position_bias(spec, heads):
+    """The position bias of a spec, None of None."""
+    return None if spec is None else make_part('position bias', spec, 'along', heads=heads)

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models  # noqa: E402
 from datasets.pictures.image_io import Picture, check_output, read_image, write_image  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
+from models.device import choose_device  # noqa: E402
 from models.rendering import grid  # noqa: E402
-from utils import Parser, UserError, choose_device, run_main  # noqa: E402
+from utils import Parser, UserError, run_main  # noqa: E402
 
 COLUMNS = 4             # heads beside each other
 SURROUNDING = 4         # LR pixels shown around the window

@@ -20,13 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from models.evaluation.loop import synchronize  # noqa: E402
+from models.device import PRECISIONS, choose_device, synchronize  # noqa: E402
 from models.mlp import Linear  # noqa: E402
 from models.native import library, msit_decoder, winograd  # noqa: E402
 from models.rendering import first_layer, grid  # noqa: E402
-from models.rendering.render import DTYPES  # noqa: E402
 from models.training.profile import Clock  # noqa: E402
-from utils import Parser, UserError, choose_device, load_config, run_main, write_json  # noqa: E402
+from utils import Parser, UserError, load_config, run_main, write_json  # noqa: E402
 
 LONG_PRODUCT = 0.1      # seconds: a product of matrices that takes as long is large enough to tell the rate
 CHUNK = 30000       # points that `query` takes at once
@@ -138,7 +137,7 @@ def product_rates(device, precisions):
     """Multiply-adds per second of a large matrix product in each precision, the best of several: by `torch.mm` and as
     the MLP's layers compute it. Smaller where a large one takes long, as in bf16 on a CPU that has no instructions for
     it."""
-    return {precision: product_rate(device, DTYPES[precision] or torch.float32) for precision in precisions}
+    return {precision: product_rate(device, PRECISIONS[precision] or torch.float32) for precision in precisions}
 
 
 def product_rate(device, dtype):
@@ -229,7 +228,7 @@ def parse():
                         help='weight files, training configs, or names of these; bicubic')
     parser.add_argument('-inputs', nargs='+', default=['48x48'], help='LR sizes, height x width')
     parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
-    parser.add_argument('-precision', nargs='+', default=['fp32'], choices=DTYPES, help='precisions of render')
+    parser.add_argument('-precision', nargs='+', default=['fp32'], choices=PRECISIONS, help='precisions of render')
     parser.add_argument('-repeats', type=int, default=3, help='interleaved turns')
     parser.add_argument('-turn', type=float, default=2, help='seconds of a turn, several runs of short work')
     parser.add_argument('-no-query', action='store_true', help='leave out the evaluation point by point')

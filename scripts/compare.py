@@ -18,8 +18,9 @@ from datasets.pictures.figures import LARGEST_ERROR, comparison  # noqa: E402
 from datasets.pictures.image_io import Picture, check_output, write_image  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from datasets.wrappers import evaluation_item  # noqa: E402
+from models.device import choose_device  # noqa: E402
 from models.evaluation.loop import evaluate_image  # noqa: E402
-from utils import Parser, UserError, choose_device, labelled, run_main  # noqa: E402
+from utils import Parser, UserError, labelled, run_main  # noqa: E402
 
 
 def parse():

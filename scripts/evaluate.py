@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
+from models.device import choose_device  # noqa: E402
 from models.evaluation.loop import evaluate_image, means  # noqa: E402
 from models.evaluation.sets import caption, make_set, read_config  # noqa: E402
 from utils import (  # noqa: E402
@@ -33,7 +34,6 @@ from utils import (  # noqa: E402
     about,
     atomic_path,
     check_folder,
-    choose_device,
     labelled,
     merge,
     nearest,

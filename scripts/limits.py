@@ -19,8 +19,9 @@ from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.pictures.image_io import Picture, write_image  # noqa: E402
 from datasets.resize import degrade  # noqa: E402
 from datasets.wrappers import to_tensor  # noqa: E402
+from models.device import choose_device  # noqa: E402
 from models.evaluation.metrics import psnr  # noqa: E402
-from utils import Parser, choose_device, run_main  # noqa: E402
+from utils import Parser, run_main  # noqa: E402
 
 PHOTO = ROOT / 'tests' / 'photos' / 'chelsea.png'
 OUTPUT = ROOT / 'scripts' / 'pictures' / 'limits.png'

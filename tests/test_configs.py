@@ -5,9 +5,9 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, refused
+from examples import anything, places, replaced
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_checkpoint import anything, places, replaced
 
 import models
 import train

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import utils
-from utils import Parser, Registry, UserError, atomic_path, choose_device, load_config, merge, run_main
+from models.device import choose_device
+from utils import Parser, Registry, UserError, atomic_path, load_config, merge, run_main
 
 in_tmp = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

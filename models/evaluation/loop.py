@@ -1,9 +1,9 @@
 """The evaluation loop of `test.py`, `scripts/evaluate.py` and the validation of `train.py`."""
 import time
 
-import torch
 from tqdm import tqdm
 
+from models.device import synchronize
 from models.evaluation.metrics import psnr, ssim
 from models.rendering.self_ensemble import render_ensemble
 from utils import about
@@ -58,11 +58,3 @@ def timed(work, device):
     result = work()
     synchronize(device)
     return result, time.perf_counter() - began
-
-
-def synchronize(device):
-    """Wait until `device` has done what it was given, so that a clock reading means something."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-    elif device.type == 'mps':
-        torch.mps.synchronize()

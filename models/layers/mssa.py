@@ -2,7 +2,6 @@
 import torch
 from torch import nn
 
-from models import parts
 from models.layers.msc import MSC
 from models.layers.rim import make_conv
 from models.layers.sim import SIM
@@ -12,12 +11,13 @@ from utils import UserError
 class MSSA(nn.Module):
     """The maps that MSSA works on, and its attention weights.
 
+    `make_position_bias(heads)` gives the position bias, or None for none.
     `forward`: `(B, C, H, W)` to `(query_key, value)`, both `(B, C, H, W)`. One map serves as query and as key.
     Source: MSIT (arXiv 2403.06536), multi-scale self-attention.
     Raises UserError if the channels cannot be divided among the heads or the kernel sizes.
     """
 
-    def __init__(self, channels, heads, kernels, position_bias_spec, rim=False):
+    def __init__(self, channels, heads, kernels, make_position_bias, rim=False):
         super().__init__()
         if channels % heads:
             raise UserError(f'{channels} channels cannot be divided among {heads} heads')
@@ -26,7 +26,7 @@ class MSSA(nn.Module):
         self.msc = MSC(channels, kernels, rim)
         self.sim = SIM(channels, groups=channels // len(kernels))
         self.value = make_conv(channels, channels, 3, rim)
-        self.position_bias = parts.position_bias(position_bias_spec, heads)
+        self.position_bias = make_position_bias(heads)
         self.receptive_field = max(self.msc.receptive_field, 1)
 
     def forward(self, z):

@@ -3,11 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.registry import register
 from utils import UserError, is_whole
 
 
-@register('sinusoid')
 class SinusoidBias(nn.Module):
     """A linear function of sines and cosines of the offset, one output for each head.
 

@@ -1,7 +1,6 @@
 """Rendering a whole image, LR pixel by LR pixel and tile by tile, in bounded memory."""
 import contextlib
 import math
-import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tqdm import tqdm
 
+from models.device import PRECISIONS, free_memory
 from models.rendering import grid
 from utils import UserError, is_out_of_memory
 
@@ -18,7 +18,6 @@ FULLEST = 32                    # output pixels of one LR pixel that are decoded
 LARGEST_WORK = 4 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
 DELAY = 2                       # seconds that work takes before its progress is shown
 SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
-DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 @torch.no_grad()
@@ -88,7 +87,7 @@ def check(lr, size, tile, precision, part=None):
     if part and not all(chosen and chosen.step > 0 and 0 <= chosen[0] <= chosen[-1] < n
                         for chosen, n in zip(part, size)):
         raise UserError(f'the part is two ranges within {tuple(size)}, not {part}')
-    if precision not in DTYPES or (precision == 'fp16' and lr.device.type != 'cuda'):
+    if precision not in PRECISIONS or (precision == 'fp16' and lr.device.type != 'cuda'):
         raise UserError(f'the precision is fp32 or bf16, on CUDA also fp16, not {precision} on {lr.device.type}')
 
 
@@ -106,22 +105,6 @@ def tile_size(model, lr):
     wide = min(width, max(int(math.sqrt(pixels)) - margin, SMALLEST_TILE))
     high = int(pixels / min(wide + margin, width)) - margin
     return max(high, SMALLEST_TILE), wide
-
-
-def free_memory(device):
-    """Bytes that are free on `device`, as far as it tells; 2 GiB where nothing can be known."""
-    if device.type == 'cuda':
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    try:
-        with open('/proc/meminfo', encoding='ascii') as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith('MemAvailable'))
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, OSError, ValueError):
-        return 2 * 2 ** 30
 
 
 def tiles(height, width, high, wide, top=0, left=0):
@@ -151,7 +134,7 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
         return
     where, done = ((y, x), rows, columns, relative_cell), bar.n
     finite = decode(model, lr, *where, precision, out, bar)
-    if not finite and DTYPES[precision]:
+    if not finite and PRECISIONS[precision]:
         better = str(lr.dtype).removeprefix('torch.')
         warnings.warn(f'in {precision} the output is not finite: it is made in {better}', stacklevel=4)
         bar.n = done
@@ -172,7 +155,7 @@ def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
     Returns whether all of the output is finite.
     """
     def autocast():
-        return torch.autocast(lr.device.type, dtype=DTYPES[precision], enabled=DTYPES[precision] is not None)
+        return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
     with autocast():
         features = model.encode_part(lr, *part)
     with torch.autocast(lr.device.type, enabled=False):         # whatever the caller's: the position bias is exact

@@ -3,7 +3,8 @@ import functools
 
 import torch
 
-from models.rendering.render import check, free_memory
+from models.device import free_memory
+from models.rendering.render import check
 from models.rendering.self_ensemble import render_ensemble
 from utils import UserError, is_out_of_memory
 

@@ -8,7 +8,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils import UserError, choose_device
+from models.device import choose_device
+from utils import UserError
 
 TIMEOUT = datetime.timedelta(hours=2)       # for what one rank does while the others wait, as decoding a data set
 

@@ -2,7 +2,7 @@
 import contextlib
 import time
 
-from models.evaluation.loop import synchronize
+from models.device import synchronize
 
 WARM_UP, STEPS = 3, 10
 

@@ -18,16 +18,17 @@ from tqdm import tqdm
 import datasets
 from datasets.batches import Numbers, loader
 from datasets.pictures.figures import strip
+from models.device import PRECISIONS
 from models.evaluation.loop import evaluate_image
 from models.evaluation.sets import make_set
+from models.registry import build
 from models.training import parallel, stages
 from models.training.objective import Objective, compile_parts
 from models.training.report import Report
 from models.weights import files
-from models.weights.surgery import deepened
+from models.weights.surgery import deepened, fitted, fold, next_stage
 from utils import UserError, about, atomic_path
 
-PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 COUNTERS = ('stage', 'step', 'validated', 'bad', 'best')                        # what a run counts
 TIME_LIMIT = 1                          # a reason to stop, as signal numbers from 2 up are
 
@@ -91,7 +92,7 @@ class Run:
         """Make the stage's model, EMA, optimizer and schedule; `state` is that of a checkpoint to resume from."""
         config, stage = self.config, self.stages[self.stage]
         seed(config['seed'], self.stage)
-        model = files.fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd']) if state \
+        model = fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd']) if state \
             else first_model(config['model'], stage, self.previous)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f'the model {model.spec["name"]!r} has nothing to train')
@@ -353,7 +354,7 @@ def first_model(spec, stage, previous):
     """The model that a stage starts from, with RIM and of a depth as the stage says: it computes what the result of the
     stage before does, or has (None) fresh weights."""
     if previous is None:
-        previous = files.build(spec)
+        previous = build(spec)
     if stage['blocks']:
         previous = deepened(previous, stage['blocks'])
-    return files.next_stage(previous) if stage['rim'] else files.fold(previous)
+    return next_stage(previous) if stage['rim'] else fold(previous)

@@ -4,23 +4,12 @@ import warnings
 
 import torch
 
-from models import parts
-from models.layers.rim import fold_state
-from models.registry import models
+from models.registry import build, models
 from models.weights.published import from_published, is_published
+from models.weights.surgery import fitted, fold
 from utils import UserError, about, atomic_path
 
 WITHOUT_WEIGHTS = ('bicubic',)
-
-
-def build(spec):
-    """The model of a spec, which it carries as `.spec`; `.meta`, what its weight file tells of it, is empty.
-
-    Raises UserError for a spec that makes none, or only a part of one.
-    """
-    model = parts.part('model that renders images', spec, 'render')
-    model.spec, model.meta = spec, {}
-    return model
 
 
 def save(path, model, meta=None):
@@ -86,38 +75,3 @@ def read(path):
             raise UserError(f'{path}: refused, it is no weight file or carries code besides weights') from error
         except Exception as error:              # what torch raises for damaged bytes depends on where the damage is
             raise UserError(f'{path}: not a whole weight file ({type(error).__name__})') from error
-
-
-def fitted(spec, state, dtype=torch.float32):
-    """The model of `spec` with the weights `state`. Raises UserError, naming parameters, if they do not fit."""
-    model = build(spec).to(dtype)
-    own = model.state_dict()
-    missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
-    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    for what, keys in (('lacks', missing), ('has unknown', unknown), ('has another shape of', shapes)):
-        if keys:
-            raise UserError(f'weights of another architecture: {what} {keys[0]}'
-                            + (f' and {len(keys) - 1} more' if keys[1:] else ''))
-    model.load_state_dict(state)
-    return model
-
-
-def fold(model):
-    """The model with plain convolutions that computes the same; the model itself if it has no RIM."""
-    if not model.spec['args'].get('rim'):
-        return model
-    like = next(model.parameters())
-    folded = fitted({**model.spec, 'args': {**model.spec['args'], 'rim': False}}, fold_state(model), like.dtype)
-    folded.meta = model.meta
-    return folded.train(model.training).to(like.device)
-
-
-def next_stage(model):
-    """The model that the next stage of cumulative training starts from: folded, then a fresh RIM on every kernel of
-    MSNO and MSSA. It computes what `model` computes. Source: MSIT (arXiv 2403.06536), cumulative training."""
-    folded = fold(model)
-    like = next(model.parameters())
-    staged = build({**folded.spec, 'args': {**folded.spec['args'], 'rim': True}}).to(like)
-    staged.load_state_dict({**staged.state_dict(), **folded.state_dict()})
-    staged.meta = model.meta
-    return staged.train(model.training)

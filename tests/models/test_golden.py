@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 from conftest import ROOT
+from examples import close
 from safetensors.torch import load_file
 
 import models
@@ -12,12 +13,6 @@ from models.weights.files import fitted
 from models.weights.published import from_published
 
 GOLDEN = ROOT / 'tests' / 'golden'
-TOLERANCE = 1e-9
-
-
-def close(a, b):
-    assert a.shape == b.shape and a.dtype == b.dtype == torch.float64
-    assert (a - b).abs().max() <= TOLERANCE
 
 
 @pytest.fixture(params=['stage1', 'stage2', 'stage2 folded'], scope='module')

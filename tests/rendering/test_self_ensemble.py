@@ -2,10 +2,9 @@
 import pytest
 import torch
 from conftest import TINY
+from examples import BICUBIC, LIIF, LTE, built
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_peers import BICUBIC, LIIF, LTE
-from test_render import built
 
 import models
 from models.rendering.self_ensemble import render_ensemble

@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from models import device
 from models.evaluation import loop
 from models.evaluation.loop import evaluate
 from models.evaluation.metrics import psnr, ssim
@@ -85,7 +86,7 @@ def test_the_device_that_is_waited_for_is_the_one_in_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'synchronize', waited.append)
     monkeypatch.setattr(torch.mps, 'synchronize', lambda: waited.append('mps'))
     for name in ('cpu', 'cuda:1', 'mps'):
-        loop.synchronize(torch.device(name))
+        device.synchronize(torch.device(name))
     assert waited == [torch.device('cuda:1'), 'mps']
 
 

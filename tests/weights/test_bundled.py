@@ -2,18 +2,16 @@
 import hashlib
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 import models
 from datasets.resize import degrade, matlab_resize
 from models.evaluation.metrics import psnr
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope='module')

@@ -3,9 +3,9 @@ from fractions import Fraction
 
 import oracle
 import torch
+from examples import built, specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_render import built, specs
 
 from models.rendering import grid
 

@@ -4,9 +4,9 @@ import copy
 import pytest
 import torch
 from conftest import TINY
+from examples import built, by_query, specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_render import built, by_query, specs
 
 import models
 from models.layers.rim import RIMConv2d, fold_state, make_conv

@@ -7,11 +7,10 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, refused
+from examples import BICUBIC, LIIF, LTE, built, by_query, close
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_golden import close
-from test_render import built, by_query
 from torch.nn import functional as F
 
 import datasets
@@ -23,11 +22,6 @@ from models.training.run import Run
 
 GOLDEN = ROOT / 'tests' / 'golden'
 BENCHMARK = ROOT.parent / 'shared' / 'data' / 'benchmark'
-ENCODER = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4}}
-IMNET = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [6, 5]}}
-LIIF = {'name': 'liif', 'args': {'encoder_spec': ENCODER, 'imnet_spec': IMNET}}
-LTE = {'name': 'lte', 'args': {'encoder_spec': ENCODER, 'imnet_spec': IMNET, 'hidden_dim': 6}}
-BICUBIC = {'name': 'bicubic', 'args': {}}
 every_peer = pytest.mark.parametrize('spec', [LIIF, LTE, BICUBIC], ids=lambda spec: spec['name'])
 side = st.integers(1, 7)
 extent = st.integers(1, 24)

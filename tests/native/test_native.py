@@ -10,9 +10,9 @@ from unittest import mock
 import pytest
 import torch
 from conftest import TINY
+from examples import built, by_query
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_render import built, by_query
 
 from models.edsr import edsr_baseline
 from models.mlp import MLP

@@ -2,11 +2,10 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FAKE = """#!/bin/sh
 # -m venv --clear FOLDER puts a copy of this into FOLDER/bin; -m pip fails where the file `offline` exists.
 echo "$@" >> "$LOG"

@@ -9,8 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, TINY, refused
-from test_peers import LIIF, LTE
-from test_render import built, by_query
+from examples import LIIF, LTE, built, by_query
 
 import models
 from models.layers import convolution

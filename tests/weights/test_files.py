@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, TINY, refused
+from examples import anything, built, places, replaced
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_render import built
 
 import models
 from models.weights.files import read
@@ -280,27 +280,6 @@ def test_models_of_another_kind_are_refused(scratch, content, change, said):
 def test_content_of_another_kind_is_refused(scratch, content, said):
     torch.save(content, scratch)
     assert said in refusal(scratch)
-
-
-def places(value, path=()):
-    """The paths to all values in nested dicts and lists."""
-    yield path
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
-        yield from places(value[key], (*path, key))
-
-
-def replaced(spec, path, value):
-    if not path:
-        return value
-    spec = copy.copy(spec)
-    spec[path[0]] = replaced(spec[path[0]], path[1:], value)
-    return spec
-
-
-words = st.sampled_from(['', 'x', 'gelu', 'rdn', 'mlp', 'circular'])
-plain = st.none() | st.booleans() | st.integers(-3, 12) | st.floats(-9, 9) | words
-anything = st.recursive(plain, lambda part: st.lists(part, max_size=3) | st.dictionaries(
-    st.sampled_from(['name', 'args', 'features', 'out_dim', 'rim']), part, max_size=3), max_leaves=4)
 
 
 @settings(max_examples=150)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from conftest import TINY
+from examples import built, by_query
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_render import built, by_query
 from torch import nn
 
 import models

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, refused
+from examples import LIIF, built
 from PIL import Image
 from safetensors.torch import load_file
-from test_peers import LIIF
-from test_render import built
 
 import models
 from models.rendering import grid
