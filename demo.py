@@ -1,4 +1,5 @@
 """Super-resolve images to any size."""
+
 import argparse
 import collections
 import contextlib
@@ -24,8 +25,8 @@ from models.rendering.zoom import first_scale, zoom
 from utils import Parser, UserError, about, run_main
 
 BUNDLED = Path(__file__).resolve().parent / 'modelzoo' / 'EDSR_light_MSIT.pth'
-TRAINED = 1, 8                          # scales, where a weight file does not tell
-DEPTH, FRAMES, LARGEST_FRAME = 16, 81, 400      # of a zoom: how much closer, and pixels a side if no size is asked for
+TRAINED = 1, 8  # scales, where a weight file does not tell
+DEPTH, FRAMES, LARGEST_FRAME = 16, 81, 400  # of a zoom: how much closer, and pixels a side if no size is asked for
 EXAMPLES = """examples:
   demo.py -input photo.jpg -scale 3.7 -output large.png
   demo.py -input photo.jpg -resolution 2160, -output large.png -compare beside_bicubic.png
@@ -40,23 +41,45 @@ def parse():
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument('-input', required=True, nargs='+', metavar='PATH', help='images, folders, patterns as "*.jpg"')
     parser.add_argument('-output', required=True, metavar='PATH', help='the result, format by extension; or a folder')
-    parser.add_argument('-format', choices=['png', 'jpg', 'webp', 'tiff', 'bmp'],
-                        help="of results in a folder; each input's own if left out, PNG where that cannot be written")
+    parser.add_argument(
+        '-format',
+        choices=['png', 'jpg', 'webp', 'tiff', 'bmp'],
+        help="of results in a folder; each input's own if left out, PNG where that cannot be written",
+    )
     parser.add_argument('-overwrite', action='store_true', help='replace results that exist')
     parser.add_argument('-shard', type=shard, metavar='I/N', help='only the I-th of N equal shares of the images')
     size = parser.add_mutually_exclusive_group()
-    size.add_argument('-scale', dest='size', type=by_scale, metavar='S',
-                      help='how much larger: 3.7, or 2,3.5 for height,width; 4 if left out')
-    size.add_argument('-resolution', dest='size', type=by_resolution, metavar='H,W',
-                      help='size of the result in pixels; H, or ,W keeps the ratio')
+    size.add_argument(
+        '-scale',
+        dest='size',
+        type=by_scale,
+        metavar='S',
+        help='how much larger: 3.7, or 2,3.5 for height,width; 4 if left out',
+    )
+    size.add_argument(
+        '-resolution',
+        dest='size',
+        type=by_resolution,
+        metavar='H,W',
+        help='size of the result in pixels; H, or ,W keeps the ratio',
+    )
     size.add_argument('-longest', dest='size', type=by_longest, metavar='N', help='longest side of the result')
     size.add_argument('-megapixels', dest='size', type=by_megapixels, metavar='M', help='its pixels, in millions')
-    parser.add_argument('-compare', type=Path, metavar='PATH',
-                        help='also write a picture of the result beside bicubic; a folder where -output is one')
-    parser.add_argument('-zoom', type=point, metavar='Y,X',
-                        help=f'write a GIF or MP4 instead that zooms {DEPTH} times into this pixel of the input')
-    parser.add_argument('-model', default=str(BUNDLED), metavar='FILE',
-                        help='weights, or bicubic; the bundled ones if left out')
+    parser.add_argument(
+        '-compare',
+        type=Path,
+        metavar='PATH',
+        help='also write a picture of the result beside bicubic; a folder where -output is one',
+    )
+    parser.add_argument(
+        '-zoom',
+        type=point,
+        metavar='Y,X',
+        help=f'write a GIF or MP4 instead that zooms {DEPTH} times into this pixel of the input',
+    )
+    parser.add_argument(
+        '-model', default=str(BUNDLED), metavar='FILE', help='weights, or bicubic; the bundled ones if left out'
+    )
     parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
     parser.add_argument('-precision', default='fp32', choices=PRECISIONS, help='fp32 if left out; fp16 on CUDA only')
     parser.add_argument('-tile', type=positive, metavar='N', help='side of tiles, input pixels; by memory if left out')
@@ -70,12 +93,19 @@ def main(args):
     if args.zoom and (args.format or args.compare or args.shard):
         raise UserError('-zoom does not go with -format, -compare and -shard')
     check = check_animation if args.zoom else check_output
-    jobs, folder, others = plan(args.input, args.output, args.format and f'.{args.format}', args.compare,
-                                args.overwrite, args.shard, check)
+    jobs, folder, others = plan(
+        args.input, args.output, args.format and f'.{args.format}', args.compare, args.overwrite, args.shard, check
+    )
     if args.zoom and folder:
         raise UserError('-zoom makes one file of one image')
-    upscaler = Upscaler(models.load(args.model), choose_device(args.device), args.ensemble, tile=args.tile,
-                        precision=args.precision, progress=not (args.quiet or args.zoom) and sys.stderr.isatty())
+    upscaler = Upscaler(
+        models.load(args.model),
+        choose_device(args.device),
+        args.ensemble,
+        tile=args.tile,
+        precision=args.precision,
+        progress=not (args.quiet or args.zoom) and sys.stderr.isatty(),
+    )
     if folder:
         return super_resolve_all(jobs, others, args, upscaler)
     facts, notes = (write_zoom if args.zoom else super_resolve)(*jobs, args, upscaler)
@@ -86,6 +116,7 @@ def main(args):
 
 
 # ---------------------------------------------------------------- doing it
+
 
 def super_resolve_all(jobs, others, args, upscaler):
     """Do what is not done yet, past images that fail, told at the end. The exit status: 1 if there were any."""
@@ -111,9 +142,11 @@ def super_resolve_all(jobs, others, args, upscaler):
             if times > 1:
                 print(f'note: {note}: of {times} images', file=sys.stderr)
         there = len(jobs) - len(waiting)
-        print(f'{len(waiting) - len(failed)} of {len(jobs)} images written to {args.output}'
-              + (f', {there} were there already (-overwrite makes them anew)' if there else '')
-              + (f', other files left out: {others}' if others else ''))
+        print(
+            f'{len(waiting) - len(failed)} of {len(jobs)} images written to {args.output}'
+            + (f', {there} were there already (-overwrite makes them anew)' if there else '')
+            + (f', other files left out: {others}' if others else '')
+        )
     for error in failed:
         print(f'failed: {" ".join(str(error).split())}', file=sys.stderr)
     return 1 if failed else 0
@@ -137,8 +170,10 @@ def super_resolve(job, args, upscaler):
         check_output(job.compare)
     strips = upscaler.strips(size)
     if job.compare and len(strips) > 1:
-        raise UserError(f'{job.source}: the result, {size[0]} x {size[1]} pixels, does not fit into memory, as a '
-                        'comparison needs it; leave out -compare')
+        raise UserError(
+            f'{job.source}: the result, {size[0]} x {size[1]} pixels, does not fit into memory, as a '
+            'comparison needs it; leave out -compare'
+        )
     start = time.perf_counter()
     with about(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
         for rows in strips:
@@ -150,10 +185,15 @@ def super_resolve(job, args, upscaler):
         figure = beside_bicubic(picture, result, upscaler.model.spec['name'].upper())
         write_image(job.compare, Picture(to_tensor(figure)))
     scales = [n / m for n, m in zip(size, input_size)]
-    facts = {'output': job.target, 'compare': job.compare,
-             'input': f'{input_size[0]} x {input_size[1]} (height x width)', 'size': f'{size[0]} x {size[1]}',
-             'scale': ' x '.join(dict.fromkeys(f'{scale:.4g}' for scale in scales)),
-             'device': upscaler.device, 'seconds': f'{seconds:.2f}'}
+    facts = {
+        'output': job.target,
+        'compare': job.compare,
+        'input': f'{input_size[0]} x {input_size[1]} (height x width)',
+        'size': f'{size[0]} x {size[1]}',
+        'scale': ' x '.join(dict.fromkeys(f'{scale:.4g}' for scale in scales)),
+        'device': upscaler.device,
+        'seconds': f'{seconds:.2f}',
+    }
     return {name: fact for name, fact in facts.items() if fact is not None}, notes + beyond(upscaler.model, scales)
 
 
@@ -175,16 +215,21 @@ def write_zoom(job, args, upscaler):
         extent = f'{input_size[0]} x {input_size[1]} pixels'
         raise UserError(f'{job.source}: row {args.zoom[0]}, column {args.zoom[1]} is outside its {extent}')
     size = output_size(input_size, args.size) if args.size else [min(n, LARGEST_FRAME) for n in input_size]
-    size = [max(1, n - n % 2) for n in size]                                    # as video wants it
+    size = [max(1, n - n % 2) for n in size]  # as video wants it
     first = first_scale(input_size, size)
     start = time.perf_counter()
     with about(job.source), as_notes(notes):
         frames = zoom(upscaler.image, lr, size, args.zoom, DEPTH, FRAMES)
         frames = tqdm(frames, total=FRAMES, unit='frame', leave=False, disable=args.quiet or None)
         write_animation(job.target, frames)
-    return {'output': job.target, 'input': f'{input_size[0]} x {input_size[1]} (height x width)',
-            'size': f'{size[0]} x {size[1]}, {FRAMES} frames', 'scale': f'{first:.4g} to {first * DEPTH:.4g}',
-            'device': upscaler.device, 'seconds': f'{time.perf_counter() - start:.2f}'}, dict.fromkeys(notes)
+    return {
+        'output': job.target,
+        'input': f'{input_size[0]} x {input_size[1]} (height x width)',
+        'size': f'{size[0]} x {size[1]}, {FRAMES} frames',
+        'scale': f'{first:.4g} to {first * DEPTH:.4g}',
+        'device': upscaler.device,
+        'seconds': f'{time.perf_counter() - start:.2f}',
+    }, dict.fromkeys(notes)
 
 
 def beyond(model, scales):
@@ -205,6 +250,7 @@ def as_notes(notes):
 
 
 # ---------------------------------------------------------------- arguments
+
 
 def positive(text):
     """'64' to 64."""

@@ -1,7 +1,8 @@
 """Evaluate a model on a benchmark set.
 
-    python test.py -config configs/test/test-set5-4.yaml -model modelzoo/EDSR_light_MSIT.pth
+python test.py -config configs/test/test-set5-4.yaml -model modelzoo/EDSR_light_MSIT.pth
 """
+
 import math
 import sys
 from pathlib import Path
@@ -45,13 +46,27 @@ def main(args):
         if args.save_images:
             (folder / stem).mkdir(parents=True, exist_ok=True)
             write_image(folder / stem / f'{name}.png', Picture(image))
-    results = evaluate(model, dataset, protocol, device, progress=sys.stderr.isatty(), eight_bit=args.eight_bit,
-                       each=receive, ensemble=args.ensemble)
+
+    results = evaluate(
+        model,
+        dataset,
+        protocol,
+        device,
+        progress=sys.stderr.isatty(),
+        eight_bit=args.eight_bit,
+        each=receive,
+        ensemble=args.ensemble,
+    )
 
     title = '; '.join(caption(dataset, protocol, args.eight_bit, args.ensemble))
     text = f'{args.model} on {stem}\n{title}\n{table(results)}'
-    facts = {'model': str(args.model), 'config': str(args.config), 'protocol': title, 'device': str(device),
-             'torch': torch.__version__}
+    facts = {
+        'model': str(args.model),
+        'config': str(args.config),
+        'protocol': title,
+        'device': str(device),
+        'torch': torch.__version__,
+    }
     print(text)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f'{stem}.txt', text)

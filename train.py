@@ -1,4 +1,5 @@
 """Train a model from a config, stage by stage: `python train.py -config configs/train/train_edsr_light_MsIT.yaml`."""
+
 import math
 import platform
 import re
@@ -21,18 +22,38 @@ from utils import Parser, UserError, about, atomic_path, check_keys, load_config
 
 SCHEMA = {
     'model': {'name': None, 'args': None},
-    'init': None,                       # weights that the first stage starts from
+    'init': None,  # weights that the first stage starts from
     'train_dataset': {'name': None, 'args': None},
-    'patch': None, 'queries': None, 'draw': None, 'batch_size': None, 'accumulate': None, 'workers': None, 'seed': None,
-    'stages': None,                     # names, in order, to stages with the keys of models/training/stages.py
-    'precision': None, 'channels_last': None, 'compile': None, 'clip_grad': None, 'ema_decay': None,
-    'max_bad_steps': None,              # steps in a row that may be skipped
+    'patch': None,
+    'queries': None,
+    'draw': None,
+    'batch_size': None,
+    'accumulate': None,
+    'workers': None,
+    'seed': None,
+    'stages': None,  # names, in order, to stages with the keys of models/training/stages.py
+    'precision': None,
+    'channels_last': None,
+    'compile': None,
+    'clip_grad': None,
+    'ema_decay': None,
+    'max_bad_steps': None,  # steps in a row that may be skipped
     'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None},
-    'validate_every': None, 'save_every': None,
+    'validate_every': None,
+    'save_every': None,
 }
-WHOLE = {'patch': 1, 'queries': 1, 'batch_size': 1, 'accumulate': 1, 'validate_every': 1, 'save_every': 1,
-         'workers': 0, 'seed': 0, 'max_bad_steps': 0}           # the smallest that makes sense
-FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed')     # what a run that is resumed cannot change
+WHOLE = {
+    'patch': 1,
+    'queries': 1,
+    'batch_size': 1,
+    'accumulate': 1,
+    'validate_every': 1,
+    'save_every': 1,
+    'workers': 0,
+    'seed': 0,
+    'max_bad_steps': 0,
+}  # the smallest that makes sense
+FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed')  # what a run that is resumed cannot change
 
 
 def read_config(path):
@@ -56,7 +77,7 @@ def read_config(path):
             value = config[key]
             if value is not None and not (stages.is_number(value) and 0 < value < largest):
                 raise UserError(f'{key} is a number between 0 and {largest} or null, not {value!r}')
-        if isinstance(config['stages'], dict):          # null takes a stage of the base away
+        if isinstance(config['stages'], dict):  # null takes a stage of the base away
             config['stages'] = {name: stage for name, stage in config['stages'].items() if stage is not None}
         check_stages(config['stages'])
         check_validation(config['validation'])
@@ -85,22 +106,30 @@ def check_validation(validation):
 
 def provenance():
     """Where a run's code and libraries come from; `git` is None outside a repository."""
+
     def git(*words):
         try:
-            done = subprocess.run(['git', *words], cwd=Path(__file__).parent, capture_output=True, text=True,
-                                  timeout=10)
+            done = subprocess.run(
+                ['git', *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
-    return {'git': git('rev-parse', 'HEAD'), 'modified': bool(git('status', '--porcelain', '-uno')),
-            'python': platform.python_version(), 'torch': torch.__version__, 'timm': timm.__version__,
-            'numpy': np.__version__}
+
+    return {
+        'git': git('rev-parse', 'HEAD'),
+        'modified': bool(git('status', '--porcelain', '-uno')),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'timm': timm.__version__,
+        'numpy': np.__version__,
+    }
 
 
 def parse():
     parser = Parser('Train a model from a config.')
     parser.add_argument('-config', required=True, help='YAML config, see configs/train')
-    parser.add_argument('-name', help='name of the run, a folder in save/; the config\'s name if left out')
+    parser.add_argument('-name', help="name of the run, a folder in save/; the config's name if left out")
     parser.add_argument('-resume', action='store_true', help='go on where the run of this name stopped')
     parser.add_argument('-init', help='weights that the first stage starts from')
     parser.add_argument('-time-limit', type=float, metavar='MINUTES', help='validate, save and stop after so long')
@@ -141,7 +170,7 @@ def train(config, device, args):
     folder = Path('save') / (args.name or Path(args.config).stem)
     if not args.profile:
         check_folder(folder, config, args.resume)
-    with parallel.first_alone():            # which decodes the images, if they are to be cached
+    with parallel.first_alone():  # which decodes the images, if they are to be cached
         run = Run(config, folder, device)
     if args.resume and (folder / 'last.pth').is_file():
         run.resume()
@@ -175,14 +204,18 @@ def begin(run):
     versions = provenance()
     if parallel.rank() == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in run.folder.glob('.*.partial*'):         # of files in whose writing the run was killed
+        for leftover in run.folder.glob('.*.partial*'):  # of files in whose writing the run was killed
             leftover.unlink()
         with atomic_path(run.folder / 'config.yaml') as temporary:
             temporary.write_text(yaml.safe_dump(run.config, sort_keys=False), encoding='utf-8')
         write_json(run.folder / 'versions.json', versions)
         run.save_checkpoint()
-    run.log(start=versions, device=str(run.device), ranks=parallel.ranks(),
-            parameters=sum(p.numel() for p in run.model.parameters()))
+    run.log(
+        start=versions,
+        device=str(run.device),
+        ranks=parallel.ranks(),
+        parameters=sum(p.numel() for p in run.model.parameters()),
+    )
 
 
 if __name__ == '__main__':

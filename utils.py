@@ -1,4 +1,5 @@
 """What the three programs share: errors, arguments, registries, configs, atomic files."""
+
 import argparse
 import contextlib
 import difflib
@@ -13,6 +14,7 @@ from pathlib import Path
 import yaml
 
 # ---------------------------------------------------------------- errors
+
 
 class UserError(Exception):
     """A mistake of the user's, told in one line: the programs print it and exit with status 2."""
@@ -78,13 +80,14 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(one_or_two_dashes(sys.argv[1:]))
 
     def _get_option_tuples(self, option_string):
-        return []           # what an option may abbreviate: nothing, which `allow_abbrev` says of two dashes only
+        return []  # what an option may abbreviate: nothing, which `allow_abbrev` says of two dashes only
 
     def error(self, message):
         self.exit(2, f'error: {" ".join(message.split())}\n')
 
 
 # ---------------------------------------------------------------- registries
+
 
 class Registry:
     """Names to constructors; `make(spec)` builds from `{'name': ..., 'args': {...}}`."""
@@ -95,11 +98,13 @@ class Registry:
 
     def register(self, name):
         """Decorator. Raises ValueError if the name is taken; a failed registration changes nothing."""
+
         def add(constructor):
             if name in self.entries:
                 raise ValueError(f'{self.kind} {name!r} is registered twice')
             self.entries[name] = constructor
             return constructor
+
         return add
 
     def make(self, spec, **injected):
@@ -143,6 +148,7 @@ def check_whole(what, **values):
 
 
 # ---------------------------------------------------------------- configs
+
 
 def load_config(path, schema=None):
     """Read a YAML config. `base: other.yaml` (or a list of them), relative to the file, is read first and overridden
@@ -191,7 +197,8 @@ class ConfigLoader(yaml.SafeLoader):
 
 
 ConfigLoader.add_implicit_resolver(
-    'tag:yaml.org,2002:float', re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'), list('-+.0123456789'))
+    'tag:yaml.org,2002:float', re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'), list('-+.0123456789')
+)
 
 
 def merge(below, above):
@@ -218,6 +225,7 @@ def check_keys(config, schema, where):
 
 
 # ---------------------------------------------------------------- files
+
 
 @contextlib.contextmanager
 def atomic_path(path):

@@ -1,4 +1,5 @@
 """Checks of what configs state, which may be anything."""
+
 from numbers import Real
 from pathlib import Path
 

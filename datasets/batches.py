@@ -1,4 +1,5 @@
 """Which samples make a batch: a function of the step, the rank and the part, so nothing is to be remembered."""
+
 import signal
 
 from torch.utils.data import DataLoader
@@ -28,8 +29,9 @@ class Numbers:
 
 def loader(samples, numbers, workers, pin_memory):
     """Batches of `samples`, a mapping of numbers to samples, by lists of `numbers`."""
-    return DataLoader(samples, batch_sampler=numbers, num_workers=workers, pin_memory=pin_memory,
-                      worker_init_fn=ignore_signals)
+    return DataLoader(
+        samples, batch_sampler=numbers, num_workers=workers, pin_memory=pin_memory, worker_init_fn=ignore_signals
+    )
 
 
 def ignore_signals(_):

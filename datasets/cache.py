@@ -1,4 +1,5 @@
 """Decoded images in one file that is mapped into memory, so that a crop reads no more than its own pixels."""
+
 import hashlib
 import json
 import math

@@ -1,4 +1,5 @@
 """Datasets that read images from folders, as they are; LR/HR pairs are made in `wrappers.py`."""
+
 import json
 import re
 from pathlib import Path
@@ -81,13 +82,17 @@ class PairedImageFolders:
         by_name.update({file.stem: k for k, file in enumerate(self.lr.files)})
         lacking = [file.name for file in self.hr.files if file.stem not in by_name]
         if lacking:
-            raise UserError(f'{self.lr.root}: no LR image for {len(lacking)} of the {len(self.hr.files)} HR images of '
-                            f'{self.hr.root}: {some(lacking)}')
+            raise UserError(
+                f'{self.lr.root}: no LR image for {len(lacking)} of the {len(self.hr.files)} HR images of '
+                f'{self.hr.root}: {some(lacking)}'
+            )
         if split_file is None and len(self.lr.files) != len(self.hr.files):
             used = {by_name[file.stem] for file in self.hr.files}
             extra = [file.name for k, file in enumerate(self.lr.files) if k not in used]
-            raise UserError(f'{self.hr.root}: no HR image for {len(extra)} of the {len(self.lr.files)} LR images of '
-                            f'{self.lr.root}: {some(extra)}')
+            raise UserError(
+                f'{self.hr.root}: no HR image for {len(extra)} of the {len(self.lr.files)} LR images of '
+                f'{self.lr.root}: {some(extra)}'
+            )
         self.pairs = [(by_name[file.stem], k) for k, file in enumerate(self.hr.files)][:first_k]
         self.repeat = repeat
 
@@ -128,8 +133,9 @@ def listed_images(folder, split_file):
         raise UserError(f'{split_file}: not a list of file names')
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise UserError(f'{folder}: lacks {len(missing)} of the {len(names)} images that {split_file} names: '
-                        f'{some(missing)}')
+        raise UserError(
+            f'{folder}: lacks {len(missing)} of the {len(names)} images that {split_file} names: {some(missing)}'
+        )
     return [folder / name for name in names]
 
 
@@ -145,7 +151,7 @@ def read_rgb(file, name=None):
     """
     try:
         with Image.open(file) as image:
-            if image.mode in ('I', 'I;16', 'I;16B', 'F'):           # 16 bits: PIL's own conversion would clip
+            if image.mode in ('I', 'I;16', 'I;16B', 'F'):  # 16 bits: PIL's own conversion would clip
                 wide = np.asarray(image).astype(np.float64)
                 return np.repeat(np.floor(wide / 257 + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
             return np.asarray(image.convert('RGB'))

@@ -1,4 +1,5 @@
 """The registry of datasets and of the wrappers that make LR/HR pairs of them; see `utils.Registry`."""
+
 from utils import Registry
 
 datasets = Registry('dataset')

@@ -2,6 +2,7 @@
 
 The MATLAB rule was checked against LR images published with benchmark papers, without a differing pixel.
 """
+
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from utils import UserError
 def cubic(x):
     """The cubic convolution kernel with a = -1/2 (Keys, 1981)."""
     x = np.abs(x)
-    inner, outer = 1.5 * x ** 3 - 2.5 * x ** 2 + 1, -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2
+    inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
 
 
@@ -39,7 +40,7 @@ def matlab_resize(image, size, scale, to_uint8=True):
     """
     for axis in (0, 1):
         weight, index = matlab_taps(image.shape[axis], size[axis], scale[axis])
-        taps = np.take(image.astype(np.float64), index, axis=axis)              # the axis becomes two: out, tap
+        taps = np.take(image.astype(np.float64), index, axis=axis)  # the axis becomes two: out, tap
         weight = weight.reshape((1,) * axis + weight.shape + (1,) * (image.ndim - 1 - axis))
         image = (taps * weight).sum(axis=axis + 1)
         if to_uint8:
@@ -62,7 +63,7 @@ def degrade(hr, scale):
     """
     scales = scale_pair(scale)
     lr_size, hr_size = sizes(hr.shape[:2], scales)
-    hr = hr[:hr_size[0], :hr_size[1]]
+    hr = hr[: hr_size[0], : hr_size[1]]
     if by_matlab(scales):
         return matlab_resize(hr, lr_size, (1 / scales[0], 1 / scales[1])), hr
     return pil_resize(hr, lr_size), hr
@@ -99,5 +100,6 @@ def parse_scale(text):
     try:
         return scale_pair(parts if parts[1:] else text)
     except UserError as error:
-        raise UserError('a scale is a positive number, or two of them as 2x3.5 (height x width), '
-                        f'not {text!r}') from error
+        raise UserError(
+            f'a scale is a positive number, or two of them as 2x3.5 (height x width), not {text!r}'
+        ) from error

@@ -1,4 +1,5 @@
 """Wrappers that make LR/HR pairs of images: for training at a random scale, for evaluation at a given one."""
+
 import math
 
 import numpy as np
@@ -16,8 +17,10 @@ def built(dataset, pairs=False):
     """A dataset that may be given as its spec. Raises UserError if it is not one of single images, or of `pairs`."""
     dataset = dataset if hasattr(dataset, 'name') else make(dataset)
     if not hasattr(dataset, 'pairs' if pairs else 'size'):
-        raise UserError(f'a dataset of {"pairs of images" if pairs else "single images"} is needed, '
-                        f'which {type(dataset).__name__} is not')
+        raise UserError(
+            f'a dataset of {"pairs of images" if pairs else "single images"} is needed, '
+            f'which {type(dataset).__name__} is not'
+        )
     return dataset
 
 
@@ -87,11 +90,17 @@ class PairedEvaluation:
         if scale[0] != scale[1] or scale[0] < 1 or any(n_hr % n_lr >= s for (n_hr, n_lr), s in zip(sides, scale)):
             scale = [n_hr / n_lr for n_hr, n_lr in sides]
             if min(scale) < 1 or not 0.9 < scale[0] / scale[1] < 1.1:
-                raise UserError(f'{self.dataset.name(i)}: an LR image of {lr.shape[0]} x {lr.shape[1]} does not belong '
-                                f'to an HR image of {hr.shape[0]} x {hr.shape[1]} pixels')
-        hr = hr[:round(lr.shape[0] * scale[0]), :round(lr.shape[1] * scale[1])]
-        return {'name': self.dataset.name(i), 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255,
-                'scale': tuple(float(s) for s in scale)}
+                raise UserError(
+                    f'{self.dataset.name(i)}: an LR image of {lr.shape[0]} x {lr.shape[1]} does not belong '
+                    f'to an HR image of {hr.shape[0]} x {hr.shape[1]} pixels'
+                )
+        hr = hr[: round(lr.shape[0] * scale[0]), : round(lr.shape[1] * scale[1])]
+        return {
+            'name': self.dataset.name(i),
+            'lr': to_tensor(lr).float() / 255,
+            'hr': to_tensor(hr).float() / 255,
+            'scale': tuple(float(s) for s in scale),
+        }
 
 
 @register('sr-training')
@@ -112,8 +121,20 @@ class Training:
     Raises UserError for an image that is smaller than the largest crop, and for arguments that make no sense.
     """
 
-    def __init__(self, dataset, scale_min, scale_max, batch_size, steps, patch=48, queries=2304, draw='block',
-                 augment=True, shrink=1, seed=0):
+    def __init__(
+        self,
+        dataset,
+        scale_min,
+        scale_max,
+        batch_size,
+        steps,
+        patch=48,
+        queries=2304,
+        draw='block',
+        augment=True,
+        shrink=1,
+        seed=0,
+    ):
         if draw not in DRAWS:
             raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')
         if not isinstance(augment, bool):
@@ -133,8 +154,10 @@ class Training:
         for i in range(len(self.dataset)):
             height, width = self.dataset.size(i)
             if min(height, width) < largest:
-                raise UserError(f'{self.dataset.name(i)}: an image of {height} x {width} pixels is smaller than the '
-                                f'{largest} x {largest} that a patch of {patch} takes at scale {scale_max:g}')
+                raise UserError(
+                    f'{self.dataset.name(i)}: an image of {height} x {width} pixels is smaller than the '
+                    f'{largest} x {largest} that a patch of {patch} takes at scale {scale_max:g}'
+                )
 
     def __len__(self):
         return self.steps * self.batch_size
@@ -152,7 +175,7 @@ class Training:
         if self.shrink < 1 and random.random() < 0.5:
             crop = round(side / random.uniform(max(self.shrink, side / min(image.shape[:2])), 1))
         top, left = (int(random.integers(extent - crop + 1)) for extent in image.shape[:2])
-        hr = image[top:top + crop, left:left + crop]
+        hr = image[top : top + crop, left : left + crop]
         if crop > side:
             hr = pil_resize(hr, (side, side))
         if self.augment:
@@ -167,6 +190,6 @@ class Training:
             index = random.choice(side * side, self.queries, replace=self.queries > side * side)
         else:
             count = round(self.queries * (self.patch / side) ** 2)
-            index = random.choice(self.patch ** 2, min(max(count, 1), self.patch ** 2), replace=False)
+            index = random.choice(self.patch**2, min(max(count, 1), self.patch**2), replace=False)
         lr = pil_resize(hr, (self.patch, self.patch))
         return {'lr': to_tensor(lr), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}

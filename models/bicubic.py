@@ -1,4 +1,5 @@
 """Bicubic interpolation by MATLAB's rule, as a decoder without parameters."""
+
 import torch
 
 from models.registry import register
@@ -16,7 +17,7 @@ class Bicubic(Decoder):
 
     def __init__(self):
         super().__init__()
-        self.receptive_field = 10 ** 9      # the whole image: below x1 the kernel may be as wide as that
+        self.receptive_field = 10**9  # the whole image: below x1 the kernel may be as wide as that
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `(B, H, W, 3)`."""
@@ -73,9 +74,11 @@ def cubic(x):
 def blend(image, y, x, rows, columns):
     """The pixels around `y, x (B, P)` of `image (B, H, W, C)`, the border continued, weighed by `rows (B, P, my, K)`
     and `columns (B, P, mx, L)`: `(B, P, my * mx, C)`."""
-    index = [(at[..., None] + torch.arange(weight.shape[-1], device=at.device) - weight.shape[-1] // 2).clamp(0, n - 1)
-             for at, weight, n in zip((y, x), (rows, columns), image.shape[1:3])]
+    index = [
+        (at[..., None] + torch.arange(weight.shape[-1], device=at.device) - weight.shape[-1] // 2).clamp(0, n - 1)
+        for at, weight, n in zip((y, x), (rows, columns), image.shape[1:3])
+    ]
     batch = torch.arange(len(image), device=y.device)[:, None, None, None]
-    window = image[batch, index[0][..., :, None], index[1][..., None, :]]                   # (B, P, K, L, C)
-    lines = (rows.to(image.dtype)[..., None, None] * window[:, :, None]).sum(dim=3)          # (B, P, my, L, C)
+    window = image[batch, index[0][..., :, None], index[1][..., None, :]]  # (B, P, K, L, C)
+    lines = (rows.to(image.dtype)[..., None, None] * window[:, :, None]).sum(dim=3)  # (B, P, my, L, C)
     return (columns.to(image.dtype)[:, :, None, :, :, None] * lines[:, :, :, None]).sum(dim=4).flatten(2, 3)

@@ -1,4 +1,5 @@
 """Devices: which one to compute on, its clock, its free memory, and the precisions that a computation may have."""
+
 import os
 
 import torch
@@ -43,4 +44,4 @@ def free_memory(device):
     try:
         return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     except (AttributeError, OSError, ValueError):
-        return 2 * 2 ** 30
+        return 2 * 2**30

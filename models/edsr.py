@@ -1,4 +1,5 @@
 """EDSR without its upsampling tail and without mean shift, as an encoder."""
+
 import torch
 from torch import nn
 
@@ -37,8 +38,9 @@ class EDSR(nn.Module):
         self.receptive_field = 2 * n_resblocks + 2
         self.floats_per_pixel = 4 * n_feats
         self.head = nn.Sequential(Conv2d(3, n_feats, 3))
-        self.body = nn.Sequential(*[ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)],
-                                  Conv2d(n_feats, n_feats, 3))
+        self.body = nn.Sequential(
+            *[ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)], Conv2d(n_feats, n_feats, 3)
+        )
 
     def forward(self, x):
         x = self.head(x)

@@ -1,4 +1,5 @@
 """LIIF: an SR encoder and an MLP that is asked at the four LR pixels around every point."""
+
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,9 @@ from models.rendering.windows import padded, windows
 
 class Features(NamedTuple):
     """What `encode` finds in an LR image of `H x W`."""
-    maps: torch.Tensor          # (B, H + 2, W + 2, C), zeros around
-    first: torch.Tensor         # (B, H, W, hidden), what the MLP's first layer makes of every 3x3 window of the maps
+
+    maps: torch.Tensor  # (B, H + 2, W + 2, C), zeros around
+    first: torch.Tensor  # (B, H, W, hidden), what the MLP's first layer makes of every 3x3 window of the maps
 
     @property
     def size(self):
@@ -35,7 +37,7 @@ class LIIF(Decoder):
         self.imnet = make_imnet(imnet_spec, in_dim=9 * self.encoder.out_dim + 4)
         hidden = self.imnet.layers[0].out_features
         self.floats_per_pixel = self.encoder.floats_per_pixel + 2 * self.encoder.out_dim + 2 * hidden
-        self.receptive_field = self.encoder.receptive_field + 2     # the corners, and the windows around them
+        self.receptive_field = self.encoder.receptive_field + 2  # the corners, and the windows around them
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
@@ -48,7 +50,7 @@ class LIIF(Decoder):
         y, x, cell = grid.points(coord, cell, features.size)
         colour = 0
         for corner in corners(y, x, features.size):
-            window = windows(features.maps, corner.y, corner.x, 1).permute(1, 2, 0).flatten(1)      # (B * Q, 9 C)
+            window = windows(features.maps, corner.y, corner.x, 1).permute(1, 2, 0).flatten(1)  # (B * Q, 9 C)
             latent = torch.cat([window, where(corner, cell).to(window.dtype)], dim=-1)
             colour = colour + self.weighed(corner, self.imnet(latent))
         return colour * 0.5 + 0.5
@@ -68,7 +70,7 @@ class LIIF(Decoder):
         weight = self.imnet.layers[0].weight[:, -4:].t()
         colour = 0
         for corner in corners(*block_points(plan, i, j), features.size):
-            shared = windows(features.first, corner.y, corner.x, 0)[0]                      # (B * P * m, hidden)
+            shared = windows(features.first, corner.y, corner.x, 0)[0]  # (B * P * m, hidden)
             hidden = torch.addmm(shared, where(corner, plan.relative_cell).to(weight), weight)
             colour = colour + self.weighed(corner, self.imnet.after_first(hidden))
         return (colour * 0.5 + 0.5).unflatten(1, (i.shape[1], -1))

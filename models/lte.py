@@ -1,4 +1,5 @@
 """LTE: an SR encoder and an MLP that is given waves, as the four LR pixels around a point tell."""
+
 import math
 from typing import NamedTuple
 
@@ -15,9 +16,10 @@ from utils import UserError, is_whole
 
 class Features(NamedTuple):
     """What `encode` finds in an LR image of `H x W`."""
-    lr: torch.Tensor            # (B, H, W, 3) in the network's scale of [-1, 1]
-    amplitude: torch.Tensor     # (B, H, W, hidden_dim), of all cosines, then of all sines
-    frequency: torch.Tensor     # (B, H, W, hidden_dim), of all waves along y, then of all along x
+
+    lr: torch.Tensor  # (B, H, W, 3) in the network's scale of [-1, 1]
+    amplitude: torch.Tensor  # (B, H, W, hidden_dim), of all cosines, then of all sines
+    frequency: torch.Tensor  # (B, H, W, hidden_dim), of all waves along y, then of all along x
 
     @property
     def size(self):
@@ -43,13 +45,13 @@ class LTE(Decoder):
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
         self.imnet = make_imnet(imnet_spec, in_dim=hidden_dim)
         self.floats_per_pixel = self.encoder.floats_per_pixel + 5 * hidden_dim
-        self.receptive_field = self.encoder.receptive_field + 2     # the corners, and the 3x3 kernels
+        self.receptive_field = self.encoder.receptive_field + 2  # the corners, and the 3x3 kernels
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
         lr = (lr - 0.5) / 0.5
         maps = self.encoder(lr)
-        frequency = self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)     # published: y and x in turn
+        frequency = self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)  # published: y and x in turn
         return Features(padded(lr, 0), padded(self.coef(maps), 0), padded(frequency, 0))
 
     def query(self, features, coord, cell):
@@ -73,8 +75,9 @@ class LTE(Decoder):
         phase = self.phase(cell.to(self.phase.weight))
         colour = 0
         for corner in corners(y, x, features.size):
-            lr, amplitude, frequency = (windows(maps, corner.y, corner.x, 0)[0].unflatten(0, y.shape)
-                                        for maps in features)
+            lr, amplitude, frequency = (
+                windows(maps, corner.y, corner.x, 0)[0].unflatten(0, y.shape) for maps in features
+            )
             dy, dx = corner.offset.to(lr.dtype).split(1, dim=-1)
             along_y, along_x = frequency.chunk(2, dim=-1)
             angle = math.pi * (along_y * dy + along_x * dx + phase)

@@ -1,4 +1,5 @@
 """The decoder's multi-layer perceptron."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -6,7 +7,7 @@ from torch import nn
 from models.registry import register
 from utils import UserError, check_whole, is_whole, nearest
 
-FEWEST_ROWS = 256           # for fewer, calling a convolution takes longer than it saves
+FEWEST_ROWS = 256  # for fewer, calling a convolution takes longer than it saves
 AVX512 = 'AVX512' in torch.backends.cpu.get_cpu_capability()
 ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
 
@@ -22,7 +23,7 @@ class Linear(nn.Linear):
         in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
         if not (AVX512 and x.device.type == 'cpu' and in_float32 and x.numel() >= FEWEST_ROWS * self.in_features):
             return super().forward(x)
-        column = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)      # its channels are the last in memory
+        column = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # its channels are the last in memory
         # the dilation changes nothing, but without it torch gives a kernel of one pixel to MKL on one thread
         column = F.conv2d(column, self.weight[:, :, None, None], self.bias, dilation=2)
         return column.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)

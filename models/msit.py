@@ -1,4 +1,5 @@
 """MSIT: an SR encoder, MSNO, MSSA and an MLP that renders a low-resolution image at any size."""
+
 import itertools
 from functools import partial
 from typing import NamedTuple
@@ -19,14 +20,15 @@ from models.rendering.render import render
 from models.rendering.windows import nearest, padded, window_index, windows
 from utils import UserError, check_whole
 
-register('sinusoid')(SinusoidBias)          # here, as layers know no registry
+register('sinusoid')(SinusoidBias)  # here, as layers know no registry
 
 
 class Features(NamedTuple):
     """What `encode` finds in an LR image of `H x W`, laid out and padded for reading windows of it."""
-    lr: torch.Tensor            # (B, H + 2, W + 2, 3) in the network's scale of [-1, 1], the border continued
-    query_key: torch.Tensor     # (heads, B, H + 2 r, W + 2 r, C / heads), zeros around
-    value: torch.Tensor         # the same
+
+    lr: torch.Tensor  # (B, H + 2, W + 2, 3) in the network's scale of [-1, 1], the border continued
+    query_key: torch.Tensor  # (heads, B, H + 2 r, W + 2 r, C / heads), zeros around
+    value: torch.Tensor  # the same
 
     @property
     def size(self):
@@ -45,8 +47,19 @@ class MSIT(nn.Module):
     later). Raises UserError for sizes that do not fit together.
     """
 
-    def __init__(self, encoder_spec, imnet_spec, channels=256, heads=8, radius=3, msno_kernels=tuple(range(3, 34, 2)),
-                 mssa_kernels=(3, 5, 7, 9), fem='replicate', position_bias_spec=None, rim=False):
+    def __init__(
+        self,
+        encoder_spec,
+        imnet_spec,
+        channels=256,
+        heads=8,
+        radius=3,
+        msno_kernels=tuple(range(3, 34, 2)),
+        mssa_kernels=(3, 5, 7, 9),
+        fem='replicate',
+        position_bias_spec=None,
+        rim=False,
+    ):
         super().__init__()
         check_whole('msit', channels=channels, heads=heads, radius=radius)
         if not isinstance(rim, bool):
@@ -58,7 +71,7 @@ class MSIT(nn.Module):
         self.msno = MSNO(channels, msno_kernels, fem, rim)
         self.mssa = MSSA(channels, heads, mssa_kernels, partial(make_position_bias, position_bias_spec), rim)
         self.imnet = make_imnet(imnet_spec, self.window * channels + 2)
-        self.floats_per_pixel = self.encoder.floats_per_pixel + 14 * channels       # that encoding holds at a time
+        self.floats_per_pixel = self.encoder.floats_per_pixel + 14 * channels  # that encoding holds at a time
         self.receptive_field = sum(part.receptive_field for part in (self.encoder, self.msno, self.mssa)) + radius
 
     def encode(self, lr):
@@ -81,12 +94,13 @@ class MSIT(nn.Module):
         def elsewhere(top, bottom, left, right):
             """The projected encoding of a part of the whole image."""
             up, aside = max(top - depth, 0), max(left - depth, 0)
-            crop = lr[:, :, up:bottom + depth, aside:right + depth]
-            return self.projected(crop)[:, :, top - up:bottom - up, left - aside:right - aside]
+            crop = lr[:, :, up : bottom + depth, aside : right + depth]
+            return self.projected(crop)[:, :, top - up : bottom - up, left - aside : right - aside]
+
         inner = self.projected(part)
         around = F.pad(inner, (1, 1, 1, 1), mode='replicate')
         (first, last), (left, right) = (y.indices(height)[:2], x.indices(width)[:2])
-        rows = [(0, height - 1)] * (first == 0) + [(-1, 0)] * (last == height)      # where, and what lies beyond
+        rows = [(0, height - 1)] * (first == 0) + [(-1, 0)] * (last == height)  # where, and what lies beyond
         columns = [(0, width - 1)] * (left == 0) + [(-1, 0)] * (right == width)
         for at, beyond in rows:
             around[:, :, at, 1:-1] = elsewhere(beyond, beyond + 1, left, right)[:, :, 0]
@@ -122,13 +136,13 @@ class MSIT(nn.Module):
         units. Both best in float64 (`models.rendering.grid`). Returns `(B, Q, 3)` in the scale of [0, 1], not clamped.
         """
         y, x, offset = self.locate(features, coord)
-        weight = bilinear_weights(offset)[:, :, None]                                       # (B, Q, 1, 9)
+        weight = bilinear_weights(offset)[:, :, None]  # (B, Q, 1, 9)
         query, keys = self.gather(features, y, x, weight)
-        values = windows(heads_together(features.value), y, x, self.radius)                 # (K, N, C)
-        attention = self.weigh(query, keys, offset).permute(2, 0, 1)                        # (K, N, heads)
+        values = windows(heads_together(features.value), y, x, self.radius)  # (K, N, C)
+        attention = self.weigh(query, keys, offset).permute(2, 0, 1)  # (K, N, heads)
         n, heads = attention.shape[1:]
         latent = values.reshape(self.window, n, heads, -1) * attention[..., None].to(values.dtype)
-        latent = latent.transpose(0, 1).reshape(n, -1)                                      # (N, K * C)
+        latent = latent.transpose(0, 1).reshape(n, -1)  # (N, K * C)
         cell = cell.to(coord) if cell.ndim == 3 else cell.to(coord).reshape(-1, 1, 2)
         cell = (cell * cell.new_tensor(features.size)).expand(coord.shape).reshape(n, 2)
         colour = self.imnet(torch.cat([latent, cell.to(latent.dtype)], dim=-1)).reshape(*y.shape, -1)
@@ -149,8 +163,10 @@ class MSIT(nn.Module):
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
         weight = first.weight[:, :-2].unflatten(1, (self.window, self.mssa.heads, -1)).permute(2, 1, 3, 0)
         weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
-        along = [self.mssa.bias_along(axis, grid.on(first.weight.device, blocks.offset), self.radius)
-                 for axis, blocks in enumerate((rows, columns))]
+        along = [
+            self.mssa.bias_along(axis, grid.on(first.weight.device, blocks.offset), self.radius)
+            for axis, blocks in enumerate((rows, columns))
+        ]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
         between = [grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns)]
         if type(self.imnet) is MLP and msit_decoder.usable_for(self.imnet, features.value):
@@ -171,14 +187,14 @@ class MSIT(nn.Module):
         """
         batch = len(features.lr)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
-        y, x = plan.rows.pixels.to(i.device)[i], plan.columns.pixels.to(j.device)[j]        # (B, P)
+        y, x = plan.rows.pixels.to(i.device)[i], plan.columns.pixels.to(j.device)[j]  # (B, P)
         weight = plan.row_weight[i][:, :, :, None, :, None] * plan.column_weight[j][:, :, None, :, None, :]
-        weight = weight.flatten(4).flatten(2, 3)                                            # (B, P, m, 9)
-        index = window_index(features.value.shape[1:], y, x, self.radius)                   # (K, N)
+        weight = weight.flatten(4).flatten(2, 3)  # (B, P, m, 9)
+        index = window_index(features.value.shape[1:], y, x, self.radius)  # (K, N)
         near = weight.flatten(0, 1).to(features.value.dtype)
         arguments = plan, features, near, index, i.flatten(), j.flatten()
         if isinstance(plan.layer, first_layer.Layer):
-            colour = self.imnet.after_first(first_layer.first_layer(*arguments))                 # (N, m, 3)
+            colour = self.imnet.after_first(first_layer.first_layer(*arguments))  # (N, m, 3)
         else:
             colour = msit_decoder.colours(*arguments)
         colour = colour.reshape(*weight.shape[:3], -1)
@@ -214,25 +230,26 @@ class MSIT(nn.Module):
         Q, 2)`."""
         n, heads = query.shape[0], self.mssa.heads
         bias = sum(self.mssa.bias_along(axis, offset[..., axis], self.radius) for axis in (0, 1))
-        keys = keys.reshape(self.window, n * heads, -1).permute(1, 2, 0)                    # (N * heads, d, K)
+        keys = keys.reshape(self.window, n * heads, -1).permute(1, 2, 0)  # (N * heads, d, K)
         attention = attend(query.reshape(n * heads, 1, -1), keys, bias.reshape(n * heads, 1, -1))
         return attention.reshape(n, heads, -1)
 
     def skip(self, features, y, x, weight):
         """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under
         autocast."""
-        nearest = windows(features.lr, y, x, 1).unflatten(1, y.shape).permute(1, 2, 0, 3)   # (B, P, 9, 3)
+        nearest = windows(features.lr, y, x, 1).unflatten(1, y.shape).permute(1, 2, 0, 3)  # (B, P, 9, 3)
         with torch.autocast(nearest.device.type, enabled=False):
             return weight.to(nearest.dtype) @ nearest
 
 
 class Plan(NamedTuple):
     """Where blocks of output pixels lie in their LR pixels, and what depends on that alone."""
+
     rows: grid.Blocks
     columns: grid.Blocks
-    row_weight: torch.Tensor        # (rows of blocks, my, 3), bilinear weights on the LR pixels before, at and after
-    column_weight: torch.Tensor     # (columns of blocks, mx, 3)
-    layer: first_layer.Layer | msit_decoder.Layers      # for the first layer (torch), or the whole MLP (compiled)
+    row_weight: torch.Tensor  # (rows of blocks, my, 3), bilinear weights on the LR pixels before, at and after
+    column_weight: torch.Tensor  # (columns of blocks, mx, 3)
+    layer: first_layer.Layer | msit_decoder.Layers  # for the first layer (torch), or the whole MLP (compiled)
 
 
 def heads_together(maps):

@@ -1,4 +1,5 @@
 """RDN without its upsampling tail, as an encoder."""
+
 import torch
 from torch import nn
 

@@ -1,5 +1,6 @@
 """The registry of models, encoders and their parts (see `utils.Registry`), and what is made of their specs, checked to
 be what it stands for."""
+
 from utils import Registry, UserError
 
 models = Registry('model')

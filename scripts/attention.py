@@ -1,7 +1,8 @@
 """Draw how each head of MSSA attends to the LR image around one pixel of the output.
 
-    python scripts/attention.py -input photo.png -scale 4 -pixel 120,200 -model weights.pth -output attention.png
+python scripts/attention.py -input photo.png -scale 4 -pixel 120,200 -model weights.pth -output attention.png
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -22,8 +23,8 @@ from models.device import choose_device  # noqa: E402
 from models.rendering import grid  # noqa: E402
 from utils import Parser, UserError, run_main  # noqa: E402
 
-COLUMNS = 4             # heads beside each other
-SURROUNDING = 4         # LR pixels shown around the window
+COLUMNS = 4  # heads beside each other
+SURROUNDING = 4  # LR pixels shown around the window
 
 
 def parse():
@@ -51,8 +52,10 @@ def main(args):
     weights = attention(model, lr.to(device), args.pixel, size).cpu()
     nearest, point = place(args.pixel, lr.shape[1:], size)
     write_image(args.output, Picture(to_tensor(draw(lr, weights, nearest, point))))
-    print(f'{len(weights)} heads, window of {weights.shape[1]} x {weights.shape[2]} LR pixels around row {nearest[0]}, '
-          f'column {nearest[1]}\nwritten: {args.output}')
+    print(
+        f'{len(weights)} heads, window of {weights.shape[1]} x {weights.shape[2]} LR pixels around row {nearest[0]}, '
+        f'column {nearest[1]}\nwritten: {args.output}'
+    )
 
 
 @torch.inference_mode()
@@ -84,10 +87,17 @@ def draw(lr, weights, nearest, point):
     for head, window in enumerate(weights):
         panel = figure.add_subplot(grid_spec[head // COLUMNS, head % COLUMNS + 1], title=f'head {head + 1}')
         show(panel, lr, point)
-        drawn = panel.imshow(window.numpy(), cmap='inferno', alpha=0.7, vmin=0, vmax=weights.max(),
-                             extent=(x - side, x + side, y + side, y - side))
-        panel.set(xlim=(x - side - SURROUNDING, x + side + SURROUNDING),
-                  ylim=(y + side + SURROUNDING, y - side - SURROUNDING))
+        drawn = panel.imshow(
+            window.numpy(),
+            cmap='inferno',
+            alpha=0.7,
+            vmin=0,
+            vmax=weights.max(),
+            extent=(x - side, x + side, y + side, y - side),
+        )
+        panel.set(
+            xlim=(x - side - SURROUNDING, x + side + SURROUNDING), ylim=(y + side + SURROUNDING, y - side - SURROUNDING)
+        )
         panels.append(panel)
     figure.colorbar(drawn, ax=panels, label='weight')
     canvas = FigureCanvasAgg(figure)

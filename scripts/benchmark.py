@@ -1,7 +1,8 @@
 """Speed and peak memory of models: of `render`, and of `query`, the evaluation point by point, beside it.
 
-    python scripts/benchmark.py -models edsr_baseline_MsIT edsr_baseline_liif edsr_baseline_lte -scales 2 4 8
+python scripts/benchmark.py -models edsr_baseline_MsIT edsr_baseline_liif edsr_baseline_lte -scales 2 4 8
 """
+
 import contextlib
 import ctypes
 import math
@@ -27,10 +28,11 @@ from models.rendering import first_layer, grid  # noqa: E402
 from models.training.profile import Clock  # noqa: E402
 from utils import Parser, UserError, load_config, run_main, write_json  # noqa: E402
 
-LONG_PRODUCT = 0.1      # seconds: a product of matrices that takes as long is large enough to tell the rate
-CHUNK = 30000       # points that `query` takes at once
-PARTS = {           # of rendering: the functions that each consists of
-    'encoding': ['model.encode_part'], 'first layer': ['decoder.first_layer', 'shared.first_layer'],
+LONG_PRODUCT = 0.1  # seconds: a product of matrices that takes as long is large enough to tell the rate
+CHUNK = 30000  # points that `query` takes at once
+PARTS = {  # of rendering: the functions that each consists of
+    'encoding': ['model.encode_part'],
+    'first layer': ['decoder.first_layer', 'shared.first_layer'],
     'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
 }
 
@@ -40,8 +42,9 @@ def by_query(model, lr, size):
     coord, cell = grid.pixel_centres(*size, lr.device), grid.cell_size(*size).to(lr.device)
     with torch.no_grad():
         features = model.encode(lr)
-        return torch.cat([model.query(features, part.expand(len(lr), -1, -1), cell)
-                          for part in coord.split(CHUNK)], dim=1)
+        return torch.cat(
+            [model.query(features, part.expand(len(lr), -1, -1), cell) for part in coord.split(CHUNK)], dim=1
+        )
 
 
 def timed(work, device, turn=0):
@@ -64,8 +67,8 @@ def peak_memory(work, device):
         work()
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        ctypes.CDLL(None).malloc_trim(0)                    # glibc: what earlier work left is not held any more
-        Path('/proc/self/clear_refs').write_text('5')       # Linux: the peak is counted from here
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: what earlier work left is not held any more
+        Path('/proc/self/clear_refs').write_text('5')  # Linux: the peak is counted from here
         before = resident('VmRSS')
         work()
         return resident('VmHWM') - before
@@ -86,10 +89,14 @@ def multiply_adds(work):
     def counted(x, weight, bias):
         by_winograd.append(winograd.multiply_adds(x, weight))
         return convolve(x, weight, bias)
+
     convolve = winograd.winograd_conv2d
-    with one_thread(), mock.patch.object(msit_decoder, 'usable_for', return_value=False), \
-         mock.patch.object(winograd, 'winograd_conv2d', counted), \
-         FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter:
+    with (
+        one_thread(),
+        mock.patch.object(msit_decoder, 'usable_for', return_value=False),
+        mock.patch.object(winograd, 'winograd_conv2d', counted),
+        FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: flops_of_baddbmm}) as counter,
+    ):
         work()
     return counter.get_total_flops() / 2 + sum(by_winograd)
 
@@ -120,7 +127,9 @@ def parts_of_render(work, model, device):
         def watched(*arguments, **options):
             with clock.part(part):
                 return function(*arguments, **options)
+
         return mock.patch.object(owner, name, watched)
+
     owners = {'decoder': msit_decoder, 'shared': first_layer, 'model': model, 'imnet': getattr(model, 'imnet', None)}
     with one_thread(), contextlib.ExitStack() as watching:
         for part, functions in PARTS.items():
@@ -148,7 +157,7 @@ def product_rate(device, dtype):
         seconds = timed(lambda: torch.mm(a, b), device)
     layer = Linear(n, n, bias=False, device=device, dtype=dtype).requires_grad_(False)
     works = partial(torch.mm, a, b), partial(layer, a)
-    return n ** 3 / min(timed(work, device) for _ in range(6) for work in works)
+    return n**3 / min(timed(work, device) for _ in range(6) for work in works)
 
 
 def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
@@ -171,12 +180,16 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
     rows = {}
     for (name, precision, way), work in works.items():
         row = rows.setdefault((name, precision), {'model': name, 'precision': precision})
-        runs = seconds[name, precision, way][1:]                # the first one warms up
-        row |= {f'{way} seconds': statistics.median(runs), f'{way} memory': peak_memory(work, lr.device),
-                f'{way} multiply-adds': multiply_adds(work)}
+        runs = seconds[name, precision, way][1:]  # the first one warms up
+        row |= {
+            f'{way} seconds': statistics.median(runs),
+            f'{way} memory': peak_memory(work, lr.device),
+            f'{way} multiply-adds': multiply_adds(work),
+        }
         if way == 'render':
-            row |= {f'{part} share': share for part, share in
-                    parts_of_render(work, contenders[name], lr.device).items()}
+            row |= {
+                f'{part} share': share for part, share in parts_of_render(work, contenders[name], lr.device).items()
+            }
         if way == 'query':
             renders = seconds[name, precision, 'render'][1:]
             row['speedup'] = statistics.median(query / render for query, render in zip(runs, renders))
@@ -203,12 +216,18 @@ def pair(text):
     return values[0], values[-1]
 
 
-COLUMNS = {         # what stands above a column: the row's key, its format, and what it is multiplied with
-    'model': ('model', '', None), 'precision': ('precision', '', None), 'input': ('input', '', None),
+COLUMNS = {  # what stands above a column: the row's key, its format, and what it is multiplied with
+    'model': ('model', '', None),
+    'precision': ('precision', '', None),
+    'input': ('input', '', None),
     'scale': ('scale', '', None),
-    'render s': ('render seconds', '.3f', 1), 'query s': ('query seconds', '.3f', 1), 'speed-up': ('speedup', '.1f', 1),
-    'render peak MB': ('render memory', '.0f', 1e-6), 'query peak MB': ('query memory', '.0f', 1e-6),
-    'G multiply-adds': ('render multiply-adds', '.1f', 1e-9), '% of product rate': ('fraction', '.0f', 100),
+    'render s': ('render seconds', '.3f', 1),
+    'query s': ('query seconds', '.3f', 1),
+    'speed-up': ('speedup', '.1f', 1),
+    'render peak MB': ('render memory', '.0f', 1e-6),
+    'query peak MB': ('query memory', '.0f', 1e-6),
+    'G multiply-adds': ('render multiply-adds', '.1f', 1e-9),
+    '% of product rate': ('fraction', '.0f', 100),
     **{f'{part} %': (f'{part} share', '.0f', 100) for part in (*PARTS, 'rest')},
 }
 
@@ -217,15 +236,23 @@ def table(rows):
     """The rows as Markdown; what was not measured is left empty."""
     lines = [list(COLUMNS), ['---'] * len(COLUMNS)]
     for row in rows:
-        lines.append(['' if row.get(key) is None else format(row[key] if factor is None else row[key] * factor, form)
-                      for key, form, factor in COLUMNS.values()])
+        lines.append(
+            [
+                '' if row.get(key) is None else format(row[key] if factor is None else row[key] * factor, form)
+                for key, form, factor in COLUMNS.values()
+            ]
+        )
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def parse():
     parser = Parser('Measure speed and peak memory of rendering.')
-    parser.add_argument('-models', nargs='+', default=['edsr_baseline_MsIT'],
-                        help='weight files, training configs, or names of these; bicubic')
+    parser.add_argument(
+        '-models',
+        nargs='+',
+        default=['edsr_baseline_MsIT'],
+        help='weight files, training configs, or names of these; bicubic',
+    )
     parser.add_argument('-inputs', nargs='+', default=['48x48'], help='LR sizes, height x width')
     parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
     parser.add_argument('-precision', nargs='+', default=['fp32'], choices=PRECISIONS, help='precisions of render')
@@ -261,8 +288,10 @@ def main(args):
     code = 'compiled' if library.compiled(torch.float32) else 'not compiled'
     on_cpu = f'{torch.get_num_threads()} threads, {platform.machine()}, {code}'
     machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else on_cpu
-    caption = (f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '
-               'product: ' + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {name}' for name, rate in rates.items()))
+    caption = (
+        f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '
+        'product: ' + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {name}' for name, rate in rates.items())
+    )
     print(f'{caption}\n{table(rows)}')
     if args.output:
         write_json(args.output, {'caption': caption, 'multiply-adds per second': rates, 'rows': rows})

@@ -4,6 +4,7 @@
 
 The LR image is made from the image, and PSNR taken on luma, as in `test.py`.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -29,8 +30,12 @@ def parse():
     parser.add_argument('-scale', required=True, metavar='S', help='4, 3.3, or 2x3.5 for height x width')
     parser.add_argument('-models', required=True, nargs='+', metavar='MODEL', help='weight files, or bicubic')
     parser.add_argument('-output', required=True, type=Path, metavar='FILE', help='the figure')
-    parser.add_argument('-crop', type=crop, metavar='TOP,LEFT,HEIGHT,WIDTH',
-                        help='the part shown enlarged, in LR pixels; where most detail is if left out')
+    parser.add_argument(
+        '-crop',
+        type=crop,
+        metavar='TOP,LEFT,HEIGHT,WIDTH',
+        help='the part shown enlarged, in LR pixels; where most detail is if left out',
+    )
     parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
@@ -44,8 +49,9 @@ def main(args):
     item = evaluation_item(args.image.stem, read_rgb(args.image), parse_scale(args.scale))
     lr_size = item['lr'].shape[1:]
     if args.crop and any(first + extent > n for first, extent, n in zip(args.crop[:2], args.crop[2:], lr_size)):
-        raise UserError(f'the part {",".join(map(str, args.crop))} is not inside the LR image of '
-                        f'{lr_size[0]} x {lr_size[1]}')
+        raise UserError(
+            f'the part {",".join(map(str, args.crop))} is not inside the LR image of {lr_size[0]} x {lr_size[1]}'
+        )
     panels = []
     for label, model in contenders:
         scores, sr = evaluate_image(model, item, 'benchmark', device, ensemble=args.ensemble)

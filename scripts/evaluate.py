@@ -5,6 +5,7 @@
 
 Every entry of the table is kept in a file of its own as soon as it is known, and not computed again.
 """
+
 import csv
 import datetime
 import hashlib
@@ -43,14 +44,15 @@ from utils import (  # noqa: E402
 )
 
 SETS = {path.stem: path for path in (ROOT / 'configs' / 'test').glob('*.yaml') if not path.stem.startswith('test-')}
-LONG = datetime.timedelta(days=30)      # for others' work, or the first one's reading
+LONG = datetime.timedelta(days=30)  # for others' work, or the first one's reading
 
 
 class Contender(NamedTuple):
     """A model of the table."""
+
     label: str
     file: str
-    identity: str               # SHA-256 of its weight file; the name of a model that has none
+    identity: str  # SHA-256 of its weight file; the name of a model that has none
     model: torch.nn.Module
 
     @property
@@ -60,19 +62,25 @@ class Contender(NamedTuple):
 
 class Cell(NamedTuple):
     """An entry of the table: what it is the result of."""
+
     set: str
-    scale: tuple                # (sy, sx)
+    scale: tuple  # (sy, sx)
     contender: Contender
     dataset: object
     protocol: str
-    key: str                    # the same for the same weights, images, scale and protocol
+    key: str  # the same for the same weights, images, scale and protocol
 
 
 def parse():
     parser = Parser('Evaluate models on sets of images at any scales, in one table.')
     parser.add_argument('-models', required=True, nargs='+', metavar='MODEL', help='weight files, or bicubic')
-    parser.add_argument('-sets', required=True, nargs='+', metavar='SET',
-                        help=f'{", ".join(sorted(SETS))}, a folder of HR images, or a config as in configs/test')
+    parser.add_argument(
+        '-sets',
+        required=True,
+        nargs='+',
+        metavar='SET',
+        help=f'{", ".join(sorted(SETS))}, a folder of HR images, or a config as in configs/test',
+    )
     parser.add_argument('-scales', required=True, nargs='+', metavar='S', help='2, 3.3, or 2x3.5 for height x width')
     parser.add_argument('-name', default='evaluation', help='folder in save/ for the results; evaluation if left out')
     parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
@@ -87,10 +95,14 @@ def main(args):
     scales = list(dict.fromkeys(map(parse_scale, args.scales)))
     check_folder(folder / 'cells')
     device = own_device(args.device)
-    contenders = [Contender(label, where, identity(where), models.load(where))
-                  for label, where in labelled(args.models)]
-    cells = [cell for label, where in labelled(args.sets)
-             for cell in set_cells(label, where, scales, contenders, args.eight_bit, args.ensemble)]
+    contenders = [
+        Contender(label, where, identity(where), models.load(where)) for label, where in labelled(args.models)
+    ]
+    cells = [
+        cell
+        for label, where in labelled(args.sets)
+        for cell in set_cells(label, where, scales, contenders, args.eight_bit, args.ensemble)
+    ]
     store, rank = processes()
     if rank == 0:
         (folder / 'cells').mkdir(parents=True, exist_ok=True)
@@ -101,6 +113,7 @@ def main(args):
 
 
 # ---------------------------------------------------------------- what is to be done
+
 
 def identity(where):
     if where in models.WITHOUT_WEIGHTS or not Path(where).is_file():
@@ -129,7 +142,7 @@ def set_cells(label, where, scales, contenders, eight_bit, ensemble):
         for scale in scales:
             dataset = make_set(spec if paired else merge(spec, {'args': {'scale': list(scale)}}), protocol)
             if not cells:
-                spec = merge(spec, {'args': {'dataset': dataset.dataset}})              # its images are read once
+                spec = merge(spec, {'args': {'dataset': dataset.dataset}})  # its images are read once
                 images = digest(dataset.dataset)
             if paired:
                 check_scale(dataset, scale)
@@ -165,6 +178,7 @@ def cell_file(folder, cell):
 
 # ---------------------------------------------------------------- doing it
 
+
 def own_device(name):
     """The device of this process: where several share a machine, each the next GPU."""
     device = choose_device(name)
@@ -198,7 +212,7 @@ def compute(cells, store, rank, folder, device, args):
             contender = by_key[key].contender
             if contender not in ready:
                 contender.model.to(device)
-                contender.model.render(torch.zeros(1, 3, 16, 16, device=device), (32, 32))      # the first is slow
+                contender.model.render(torch.zeros(1, 3, 16, 16, device=device), (32, 32))  # the first is slow
                 ready.add(contender)
             image = compute_image(by_key[key], i, device, args)
             store.set(image_keys(by_key[key])[i], json.dumps(image | {'device': describe(device)}))
@@ -216,8 +230,9 @@ def compute(cells, store, rank, folder, device, args):
 def compute_image(cell, i, device, args):
     """The values of image `i` of the cell. Raises UserError if the output is not finite."""
     with about(f'{cell.contender.label} on {cell.set} at {scale_text(cell.scale)}'):
-        image, sr = evaluate_image(cell.contender.model, cell.dataset[i], cell.protocol, device, args.eight_bit,
-                                   args.ensemble)
+        image, sr = evaluate_image(
+            cell.contender.model, cell.dataset[i], cell.protocol, device, args.eight_bit, args.ensemble
+        )
         if not sr.isfinite().all():
             raise UserError(f'{image["name"]}: the model makes values that are not finite')
     return image
@@ -231,10 +246,17 @@ def image_keys(cell):
 def write_cell(cell, store, folder, args):
     images = [json.loads(store.get(key)) for key in image_keys(cell)]
     setting, protocol = caption(cell.dataset, cell.protocol, args.eight_bit, args.ensemble)
-    facts = {'set': cell.set, 'scale': scale_text(cell.scale), 'model': cell.contender.label,
-             'file': cell.contender.file, 'identity': cell.contender.identity,
-             'parameters': cell.contender.parameters, 'setting': setting, 'protocol': protocol,
-             'torch': torch.__version__}
+    facts = {
+        'set': cell.set,
+        'scale': scale_text(cell.scale),
+        'model': cell.contender.label,
+        'file': cell.contender.file,
+        'identity': cell.contender.identity,
+        'parameters': cell.contender.parameters,
+        'setting': setting,
+        'protocol': protocol,
+        'torch': torch.__version__,
+    }
     write_json(cell_file(folder, cell), facts | means(images) | {'images': images})
 
 
@@ -246,6 +268,7 @@ def describe(device):
 
 
 # ---------------------------------------------------------------- telling it
+
 
 def scale_text(scale):
     return f'x{scale[0]:g}' if scale[0] == scale[1] else f'{scale[0]:g}x{scale[1]:g}'
@@ -283,26 +306,44 @@ def markdown(results):
     head = (f'{name} ({result["parameters"]:,} parameters)' for name, result in names.items())
     lines = ['| set | scale | ' + ' | '.join(head) + ' |', '|---' * (2 + len(names)) + '|']
     for first in range(0, len(results), len(names)):
-        row = results[first:first + len(names)]
+        row = results[first : first + len(names)]
         values = (f'{r["psnr"]:.2f} / {r["ssim"]:.4f} / {r["seconds"]:.3g}' for r in row)
         lines.append(f'| {row[0]["set"]} | {row[0]["scale"]} | ' + ' | '.join(values) + ' |')
     devices = dict.fromkeys(image['device'] for result in results for image in result['images'])
-    lines += ['', 'PSNR (dB) / SSIM / seconds, means of the images\' values; the seconds are those of the rendering '
-              f'alone, on {"; ".join(devices)}.', '']
+    lines += [
+        '',
+        "PSNR (dB) / SSIM / seconds, means of the images' values; the seconds are those of the rendering "
+        f'alone, on {"; ".join(devices)}.',
+        '',
+    ]
     for protocol in dict.fromkeys(result['protocol'] for result in results):
         alike = [result for result in results if result['protocol'] == protocol]
         lines += [f'{", ".join(dict.fromkeys(result["set"] for result in alike))}: {protocol}. At', '']
         lines += [f'- {setting}' for setting in dict.fromkeys(result['setting'] for result in alike)] + ['']
-    lines += [f'- {result["model"]} on {result["set"]} at {result["scale"]}: PSNR is infinite for {equal} of '
-              f'{len(result["images"])} images, equal to the original, and so on average'
-              for result in results if (equal := sum(image['psnr'] == float('inf') for image in result['images']))]
+    lines += [
+        f'- {result["model"]} on {result["set"]} at {result["scale"]}: PSNR is infinite for {equal} of '
+        f'{len(result["images"])} images, equal to the original, and so on average'
+        for result in results
+        if (equal := sum(image['psnr'] == float('inf') for image in result['images']))
+    ]
     return '\n'.join(lines).rstrip()
 
 
 def as_csv(results):
     """A line a cell."""
-    columns = ['set', 'scale', 'model', 'psnr', 'ssim', 'seconds', 'parameters', 'file', 'identity', 'setting',
-               'protocol']
+    columns = [
+        'set',
+        'scale',
+        'model',
+        'psnr',
+        'ssim',
+        'seconds',
+        'parameters',
+        'file',
+        'identity',
+        'setting',
+        'protocol',
+    ]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction='ignore', lineterminator='\n')
     writer.writeheader()
@@ -313,6 +354,7 @@ def as_csv(results):
 def plot(path, curves):
     """PSNR over scale, a line a model, sets beside each other; infinite values are left out."""
     from matplotlib.figure import Figure  # here, since it is slow and other processes and errors need none
+
     sets = {cell.set: None for cell, _ in curves}
     figure = Figure(figsize=(5 * len(sets), 4), layout='constrained')
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets):

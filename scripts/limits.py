@@ -3,6 +3,7 @@ JPEG, one with noise, one that is blurred.
 
     python scripts/limits.py            # the bundled weights; writes scripts/pictures/limits.png
 """
+
 import io
 import sys
 from pathlib import Path
@@ -26,17 +27,23 @@ from utils import Parser, run_main  # noqa: E402
 PHOTO = ROOT / 'tests' / 'photos' / 'chelsea.png'
 OUTPUT = ROOT / 'scripts' / 'pictures' / 'limits.png'
 SCALE = 3
-TOP, LEFT, HEIGHT, WIDTH = 24, 39, 33, 40   # what is shown, in LR pixels
-PANEL, GAP, TEXT = (198, 240), 10, 14       # height and width of a panel, space and height of the labels, in pixels
-QUALITY, NOISE, BLUR = 40, 8, 2.5           # of JPEG; standard deviations, of 255 and in pixels of the photo
+TOP, LEFT, HEIGHT, WIDTH = 24, 39, 33, 40  # what is shown, in LR pixels
+PANEL, GAP, TEXT = (198, 240), 10, 14  # height and width of a panel, space and height of the labels, in pixels
+QUALITY, NOISE, BLUR = 40, 8, 2.5  # of JPEG; standard deviations, of 255 and in pixels of the photo
 
 
 def parse():
     parser = Parser('Draw what weights know and what they do not.')
-    parser.add_argument('-model', default=ROOT / 'modelzoo' / 'EDSR_light_MSIT.pth', type=Path, metavar='FILE',
-                        help='weights; the bundled ones if left out')
-    parser.add_argument('-output', default=OUTPUT, type=Path, metavar='FILE',
-                        help=f'the figure; {OUTPUT.relative_to(ROOT)} if left out')
+    parser.add_argument(
+        '-model',
+        default=ROOT / 'modelzoo' / 'EDSR_light_MSIT.pth',
+        type=Path,
+        metavar='FILE',
+        help='weights; the bundled ones if left out',
+    )
+    parser.add_argument(
+        '-output', default=OUTPUT, type=Path, metavar='FILE', help=f'the figure; {OUTPUT.relative_to(ROOT)} if left out'
+    )
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()
@@ -75,7 +82,7 @@ def inputs(hr):
 
 def part(image, scale):
     """What is shown of `image (3, h, w)`, `scale` times larger than the LR image."""
-    return image[:, TOP * scale:(TOP + HEIGHT) * scale, LEFT * scale:(LEFT + WIDTH) * scale]
+    return image[:, TOP * scale : (TOP + HEIGHT) * scale, LEFT * scale : (LEFT + WIDTH) * scale]
 
 
 def row(labels, images):

@@ -7,6 +7,7 @@
 A source is a folder, a zip or tar archive (also compressed), or the URL of an archive. What is there already is kept; a
 run that was interrupted goes on when it is started again. README.md, "Data", says where the sets can be had.
 """
+
 import contextlib
 import hashlib
 import io
@@ -33,10 +34,11 @@ from utils import Parser, UserError, about, atomic_path, check_folder, run_main 
 
 class Part(NamedTuple):
     """A folder of HR images."""
-    hr: str             # where it is laid out, below the root
-    lr: str             # and where its LR images are
-    count: int          # of images
-    known_as: tuple     # names of its folder in archives, in lower case
+
+    hr: str  # where it is laid out, below the root
+    lr: str  # and where its LR images are
+    count: int  # of images
+    known_as: tuple  # names of its folder in archives, in lower case
 
 
 SCALES = (2, 3, 4)
@@ -46,8 +48,10 @@ SETS = {
     # the 100 test images of BSDS300, which are the 100 of BSDS500 for validation
     'b100': [Part('B100', 'B100/LR_bicubic', 100, ('b100', 'bsd100', 'bsds100', 'bsds300', 'bsds500'))],
     'urban100': [Part('Urban100', 'Urban100/LR_bicubic', 100, ('urban100',))],
-    'div2k': [Part('DIV2K/DIV2K_train_HR', 'DIV2K/DIV2K_train_LR_bicubic', 800, ('div2k_train_hr',)),
-              Part('DIV2K/DIV2K_valid_HR', 'DIV2K/DIV2K_valid_LR_bicubic', 100, ('div2k_valid_hr',))],
+    'div2k': [
+        Part('DIV2K/DIV2K_train_HR', 'DIV2K/DIV2K_train_LR_bicubic', 800, ('div2k_train_hr',)),
+        Part('DIV2K/DIV2K_valid_HR', 'DIV2K/DIV2K_valid_LR_bicubic', 100, ('div2k_valid_hr',)),
+    ],
 }
 FOLDERS = {name: part for parts in SETS.values() for part in parts for name in part.known_as}
 
@@ -55,8 +59,14 @@ FOLDERS = {name: part for parts in SETS.values() for part in parts for name in p
 def parse():
     parser = Parser('Lay out image sets under data/, with LR images at x2, x3 and x4.')
     parser.add_argument('sets', nargs='+', choices=SETS, metavar='SET', help=', '.join(SETS))
-    parser.add_argument('-from', nargs='+', default=[], dest='sources', metavar='SOURCE',
-                        help='folders, zip or tar archives, or URLs of archives; not needed for what is there already')
+    parser.add_argument(
+        '-from',
+        nargs='+',
+        default=[],
+        dest='sources',
+        metavar='SOURCE',
+        help='folders, zip or tar archives, or URLs of archives; not needed for what is there already',
+    )
     parser.add_argument('-sha256', nargs='+', default=[], metavar='HEX', help='checksums of the sources, all archives')
     parser.add_argument('-root', type=Path, default=ROOT / 'data', metavar='FOLDER', help='data/ if left out')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
@@ -100,6 +110,7 @@ def whole(part, root):
 
 # ---------------------------------------------------------------- sources
 
+
 def local(source, checksum, root):
     """The path of a source: of a URL, that of its download, which stays below `root` for other sets and later runs.
 
@@ -126,7 +137,7 @@ def sha256(path):
         raise UserError(f'{path}: no file, so it has no checksum')
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        while block := file.read(2 ** 20):
+        while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
 
@@ -167,6 +178,7 @@ def images_of(part, sources, unnamed):
 
 # ---------------------------------------------------------------- layout
 
+
 def lay_out_hr(sets, sources, checksums, root):
     """Bring the HR images of `sets`, names to parts, that are not there yet from the `sources` to their folders.
 
@@ -180,8 +192,10 @@ def lay_out_hr(sets, sources, checksums, root):
             lacking = [part for part in parts if not whole(part, root)]
             found = {part: images_of(part, given, unnamed=len(sets) == len(parts) == 1) for part in lacking}
             if lacking == parts and not any(found.values()):
-                raise UserError(f'{name}: there are no images of it in {root}, nor in what -from gives; README.md says '
-                                'where they can be had')
+                raise UserError(
+                    f'{name}: there are no images of it in {root}, nor in what -from gives; README.md says '
+                    'where they can be had'
+                )
             plan |= {part: images for part, images in found.items() if images}
         for part, images in plan.items():
             others = [file.name for file in images_in(root / part.hr) if file.stem not in images]

@@ -1,4 +1,5 @@
 """What several test files use."""
+
 import runpy
 import sys
 from pathlib import Path
@@ -9,16 +10,23 @@ from hypothesis import settings
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-settings.register_profile('untimed', deadline=None)         # a machine may be busy
+settings.register_profile('untimed', deadline=None)  # a machine may be busy
 settings.load_profile('untimed')
 
 # A small model that has every part.
-TINY = {'name': 'msit', 'args': {
-    'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8}},
-    'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8, 8], 'act': 'gelu'}},
-    'channels': 8, 'heads': 2, 'radius': 1, 'msno_kernels': [3, 5], 'mssa_kernels': [3, 5],
-    'position_bias_spec': {'name': 'sinusoid', 'args': {'features': 8}},
-}}
+TINY = {
+    'name': 'msit',
+    'args': {
+        'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8}},
+        'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8, 8], 'act': 'gelu'}},
+        'channels': 8,
+        'heads': 2,
+        'radius': 1,
+        'msno_kernels': [3, 5],
+        'mssa_kernels': [3, 5],
+        'position_bias_spec': {'name': 'sinusoid', 'args': {'features': 8}},
+    },
+}
 
 
 @pytest.fixture
@@ -39,13 +47,30 @@ def config(photos):
     folder = {'name': 'image-folder', 'args': {'root_path': str(photos), 'cache': 'in_memory'}}
     stage = {'rim': False, 'scales': [1, 2], 'steps': 6, 'lr': 1e-3, 'warmup_steps': 2, 'warmup_lr': 1e-5}
     return {
-        'model': TINY, 'init': None, 'train_dataset': folder, 'patch': 12, 'queries': 32, 'draw': 'pixel',
-        'batch_size': 4, 'accumulate': 1, 'workers': 0, 'seed': 3,
+        'model': TINY,
+        'init': None,
+        'train_dataset': folder,
+        'patch': 12,
+        'queries': 32,
+        'draw': 'pixel',
+        'batch_size': 4,
+        'accumulate': 1,
+        'workers': 0,
+        'seed': 3,
         'stages': {'stage1': stage, 'stage2': {**stage, 'rim': True, 'scales': [1, 3]}},
-        'precision': 'fp32', 'channels_last': False, 'compile': False, 'clip_grad': 1.0, 'ema_decay': 0.9,
-        'max_bad_steps': 2, 'validation': {'dataset': {**folder, 'args': {**folder['args'], 'first_k': 2}},
-                                           'protocol': 'benchmark', 'scales': [2]},
-        'validate_every': 2, 'save_every': 4,
+        'precision': 'fp32',
+        'channels_last': False,
+        'compile': False,
+        'clip_grad': 1.0,
+        'ema_decay': 0.9,
+        'max_bad_steps': 2,
+        'validation': {
+            'dataset': {**folder, 'args': {**folder['args'], 'first_k': 2}},
+            'protocol': 'benchmark',
+            'scales': [2],
+        },
+        'validate_every': 2,
+        'save_every': 4,
     }
 
 
@@ -59,6 +84,7 @@ def program(tmp_path, monkeypatch, capfd):
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(ROOT / name), run_name='__main__')
         return stopped.value.code, *capfd.readouterr()
+
     return run
 
 

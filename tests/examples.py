@@ -1,4 +1,5 @@
 """Models, specs and comparisons that several test files use."""
+
 import copy
 from unittest import mock
 
@@ -26,20 +27,35 @@ def close(a, b):
 def specs(draw):
     """A random small configuration of MSIT."""
     heads = draw(st.sampled_from([1, 2, 4]))
-    return {'name': 'msit', 'args': {
-        'encoder_spec': draw(st.sampled_from([
-            {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4}},
-            {'name': 'rdn', 'args': {'n_blocks': 2, 'n_convs': 2, 'growth': 4, 'n_feats': 4}}])),
-        'imnet_spec': {'name': 'mlp', 'args': {
-            'out_dim': 3, 'hidden_list': draw(st.lists(st.integers(1, 9), max_size=3)),
-            'act': draw(st.sampled_from(['relu', 'gelu']))}},
-        'channels': 8 * draw(st.integers(1, 2)), 'heads': heads, 'radius': draw(st.integers(1, 3)),
-        'msno_kernels': draw(st.sampled_from([[3], [3, 5], [3, 5, 7, 9], [1, 3]])),
-        'mssa_kernels': draw(st.sampled_from([[3], [3, 5]])),
-        'fem': draw(st.sampled_from(['replicate', 'circular', None])),
-        'position_bias_spec': draw(st.sampled_from([None, {'name': 'sinusoid', 'args': {'features': 16}}])),
-        'rim': draw(st.booleans()),
-    }}
+    return {
+        'name': 'msit',
+        'args': {
+            'encoder_spec': draw(
+                st.sampled_from(
+                    [
+                        {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4}},
+                        {'name': 'rdn', 'args': {'n_blocks': 2, 'n_convs': 2, 'growth': 4, 'n_feats': 4}},
+                    ]
+                )
+            ),
+            'imnet_spec': {
+                'name': 'mlp',
+                'args': {
+                    'out_dim': 3,
+                    'hidden_list': draw(st.lists(st.integers(1, 9), max_size=3)),
+                    'act': draw(st.sampled_from(['relu', 'gelu'])),
+                },
+            },
+            'channels': 8 * draw(st.integers(1, 2)),
+            'heads': heads,
+            'radius': draw(st.integers(1, 3)),
+            'msno_kernels': draw(st.sampled_from([[3], [3, 5], [3, 5, 7, 9], [1, 3]])),
+            'mssa_kernels': draw(st.sampled_from([[3], [3, 5]])),
+            'fem': draw(st.sampled_from(['replicate', 'circular', None])),
+            'position_bias_spec': draw(st.sampled_from([None, {'name': 'sinusoid', 'args': {'features': 16}}])),
+            'rim': draw(st.booleans()),
+        },
+    }
 
 
 def built(spec, seed=0, dtype=torch.float64):
@@ -83,5 +99,11 @@ def replaced(spec, path, value):
 
 words = st.sampled_from(['', 'x', 'gelu', 'rdn', 'mlp', 'circular'])
 plain = st.none() | st.booleans() | st.integers(-3, 12) | st.floats(-9, 9) | words
-anything = st.recursive(plain, lambda part: st.lists(part, max_size=3) | st.dictionaries(
-    st.sampled_from(['name', 'args', 'features', 'out_dim', 'rim']), part, max_size=3), max_leaves=4)
+anything = st.recursive(
+    plain,
+    lambda part: (
+        st.lists(part, max_size=3)
+        | st.dictionaries(st.sampled_from(['name', 'args', 'features', 'out_dim', 'rim']), part, max_size=3)
+    ),
+    max_leaves=4,
+)

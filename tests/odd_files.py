@@ -2,6 +2,7 @@
 
 Every function gives a dict from a case's name to the bytes of its file, the same at every call.
 """
+
 import io
 import struct
 import zlib
@@ -11,18 +12,24 @@ from PIL import Image, PngImagePlugin
 
 from datasets.pictures import exif
 
-SIZE = (7, 9)           # height, width
+SIZE = (7, 9)  # height, width
 MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 SIGNATURES = {
-    'png': b'\x89PNG\r\n\x1a\n', 'jpeg': b'\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0',
-    'webp': b'RIFF\x40\0\0\0WEBPVP8 ', 'webp lossless': b'RIFF\x40\0\0\0WEBPVP8L', 'webp extended':
-    b'RIFF\x40\0\0\0WEBPVP8X', 'tiff': b'II*\0\x08\0\0\0', 'tiff, big-endian': b'MM\0*\0\0\0\x08',
-    'tiff, 64 bits': b'II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0', 'bmp': b'BM\x80\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0',
+    'png': b'\x89PNG\r\n\x1a\n',
+    'jpeg': b'\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0',
+    'webp': b'RIFF\x40\0\0\0WEBPVP8 ',
+    'webp lossless': b'RIFF\x40\0\0\0WEBPVP8L',
+    'webp extended': b'RIFF\x40\0\0\0WEBPVP8X',
+    'tiff': b'II*\0\x08\0\0\0',
+    'tiff, big-endian': b'MM\0*\0\0\0\x08',
+    'tiff, 64 bits': b'II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0',
+    'bmp': b'BM\x80\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0',
     'gif': b'GIF89a\x09\0\x07\0\xf7\0\0',
 }
 
 
 # ---------------------------------------------------------------- making files
+
 
 def samples(channels, size=SIZE, dtype=np.uint8):
     values = np.random.default_rng(channels).integers(0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True)
@@ -39,8 +46,9 @@ def png(size, depth, colour_type, data, *chunks, interlace=0, begin=SIGNATURES['
     """A PNG of what it is told: `data`, rows after their filters' numbers; `chunks`, (name, data), before these."""
     header = struct.pack('>LLBBBBB', *size[::-1], depth, colour_type, 0, 0, interlace)
     parts = [(b'IHDR', header), *chunks, (b'IDAT', zlib.compress(data)), (b'IEND', b'')]
-    return begin + b''.join(struct.pack('>L', len(data)) + name + data + struct.pack('>L', zlib.crc32(name + data))
-                            for name, data in parts)
+    return begin + b''.join(
+        struct.pack('>L', len(data)) + name + data + struct.pack('>L', zlib.crc32(name + data)) for name, data in parts
+    )
 
 
 def rows(channels, depth=8, size=SIZE):
@@ -53,9 +61,17 @@ def rows(channels, depth=8, size=SIZE):
 def tiff(data, order='<', **changed):
     """A TIFF of 8-bit RGB whose samples are `data`; `changed`: other values of tags, `t258=exif.short(...)`; None: no
     such tag."""
-    tags = {256: exif.long(order, SIZE[1]), 257: exif.long(order, SIZE[0]), 258: exif.short(order, 8, 8, 8),
-            259: exif.short(order, 1), 262: exif.short(order, 2), 273: exif.long(order, 8),
-            277: exif.short(order, 3), 278: exif.long(order, SIZE[0]), 279: exif.long(order, len(data))}
+    tags = {
+        256: exif.long(order, SIZE[1]),
+        257: exif.long(order, SIZE[0]),
+        258: exif.short(order, 8, 8, 8),
+        259: exif.short(order, 1),
+        262: exif.short(order, 2),
+        273: exif.long(order, 8),
+        277: exif.short(order, 3),
+        278: exif.long(order, SIZE[0]),
+        279: exif.long(order, len(data)),
+    }
     tags = {**tags, **{int(name[1:]): value for name, value in changed.items()}}
     tags = {tag: value for tag, value in tags.items() if value is not None}
     data += bytes(len(data) % 2)
@@ -63,6 +79,7 @@ def tiff(data, order='<', **changed):
 
 
 # ---------------------------------------------------------------- images as they should be
+
 
 def whole():
     made = {}
@@ -106,8 +123,13 @@ def deep_tiff(channels, alpha=None):
     if alpha is not None:
         values[..., -1] = alpha
     extra = exif.short('<', 2) if channels in (2, 4) else None
-    return tiff(values.astype('<u2').tobytes(), t258=exif.short('<', *[16] * channels),
-                t262=exif.short('<', 1 if channels < 3 else 2), t277=exif.short('<', channels), t338=extra)
+    return tiff(
+        values.astype('<u2').tobytes(),
+        t258=exif.short('<', *[16] * channels),
+        t262=exif.short('<', 1 if channels < 3 else 2),
+        t277=exif.short('<', channels),
+        t338=extra,
+    )
 
 
 def shapes():
@@ -118,15 +140,23 @@ def shapes():
             image = Image.fromarray(samples(channels, size))
             for format in ('PNG', 'TIFF') + (('JPEG', 'WEBP', 'BMP', 'GIF') if channels in (1, 3) else ()):
                 made[f'{format} {mode} {size}'] = saved(image, format)
-            made[f'PNG {mode} {size}, 16 bits'] = png(size, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels],
-                                                      rows(channels, 16, size))
+            made[f'PNG {mode} {size}, 16 bits'] = png(
+                size, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], rows(channels, 16, size)
+            )
     return made
 
 
 def odd_alpha():
     made = {}
-    for name, alpha in (('none', 0), ('all', 65535), ('next to none', 1), ('low byte', 255), ('high byte', 65280),
-                        ('in turns', np.arange(SIZE[1]) % 2 * 65535), ('grows', np.arange(SIZE[1]) * 8000)):
+    for name, alpha in (
+        ('none', 0),
+        ('all', 65535),
+        ('next to none', 1),
+        ('low byte', 255),
+        ('high byte', 65280),
+        ('in turns', np.arange(SIZE[1]) % 2 * 65535),
+        ('grows', np.arange(SIZE[1]) * 8000),
+    ):
         for channels in (2, 4):
             made[f'TIFF of {channels}, alpha {name}'] = deep_tiff(channels, alpha)
             values = samples(channels, dtype=np.uint16).astype('>u2')
@@ -145,29 +175,47 @@ def told_wrongly():
         made[f'PNG, orientation {value}'] = png(SIZE, 8, 2, rgb, (b'eXIf', block))
         made[f'JPEG, orientation {value}'] = saved(jpeg, 'JPEG', exif=b'Exif\0\0' + block)
         made[f'WEBP, orientation {value}'] = saved(jpeg, 'WEBP', exif=block, **webp)
-    entry = {exif.ORIENTATION: (7, 5, b'words'), 0x011A: (5, 1, bytes(8)), 0x8825: (4, 1, b'\xff\xff\xff\xff'),
-             exif.PHOTO: (4, 1, b'\x08\0\0\0'), 0x010F: (2, 2 ** 31, b'\x08\0\0\0'), 0x0110: (99, 4, b'what'),
-             0x0131: (2, 0, b''), 0x0132: (12, 1, struct.pack('<d', float('nan')))}
+    entry = {
+        exif.ORIENTATION: (7, 5, b'words'),
+        0x011A: (5, 1, bytes(8)),
+        0x8825: (4, 1, b'\xff\xff\xff\xff'),
+        exif.PHOTO: (4, 1, b'\x08\0\0\0'),
+        0x010F: (2, 2**31, b'\x08\0\0\0'),
+        0x0110: (99, 4, b'what'),
+        0x0131: (2, 0, b''),
+        0x0132: (12, 1, struct.pack('<d', float('nan'))),
+    }
     for tag, value in entry.items():
         entry = struct.pack('<HHL', tag, *value[:2]) + value[2][:4].ljust(4, b'\0')
         directory = struct.pack('<H', 1) + entry + bytes(4)
         block = exif.head('<', 8) + directory
         made[f'PNG, EXIF {tag:#x}'] = png(SIZE, 8, 2, rgb, (b'eXIf', block))
         made[f'JPEG, EXIF {tag:#x}'] = saved(jpeg, 'JPEG', exif=b'Exif\0\0' + block)
-    for name, block in (('none', b''), ('half', b'II*\0'), ('no end', exif.head('<', 8) + b'\xff\xff'),
-                        ('beyond', exif.head('>', 2 ** 32 - 1)), ('itself', exif.head('<', 0)), ('noise', rgb),
-                        ('words', b'Exif\0\0 words')):
+    for name, block in (
+        ('none', b''),
+        ('half', b'II*\0'),
+        ('no end', exif.head('<', 8) + b'\xff\xff'),
+        ('beyond', exif.head('>', 2**32 - 1)),
+        ('itself', exif.head('<', 0)),
+        ('noise', rgb),
+        ('words', b'Exif\0\0 words'),
+    ):
         made[f'PNG, EXIF {name}'] = png(SIZE, 8, 2, rgb, (b'eXIf', block))
         made[f'JPEG, EXIF {name}'] = saved(jpeg, 'JPEG', exif=b'Exif\0\0' + block)
         made[f'WEBP, EXIF {name}'] = saved(jpeg, 'WEBP', exif=b'Exif\0\0' + block, **webp)
-    for name, profile in (('words', b'no profile'), ('zeros', bytes(500)), ('noise', rgb * 3),
-                          ('marked', bytes(36) + b'acsp' + rgb), ('large', bytes(300_000))):
+    for name, profile in (
+        ('words', b'no profile'),
+        ('zeros', bytes(500)),
+        ('noise', rgb * 3),
+        ('marked', bytes(36) + b'acsp' + rgb),
+        ('large', bytes(300_000)),
+    ):
         for format in ('PNG', 'JPEG', 'WEBP', 'TIFF'):
             made[f'{format}, profile {name}'] = saved(jpeg, format, icc_profile=profile)
         made[f'CMYK, profile {name}'] = saved(jpeg.convert('CMYK'), 'JPEG', icc_profile=profile)
-    for values in ((0, 0, 1), (1, 1, 0), (2 ** 32 - 1, 1, 1), (1, 2 ** 32 - 1, 1), (3000, 3000, 9)):
+    for values in ((0, 0, 1), (1, 1, 0), (2**32 - 1, 1, 1), (1, 2**32 - 1, 1), (3000, 3000, 9)):
         made[f'PNG, resolution {values}'] = png(SIZE, 8, 2, rgb, (b'pHYs', struct.pack('>LLB', *values)))
-    for name, value in (('0/0', (0, 0)), ('1/0', (1, 0)), ('0/1', (0, 1)), ('huge', (2 ** 32 - 1, 1))):
+    for name, value in (('0/0', (0, 0)), ('1/0', (1, 0)), ('0/1', (0, 1)), ('huge', (2**32 - 1, 1))):
         entry = (exif.RATIONAL, 1, struct.pack('<LL', *value))
         made[f'TIFF, resolution {name}'] = tiff(rgb, t282=entry, t283=entry, t296=exif.short('<', 2))
     return made
@@ -176,9 +224,14 @@ def told_wrongly():
 def renamed_and_nested():
     """Images with something else behind or within them."""
     made = {}
-    pictures = {'png': png(SIZE, 8, 2, rows(3)), 'jpeg': saved(Image.fromarray(samples(3)), 'JPEG'),
-                'bmp': saved(Image.fromarray(samples(3)), 'BMP'), 'gif': saved(Image.fromarray(samples(1)), 'GIF'),
-                'tiff': tiff(rows(3)), 'webp': saved(Image.fromarray(samples(3)), 'WEBP')}
+    pictures = {
+        'png': png(SIZE, 8, 2, rows(3)),
+        'jpeg': saved(Image.fromarray(samples(3)), 'JPEG'),
+        'bmp': saved(Image.fromarray(samples(3)), 'BMP'),
+        'gif': saved(Image.fromarray(samples(1)), 'GIF'),
+        'tiff': tiff(rows(3)),
+        'webp': saved(Image.fromarray(samples(3)), 'WEBP'),
+    }
     for outer, first in pictures.items():
         for inner, second in pictures.items():
             made[f'{inner} behind {outer}'] = first + second
@@ -193,6 +246,7 @@ def renamed_and_nested():
 
 
 # ---------------------------------------------------------------- images damaged
+
 
 def flipped():
     """One to four bytes changed, anywhere."""
@@ -209,7 +263,7 @@ def truncated():
     made = {}
     for name, content in whole().items():
         for part in (0.1, 0.5, 0.9):
-            made[f'{name}, {part} of it'] = content[:int(len(content) * part)]
+            made[f'{name}, {part} of it'] = content[: int(len(content) * part)]
         made[f'{name}, without its end'] = content[:-1]
     return made
 
@@ -220,16 +274,29 @@ def shifted():
     for name, content in whole().items():
         at, length = int(rng.integers(0, len(content))), int(rng.integers(1, 9))
         made[f'{name}, bytes put in'] = content[:at] + rng.bytes(length) + content[at:]
-        made[f'{name}, bytes left out'] = content[:at] + content[at + length:]
-        made[f'{name}, bytes twice'] = content[:at + length] + content[at:]
+        made[f'{name}, bytes left out'] = content[:at] + content[at + length :]
+        made[f'{name}, bytes twice'] = content[: at + length] + content[at:]
     return made
 
 
 def sizes():
     """Sizes that are not, or too many."""
     made = {}
-    pairs = [(0, 0), (0, 5), (5, 0), (2 ** 31 - 1, 1), (1, 2 ** 31 - 1), (2 ** 31 - 1,) * 2, (2 ** 32 - 1,) * 2,
-             (100_000, 100_000), (65_535, 65_535), (300, 300), (8, 9), (7, 10), (7, 8)]
+    pairs = [
+        (0, 0),
+        (0, 5),
+        (5, 0),
+        (2**31 - 1, 1),
+        (1, 2**31 - 1),
+        (2**31 - 1,) * 2,
+        (2**32 - 1,) * 2,
+        (100_000, 100_000),
+        (65_535, 65_535),
+        (300, 300),
+        (8, 9),
+        (7, 10),
+        (7, 8),
+    ]
     bmp = bytearray(saved(Image.fromarray(samples(3)), 'BMP'))
     gif = bytearray(saved(Image.fromarray(samples(1)), 'GIF'))
     lossless = bytearray(saved(Image.fromarray(samples(3)), 'WEBP', lossless=True))
@@ -245,7 +312,7 @@ def sizes():
             gif[6:10] = struct.pack('<HH', width, height)
             made[f'GIF {name}'] = bytes(gif)
             at = jpeg.index(b'\xff\xc0') + 5
-            jpeg[at:at + 4] = struct.pack('>HH', height, width)
+            jpeg[at : at + 4] = struct.pack('>HH', height, width)
             made[f'JPEG {name}'] = bytes(jpeg)
         if 0 < min(height, width) and max(height, width) <= 16_384:
             lossless[21:25] = struct.pack('<L', width - 1 | height - 1 << 14)
@@ -260,31 +327,49 @@ def png_parts():
         for colour_type in range(8):
             made[f'PNG of {depth} bits, type {colour_type}'] = png(SIZE, depth, colour_type, rows(4, 16))
     palette = bytes(range(9))
-    for name, plte, trns in (('short', palette, b''), ('none', None, b''), ('of 4', palette[:4], b''),
-                             ('empty', b'', b''), ('too long', bytes(300 * 3), b''),
-                             ('less than alpha', palette, bytes(200)), ('and alpha', palette, bytes(2)),
-                             ('and alpha too long', palette, bytes(300))):
+    for name, plte, trns in (
+        ('short', palette, b''),
+        ('none', None, b''),
+        ('of 4', palette[:4], b''),
+        ('empty', b'', b''),
+        ('too long', bytes(300 * 3), b''),
+        ('less than alpha', palette, bytes(200)),
+        ('and alpha', palette, bytes(2)),
+        ('and alpha too long', palette, bytes(300)),
+    ):
         for depth in (1, 4, 8):
             chunks = [(b'PLTE', plte)] * (plte is not None) + [(b'tRNS', trns)] * bool(trns)
             made[f'PNG, palette {name}, {depth} bits'] = png(SIZE, depth, 3, rows(1, 8), *chunks)
     for length in (0, 1, 2, 5, 6, 7):
         for colour_type in (0, 2, 4, 6):
-            made[f'PNG, transparent {length}, {colour_type}'] = png(SIZE, 8, colour_type, rows(4),
-                                                                     (b'tRNS', b'\1' * length))
+            made[f'PNG, transparent {length}, {colour_type}'] = png(
+                SIZE, 8, colour_type, rows(4), (b'tRNS', b'\1' * length)
+            )
     for interlace in (1, 2, 255):
         made[f'PNG, interlaced {interlace}'] = png(SIZE, 8, 2, rgb * 2, interlace=interlace)
     for filter_type in (1, 4, 5, 255):
         made[f'PNG, filter {filter_type}'] = png(SIZE, 8, 0, (bytes([filter_type]) + bytes(SIZE[1])) * SIZE[0])
-    bomb = zlib.compress(bytes(2 ** 25))
-    for name, chunk in (('profile', (b'iCCP', b'x\0\0' + bomb)), ('text', (b'zTXt', b'x\0\0' + bomb)),
-                        ('international text', (b'iTXt', b'x\0\1\0\0\0' + bomb)), ('gamma', (b'gAMA', bytes(4))),
-                        ('short gamma', (b'gAMA', b'')), ('chromaticity', (b'cHRM', b'\0')),
-                        ('frames', (b'acTL', bytes(8))), ('no frames', (b'acTL', b'')),
-                        ('many frames', (b'acTL', b'\xff' * 8)), ('a second header', (b'IHDR', bytes(13))),
-                        ('an early end', (b'IEND', b'')), ('samples before', (b'IDAT', b'')),
-                        ('other samples', (b'IDAT', zlib.compress(b''))), ('unknown', (b'ABCD', b'x')),
-                        ('nameless', (b'\0\0\0\0', b'x')), ('unknown, private', (b'abcd', b'x')),
-                        ('bad profile', (b'iCCP', b'x\0\0noise')), ('bad text', (b'tEXt', b'\xff' * 90))):
+    bomb = zlib.compress(bytes(2**25))
+    for name, chunk in (
+        ('profile', (b'iCCP', b'x\0\0' + bomb)),
+        ('text', (b'zTXt', b'x\0\0' + bomb)),
+        ('international text', (b'iTXt', b'x\0\1\0\0\0' + bomb)),
+        ('gamma', (b'gAMA', bytes(4))),
+        ('short gamma', (b'gAMA', b'')),
+        ('chromaticity', (b'cHRM', b'\0')),
+        ('frames', (b'acTL', bytes(8))),
+        ('no frames', (b'acTL', b'')),
+        ('many frames', (b'acTL', b'\xff' * 8)),
+        ('a second header', (b'IHDR', bytes(13))),
+        ('an early end', (b'IEND', b'')),
+        ('samples before', (b'IDAT', b'')),
+        ('other samples', (b'IDAT', zlib.compress(b''))),
+        ('unknown', (b'ABCD', b'x')),
+        ('nameless', (b'\0\0\0\0', b'x')),
+        ('unknown, private', (b'abcd', b'x')),
+        ('bad profile', (b'iCCP', b'x\0\0noise')),
+        ('bad text', (b'tEXt', b'\xff' * 90)),
+    ):
         made[f'PNG with {name}'] = png(SIZE, 8, 2, rgb, chunk)
     made['PNG without samples'] = png(SIZE, 8, 2, b'')
     made['PNG of too many samples'] = png(SIZE, 8, 2, rgb * 1000)
@@ -302,8 +387,33 @@ def png_parts():
 def tiff_tags():
     """Every tag of a TIFF with values that do not fit."""
     made = {}
-    for number in (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 296, 317, 320, 322, 323, 324, 330, 338,
-                   339, 347, 530, 34665, 34853):
+    for number in (
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        274,
+        277,
+        278,
+        279,
+        284,
+        296,
+        317,
+        320,
+        322,
+        323,
+        324,
+        330,
+        338,
+        339,
+        347,
+        530,
+        34665,
+        34853,
+    ):
         for order, value in (('<', 0), ('<', 2), ('>', 5), ('<', 65_535)):
             made[f'TIFF, {number} is {value}'] = tiff(rows(3), order, **{f't{number}': exif.short(order, value)})
         made[f'TIFF, no {number}'] = tiff(rows(3), **{f't{number}': None})
@@ -312,40 +422,70 @@ def tiff_tags():
         made[f'TIFF, {number} a fraction'] = tiff(rows(3), **{f't{number}': (exif.RATIONAL, 1, bytes(8))})
     circle = bytearray(tiff(rows(3)))
     start = struct.unpack('<L', circle[4:8])[0]
-    at = start + 2 + 12 * struct.unpack('<H', circle[start:start + 2])[0]
-    circle[at:at + 4] = struct.pack('<L', start)
+    at = start + 2 + 12 * struct.unpack('<H', circle[start : start + 2])[0]
+    circle[at : at + 4] = struct.pack('<L', start)
     made['TIFF, pages in a circle'] = bytes(circle)
     for bits in ((16,), (16, 16), (16,) * 3, (16,) * 4, (16,) * 5, (8, 16, 8), (1,), (32,), (12,), (24,), (64,)):
         for photometric in (0, 1, 2, 3, 5, 6, 8):
             data = np.random.default_rng(0).bytes(SIZE[0] * SIZE[1] * sum(bits) // 8 + 1)
             made[f'TIFF of {bits}, {photometric}'] = tiff(
-                data, t258=exif.short('<', *bits), t262=exif.short('<', photometric), t277=exif.short('<', len(bits)),
-                t338=exif.short('<', 2) if len(bits) in (2, 4) else None)
+                data,
+                t258=exif.short('<', *bits),
+                t262=exif.short('<', photometric),
+                t277=exif.short('<', len(bits)),
+                t338=exif.short('<', 2) if len(bits) in (2, 4) else None,
+            )
     return made
 
 
 # ---------------------------------------------------------------- no images
 
+
 def no_images():
     rng = np.random.default_rng(3)
     made = {
-        'nothing': b'', 'a zero': b'\0', 'zeros': bytes(5000), 'ones': b'\xff' * 5000, 'noise': rng.bytes(5000),
-        'a line': b'no image\n', 'words': 'Grüße, 世界\n'.encode(), 'words, 16 bits': 'words'.encode('utf-16'),
-        'long line': b'x' * 100_000, 'page': b'<!DOCTYPE html><html></html>', 'drawing':
-        b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', 'data': b'{"image": [1, 2, 3]}',
-        'document': b'%PDF-1.7\n%\xe2\xe3\xcf\xd3\n', 'print': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
-        'archive': b'PK\3\4' + bytes(60), 'packed': b'\x1f\x8b\x08' + bytes(60),
+        'nothing': b'',
+        'a zero': b'\0',
+        'zeros': bytes(5000),
+        'ones': b'\xff' * 5000,
+        'noise': rng.bytes(5000),
+        'a line': b'no image\n',
+        'words': 'Grüße, 世界\n'.encode(),
+        'words, 16 bits': 'words'.encode('utf-16'),
+        'long line': b'x' * 100_000,
+        'page': b'<!DOCTYPE html><html></html>',
+        'drawing': b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        'data': b'{"image": [1, 2, 3]}',
+        'document': b'%PDF-1.7\n%\xe2\xe3\xcf\xd3\n',
+        'print': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
+        'archive': b'PK\3\4' + bytes(60),
+        'packed': b'\x1f\x8b\x08' + bytes(60),
         'program': b'\x7fELF\2\1\1' + bytes(60),
-        'other program': b'MZ\x90\0' + bytes(60), 'script': b'#!/bin/sh\nexit\n', 'film':
-        b'\0\0\0\x20ftypisom' + bytes(60), 'HEIC': b'\0\0\0\x20ftypheic' + bytes(60), 'AVIF':
-        b'\0\0\0\x20ftypavif' + bytes(60), 'sound': b'RIFF\x24\0\0\0WAVEfmt ' + bytes(30), 'icon':
-        b'\0\0\1\0\1\0\x10\x10' + bytes(60), 'PSD': b'8BPS\0\1' + bytes(60), 'JPEG 2000':
-        b'\0\0\0\x0cjP  \r\n\x87\n' + bytes(60), 'PPM': b'P6 3 3 255\n' + bytes(27), 'XPM': b'/* XPM */\n',
-        'PCX': b'\x0a\5\1\x08' + bytes(200), 'QOI': b'qoif' + bytes(30), 'FITS': b'SIMPLE  =  T' + bytes(90),
-        'pickle': b'\x80\4\x95\0\0\0\0\0\0\0\0}.', 'array': b'\x93NUMPY\1\0' + bytes(60), 'weights': b'PK\3\4archive',
+        'other program': b'MZ\x90\0' + bytes(60),
+        'script': b'#!/bin/sh\nexit\n',
+        'film': b'\0\0\0\x20ftypisom' + bytes(60),
+        'HEIC': b'\0\0\0\x20ftypheic' + bytes(60),
+        'AVIF': b'\0\0\0\x20ftypavif' + bytes(60),
+        'sound': b'RIFF\x24\0\0\0WAVEfmt ' + bytes(30),
+        'icon': b'\0\0\1\0\1\0\x10\x10' + bytes(60),
+        'PSD': b'8BPS\0\1' + bytes(60),
+        'JPEG 2000': b'\0\0\0\x0cjP  \r\n\x87\n' + bytes(60),
+        'PPM': b'P6 3 3 255\n' + bytes(27),
+        'XPM': b'/* XPM */\n',
+        'PCX': b'\x0a\5\1\x08' + bytes(200),
+        'QOI': b'qoif' + bytes(30),
+        'FITS': b'SIMPLE  =  T' + bytes(90),
+        'pickle': b'\x80\4\x95\0\0\0\0\0\0\0\0}.',
+        'array': b'\x93NUMPY\1\0' + bytes(60),
+        'weights': b'PK\3\4archive',
     }
     for name, begin in SIGNATURES.items():
-        for end, content in (('', b''), (' and zeros', bytes(200)), (' and ones', b'\xff' * 200),
-                             (' and noise', rng.bytes(200)), (' and more noise', rng.bytes(3000))):
+        for end, content in (
+            ('', b''),
+            (' and zeros', bytes(200)),
+            (' and ones', b'\xff' * 200),
+            (' and noise', rng.bytes(200)),
+            (' and more noise', rng.bytes(3000)),
+        ):
             made[f'{name} begins{end}'] = begin + content
     return made

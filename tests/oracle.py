@@ -1,4 +1,5 @@
 """MSSA and the decoder for one query point, in plain loops, written from the method's description alone."""
+
 import math
 
 
@@ -69,8 +70,12 @@ def position_bias(model, rel, head):
     weight, bias = number(module.proj.weight)[head], number(module.proj.bias)[head]
     quarter = len(weight) // 4
     frequencies = [2 ** (module.max_exponent * j / (quarter - 1)) - 1 for j in range(quarter)]
-    features = ([math.sin(f * rel[0]) for f in frequencies] + [math.sin(f * rel[1]) for f in frequencies]
-                + [math.cos(f * rel[0]) for f in frequencies] + [math.cos(f * rel[1]) for f in frequencies])
+    features = (
+        [math.sin(f * rel[0]) for f in frequencies]
+        + [math.sin(f * rel[1]) for f in frequencies]
+        + [math.cos(f * rel[0]) for f in frequencies]
+        + [math.cos(f * rel[1]) for f in frequencies]
+    )
     return sum(w * f for w, f in zip(weight, features)) + bias
 
 

@@ -1,4 +1,5 @@
 """Trainings in processes of their own that start at once, forked from a server that has imported everything."""
+
 import io
 import multiprocessing
 import os
@@ -18,13 +19,13 @@ context.set_forkserver_preload(['models.training.run', 'models.training.profile'
 def start(function, *arguments, environment=None, **options):
     """A process that runs `function(*arguments, **options)`, a function of a module, with more in its `environment`."""
     process = context.Process(target=run, args=(function, arguments, options, environment or {}))
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):         # for what the server imports
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # for what the server imports
         process.start()
     return process
 
 
 def run(function, arguments, options, environment):
-    multiprocessing.set_start_method('fork', force=True)            # of the loader's workers
+    multiprocessing.set_start_method('fork', force=True)  # of the loader's workers
     os.environ.update(environment)
     torch.set_num_threads(1)
     function(*arguments, **options)
@@ -52,8 +53,9 @@ def train(folder, *options, die_in_save=None, group=False):
                 return save(content, path)
             buffer = io.BytesIO()
             save(content, buffer)
-            Path(path).write_bytes(buffer.getvalue()[:len(buffer.getvalue()) // 2])
+            Path(path).write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
+
         torch.save = save_or_die
     sys.argv = [str(ROOT / 'train.py'), '-device', 'cpu', *map(str, options)]
     runpy.run_path(sys.argv[0], run_name='__main__')

@@ -1,4 +1,5 @@
 """The training configs that come along state the published recipe; any value anywhere in a config is run or refused."""
+
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ CONFIGS = ROOT / 'configs/train'
 PUBLISHED = {
     f'train_{file}_baseline_MsIT{ending}': (encoder, scales, f'./save/{file.upper()}_MSIT/stage1.pth' if init else None)
     for file, encoder in (('edsr', 'edsr-baseline'), ('rdn', 'rdn'))
-    for ending, scales, init in (('', {'stage1': [1, 4]}, False), ('_stage2', {'stage2': [1, 8]}, True),
-                                 ('_cumulative', {'stage1': [1, 4], 'stage2': [1, 8]}, False))
+    for ending, scales, init in (
+        ('', {'stage1': [1, 4]}, False),
+        ('_stage2', {'stage2': [1, 8]}, True),
+        ('_cumulative', {'stage1': [1, 4], 'stage2': [1, 8]}, False),
+    )
 }
 
 OTHERS = ['train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_edsr_baseline_liif', 'train_edsr_baseline_lte']
@@ -46,7 +50,7 @@ def test_published_recipe(name):
     assert Path(config['train_dataset']['args']['root_path']) == Path('data/DIV2K/DIV2K_train_HR')
     assert list(config['stages']) == list(scales)
     for stage, limits in scales.items():
-        planned = stages.in_steps(config['stages'][stage], 1000)        # 1000 iterations an epoch
+        planned = stages.in_steps(config['stages'][stage], 1000)  # 1000 iterations an epoch
         assert (planned['rim'], planned['scales']) == (stage == 'stage2', limits)
         optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=planned['lr'])
         schedule = stages.schedule(optimizer, planned)
@@ -61,7 +65,7 @@ def test_recipe_of_the_peers(name):
     assert config['model']['name'] == name and config['model']['args']['encoder_spec']['name'] == 'edsr-baseline'
     assert (config['patch'], config['queries'], config['draw'], config['batch_size']) == (48, 2304, 'pixel', 16)
     planned = stages.in_steps(config['stages']['stage1'], 50)
-    assert planned['scales'] == [1, 4] and planned['steps'] == 1000 * 1000      # 1000 iterations an epoch
+    assert planned['scales'] == [1, 4] and planned['steps'] == 1000 * 1000  # 1000 iterations an epoch
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=planned['lr'])
     schedule = stages.schedule(optimizer, planned)
     for epoch, rate in ((0, 1e-4), (199, 1e-4), (201, 5e-5), (401, 2.5e-5), (601, 1.25e-5), (999, 6.25e-6)):
@@ -88,9 +92,15 @@ def test_an_ablation_leaves_out_one_thing_on_the_same_budget(path):
     with torch.device('meta'):
         sizes = [sum(p.numel() for p in models.build(c['model']).parameters()) for c in (full, config)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
-    left_out = {'full': None, 'no_fem': 'fem', 'one_kernel_size': 'msno_kernels', 'no_rim': 'rim',
-                'no_position_bias': 'position_bias_spec', 'fp32': 'precision',
-                'block_draw': 'draw'}[path.stem]
+    left_out = {
+        'full': None,
+        'no_fem': 'fem',
+        'one_kernel_size': 'msno_kernels',
+        'no_rim': 'rim',
+        'no_position_bias': 'position_bias_spec',
+        'fp32': 'precision',
+        'block_draw': 'draw',
+    }[path.stem]
     for c in (full, config):
         c['model']['args'].pop(left_out, None)
         c.pop(left_out, None)
@@ -101,8 +111,9 @@ def test_an_ablation_leaves_out_one_thing_on_the_same_budget(path):
     assert config == full
 
 
-@pytest.mark.parametrize('name, difference', [
-    ('block', {}), ('pixel', {'draw': 'pixel'}), ('channels_last', {'channels_last': True})])
+@pytest.mark.parametrize(
+    'name, difference', [('block', {}), ('pixel', {'draw': 'pixel'}), ('channels_last', {'channels_last': True})]
+)
 def test_speed_is_measured_at_the_published_size(name, difference):
     published, config = read('train_edsr_baseline_MsIT'), read(f'speed/{name}')
     for c in (published, config):
@@ -126,13 +137,14 @@ def test_published_sizes(name):
 def test_the_shipped_weights_are_of_the_light_config():
     config = read('train_edsr_light_MsIT')
     spec, blocks = config['model'], [stage.get('blocks') for stage in config['stages'].values()]
-    spec['args']['encoder_spec']['args']['n_resblocks'] = blocks[-1]         # what the last stage makes of it
+    spec['args']['encoder_spec']['args']['n_resblocks'] = blocks[-1]  # what the last stage makes of it
     shipped = models.load(ROOT / 'modelzoo/EDSR_light_MSIT.pth').spec
     assert {'rim': False, **shipped['args']} == {'rim': False, **spec['args']} and shipped['name'] == spec['name']
 
 
 def test_configs_state_only_what_differs():
     """No key of a config has the value that it would inherit anyway; a spec with another name inherits nothing."""
+
     def repeated(content, below):
         if content.get('name') != below.get('name'):
             return
@@ -141,6 +153,7 @@ def test_configs_state_only_what_differs():
                 yield from repeated(value, below[key])
             elif key in below and below[key] == value:
                 yield key
+
     for path in sorted(CONFIGS.glob('train_*')):
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
         base = content.pop('base')
@@ -152,11 +165,16 @@ def test_configs_state_only_what_differs():
 
 # ---------------------------------------------------------------- values that make no sense
 
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_config_with_any_value_anywhere_takes_a_step_or_is_refused(config, tmp_path, data):
-    known = [place for place in places(config) if place[:2] != ('model', 'args')     # tried in test_checkpoint.py
-             and place[:1] not in (('workers',), ('compile',))]                             # would start processes
+    known = [
+        place
+        for place in places(config)
+        if place[:2] != ('model', 'args')  # tried in test_checkpoint.py
+        and place[:1] not in (('workers',), ('compile',))
+    ]  # would start processes
     path = tmp_path / 'any.yaml'
     path.write_text(yaml.safe_dump(replaced(config, data.draw(st.sampled_from(known)), data.draw(anything))))
     try:
@@ -169,22 +187,25 @@ def test_a_config_with_any_value_anywhere_takes_a_step_or_is_refused(config, tmp
         assert str(error)
 
 
-@pytest.mark.parametrize('change, said', [
-    (lambda c: c.update(init=3), 'init is a weight file or null, not 3'),
-    (lambda c: c.update(clip_grad='x'), "clip_grad is a number between 0 and inf or null, not 'x'"),
-    (lambda c: c.update(ema_decay=1), 'ema_decay is a number between 0 and 1 or null, not 1'),
-    (lambda c: c.update(precision=['fp32']), "precision is one of fp32, bf16, fp16, not ['fp32']"),
-    (lambda c: c.update(validation=None), "validation: the key 'dataset' is missing"),
-    (lambda c: c['validation'].update(scales=2), 'scales is a list of numbers above 0, not 2'),
-    (lambda c: c['validation'].update(scales=[2, 'x']), 'scales is a list'),
-    (lambda c: c['validation'].update(protocol='luma'), "unknown protocol 'luma'"),
-    (lambda c: c.update(stages={'best': c['stages']['stage1']}), "stage 'best': its name"),
-    (lambda c: c.update(stages={'../x': c['stages']['stage1']}), "stage '../x': its name"),
-    (lambda c: c.update(stages={3: c['stages']['stage1']}), 'stage 3: its name'),
-    (lambda c: c['stages']['stage1'].update(steps=float('inf')), 'steps is a positive number, not inf'),
-    (lambda c: c.update(stages=[]), 'stages is a mapping'),
-    (lambda c: c.update(model={'name': 'edsr-baseline'}), "'edsr-baseline' is no model that renders images"),
-])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (lambda c: c.update(init=3), 'init is a weight file or null, not 3'),
+        (lambda c: c.update(clip_grad='x'), "clip_grad is a number between 0 and inf or null, not 'x'"),
+        (lambda c: c.update(ema_decay=1), 'ema_decay is a number between 0 and 1 or null, not 1'),
+        (lambda c: c.update(precision=['fp32']), "precision is one of fp32, bf16, fp16, not ['fp32']"),
+        (lambda c: c.update(validation=None), "validation: the key 'dataset' is missing"),
+        (lambda c: c['validation'].update(scales=2), 'scales is a list of numbers above 0, not 2'),
+        (lambda c: c['validation'].update(scales=[2, 'x']), 'scales is a list'),
+        (lambda c: c['validation'].update(protocol='luma'), "unknown protocol 'luma'"),
+        (lambda c: c.update(stages={'best': c['stages']['stage1']}), "stage 'best': its name"),
+        (lambda c: c.update(stages={'../x': c['stages']['stage1']}), "stage '../x': its name"),
+        (lambda c: c.update(stages={3: c['stages']['stage1']}), 'stage 3: its name'),
+        (lambda c: c['stages']['stage1'].update(steps=float('inf')), 'steps is a positive number, not inf'),
+        (lambda c: c.update(stages=[]), 'stages is a mapping'),
+        (lambda c: c.update(model={'name': 'edsr-baseline'}), "'edsr-baseline' is no model that renders images"),
+    ],
+)
 def test_train_refuses_in_one_line_and_leaves_nothing(program, config, change, said):
     change(config)
     Path('run.yaml').write_text(yaml.safe_dump(config))
@@ -192,13 +213,18 @@ def test_train_refuses_in_one_line_and_leaves_nothing(program, config, change, s
     assert not Path('save').exists()
 
 
-@pytest.mark.parametrize('options, said', [
-    (['-config', 'none.yaml'], 'none.yaml: cannot read the config'), (['-config', '.'], 'Is a directory'),
-    ([], '-config'),
-    (['-config', 'run.yaml', '-device', 'abacus'], "'abacus' is not available"),
-    (['-config', 'run.yaml', '-init', 'none.pth'], 'none.pth: no such file'),
-    (['-config', 'run.yaml', '-time-limit', 'soon'], "'soon'"), (['-config', 'run.yaml', '-resum'], '-resum'),
-])
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (['-config', 'none.yaml'], 'none.yaml: cannot read the config'),
+        (['-config', '.'], 'Is a directory'),
+        ([], '-config'),
+        (['-config', 'run.yaml', '-device', 'abacus'], "'abacus' is not available"),
+        (['-config', 'run.yaml', '-init', 'none.pth'], 'none.pth: no such file'),
+        (['-config', 'run.yaml', '-time-limit', 'soon'], "'soon'"),
+        (['-config', 'run.yaml', '-resum'], '-resum'),
+    ],
+)
 def test_train_refuses_options(program, config, options, said):
     Path('run.yaml').write_text(yaml.safe_dump(config))
     refused(program('train.py', *options), said)
@@ -209,6 +235,7 @@ def test_train_refuses_options(program, config, options, said):
 def test_too_little_memory_in_training_is_one_line(program, config, monkeypatch, name):
     def fail(self, *arguments):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has')
+
     monkeypatch.setattr(models.msit.MSIT, name, fail)
     Path('run.yaml').write_text(yaml.safe_dump(config))
     refused(program('train.py', '-config', 'run.yaml', '-device', 'cpu'), 'not enough memory')
@@ -217,12 +244,16 @@ def test_too_little_memory_in_training_is_one_line(program, config, monkeypatch,
 
 def test_too_little_memory_in_test_is_one_line(program, photos, monkeypatch):
     images = {'name': 'image-folder', 'args': {'root_path': str(photos)}}
-    Path('set.yaml').write_text(yaml.safe_dump({'protocol': 'benchmark', 'dataset': {
-        'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': 2}}}))
+    Path('set.yaml').write_text(
+        yaml.safe_dump(
+            {'protocol': 'benchmark', 'dataset': {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': 2}}}
+        )
+    )
     options = ['-config', 'set.yaml', '-model', ROOT / 'modelzoo/EDSR_light_MSIT.pth', '-device', 'cpu']
 
     def fail(*arguments):
         raise MemoryError
+
     for target in ('models.msit.MSIT.encode', 'datasets.wrappers.degrade', 'models.evaluation.loop.ssim'):
         with monkeypatch.context() as patch:
             patch.setattr(target, fail)

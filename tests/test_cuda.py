@@ -1,4 +1,5 @@
 """What holds on a CPU holds on a GPU too; skipped where there is none."""
+
 import copy
 
 import pytest
@@ -10,14 +11,25 @@ import models
 from models.rendering import grid
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA device')
-PUBLISHED = {'name': 'msit', 'args': {
-    'encoder_spec': {'name': 'edsr-baseline', 'args': {}},
-    'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [256] * 4, 'act': 'gelu'}},
-    'position_bias_spec': {'name': 'sinusoid', 'args': {'features': 64}}}}
-PEER = {'encoder_spec': TINY['args']['encoder_spec'],
-        'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [16, 16]}}}
-SPECS = {'tiny': TINY, 'rim': {**TINY, 'args': {**TINY['args'], 'rim': True}}, 'published': PUBLISHED,
-         'liif': {'name': 'liif', 'args': PEER}, 'lte': {'name': 'lte', 'args': {**PEER, 'hidden_dim': 16}}}
+PUBLISHED = {
+    'name': 'msit',
+    'args': {
+        'encoder_spec': {'name': 'edsr-baseline', 'args': {}},
+        'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [256] * 4, 'act': 'gelu'}},
+        'position_bias_spec': {'name': 'sinusoid', 'args': {'features': 64}},
+    },
+}
+PEER = {
+    'encoder_spec': TINY['args']['encoder_spec'],
+    'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [16, 16]}},
+}
+SPECS = {
+    'tiny': TINY,
+    'rim': {**TINY, 'args': {**TINY['args'], 'rim': True}},
+    'published': PUBLISHED,
+    'liif': {'name': 'liif', 'args': PEER},
+    'lte': {'name': 'lte', 'args': {**PEER, 'hidden_dim': 16}},
+}
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,5 @@
 """demo.py as people call it: what it writes and prints, and one line and status 2 for every mistake."""
+
 import functools
 import importlib.util
 import re
@@ -25,11 +26,18 @@ from models.rendering.zoom import FINE, first_scale, view, zoom
 from utils import UserError
 
 DEMO = Path(__file__).resolve().parent.parent / 'demo.py'
-TINY = {'name': 'msit', 'args': {
-    'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8}},
-    'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8]}},
-    'channels': 8, 'heads': 2, 'radius': 1, 'msno_kernels': [3, 5], 'mssa_kernels': [3, 5],
-}}
+TINY = {
+    'name': 'msit',
+    'args': {
+        'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8}},
+        'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8]}},
+        'channels': 8,
+        'heads': 2,
+        'radius': 1,
+        'msno_kernels': [3, 5],
+        'mssa_kernels': [3, 5],
+    },
+}
 
 
 @pytest.fixture(scope='session')
@@ -53,6 +61,7 @@ def demo(tmp_path, weights, monkeypatch, capfd):
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(DEMO), run_name='__main__')
         return stopped.value.code, *capfd.readouterr()
+
     return run
 
 
@@ -66,6 +75,7 @@ def refused(result, *said, left=('in.png',)):
 
 # ---------------------------------------------------------------- what it does
 
+
 def test_result_is_what_the_model_renders(demo, weights):
     status, out, err = demo('-input', 'in.png', '-resolution', '13,9', '-output', 'out.png')
     assert (status, err) == (0, '')
@@ -77,10 +87,17 @@ def test_result_is_what_the_model_renders(demo, weights):
     assert facts['scale'] == '2.167 x 1.8' and facts['device'] == 'cpu' and float(facts['seconds']) >= 0
 
 
-@pytest.mark.parametrize('options, size', [
-    ([], (24, 20)), (['-scale', '3.7'], (22, 18)), (['--scale=2,3.5'], (12, 18)), (['-scale', '0.5'], (3, 2)),
-    (['--resolution', '1,1'], (1, 1)), (['-resolution=7,31'], (7, 31)),
-])
+@pytest.mark.parametrize(
+    'options, size',
+    [
+        ([], (24, 20)),
+        (['-scale', '3.7'], (22, 18)),
+        (['--scale=2,3.5'], (12, 18)),
+        (['-scale', '0.5'], (3, 2)),
+        (['--resolution', '1,1'], (1, 1)),
+        (['-resolution=7,31'], (7, 31)),
+    ],
+)
 def test_size(demo, options, size):
     status, out, _ = demo('--input', 'in.png', *options, '--output', 'out.png')
     assert status == 0 and read_image('out.png')[0].rgb.shape[1:] == size
@@ -139,11 +156,18 @@ def test_opaque_stays_opaque(demo):
     assert (read_image('out.png')[0].alpha == 1).all()
 
 
-@pytest.mark.parametrize('options, size', [
-    (['-resolution', '12,'], (12, 10)), (['-resolution', ',9'], (11, 9)), (['-resolution', ' 9 , '], (9, 8)),
-    (['-longest', '13'], (13, 11)), (['-longest', '1'], (1, 1)), (['-megapixels', '0.000270'], (18, 15)),
-    (['-megapixels', '1e-9'], (1, 1)),
-])
+@pytest.mark.parametrize(
+    'options, size',
+    [
+        (['-resolution', '12,'], (12, 10)),
+        (['-resolution', ',9'], (11, 9)),
+        (['-resolution', ' 9 , '], (9, 8)),
+        (['-longest', '13'], (13, 11)),
+        (['-longest', '1'], (1, 1)),
+        (['-megapixels', '0.000270'], (18, 15)),
+        (['-megapixels', '1e-9'], (1, 1)),
+    ],
+)
 def test_size_with_the_ratio_kept(demo, options, size):
     assert demo('-input', 'in.png', *options, '-output', 'out.png', model='bicubic')[0] == 0
     assert read_image('out.png')[0].rgb.shape[1:] == size
@@ -151,16 +175,27 @@ def test_size_with_the_ratio_kept(demo, options, size):
 
 @given(st.tuples(st.integers(1, 9999), st.integers(1, 9999)), st.integers(1, 9999))
 def test_the_ratio_is_kept_as_well_as_whole_pixels_can(size, side):
-    for wanted, at in ((by_resolution(f'{side},'), 0), (by_resolution(f',{side}'), 1),
-                       (by_longest(str(side)), int(size[1] > size[0]))):
+    for wanted, at in (
+        (by_resolution(f'{side},'), 0),
+        (by_resolution(f',{side}'), 1),
+        (by_longest(str(side)), int(size[1] > size[0])),
+    ):
         result = [round(n) for n in wanted(size)]
         exact = side * size[1 - at] / size[at]
         assert result[at] == side and abs(result[1 - at] - max(1, exact)) <= 0.5
 
 
-@pytest.mark.parametrize('scale, beyond', [
-    ('1', False), ('3', False), ('3.5', True), ('0.9', True), ('2,3.2', True), ('0.8,2', True),
-])
+@pytest.mark.parametrize(
+    'scale, beyond',
+    [
+        ('1', False),
+        ('3', False),
+        ('3.5', True),
+        ('0.9', True),
+        ('2,3.2', True),
+        ('0.8,2', True),
+    ],
+)
 def test_scales_beyond_the_trained_ones_are_noted(demo, weights, scale, beyond):
     models.save('trained.pth', models.load(weights), {'scale_min': 1, 'scale_max': 3})
     status, _, err = demo('-input', 'in.png', '-scale', scale, '-output', 'out.png', model='trained.pth')
@@ -207,8 +242,26 @@ def test_from_another_folder(tmp_path, weights):
 def test_help(demo):
     status, out, err = demo('--help', model=None)
     assert (status, err) == (0, '')
-    for option in ('input', 'output', 'format', 'overwrite', 'shard', 'scale', 'resolution', 'longest', 'megapixels',
-                   'compare', 'zoom', 'model', 'ensemble', 'precision', 'tile', 'device', 'quiet', 'debug'):
+    for option in (
+        'input',
+        'output',
+        'format',
+        'overwrite',
+        'shard',
+        'scale',
+        'resolution',
+        'longest',
+        'megapixels',
+        'compare',
+        'zoom',
+        'model',
+        'ensemble',
+        'precision',
+        'tile',
+        'device',
+        'quiet',
+        'debug',
+    ):
         assert f'  -{option}' in out
     assert out.count('demo.py -input') == 6
 
@@ -243,11 +296,20 @@ def test_an_output_larger_than_memory_is_written_in_strips(demo, monkeypatch, ou
 
 # ---------------------------------------------------------------- many images
 
+
 @pytest.fixture
 def album(demo):
     """`tree` holds images in folders, and what is none of them; returns a function that lists the files of a folder."""
-    for name in ('a.png', 'b.jpg', 'c.GIF', 'deep/a.png', 'deep/er/d.webp', '.hidden.png', '.git/x.png',
-                 '__MACOSX/y.png'):
+    for name in (
+        'a.png',
+        'b.jpg',
+        'c.GIF',
+        'deep/a.png',
+        'deep/er/d.webp',
+        '.hidden.png',
+        '.git/x.png',
+        '__MACOSX/y.png',
+    ):
         path = Path('tree', name)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((3, 4, 3), len(name), np.uint8)).save(path)
@@ -256,6 +318,7 @@ def album(demo):
 
     def files(folder):
         return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob('*') if path.is_file())
+
     return files
 
 
@@ -355,6 +418,7 @@ def test_folders_in_the_way(demo, album):
 
 # ---------------------------------------------------------------- zoom
 
+
 def test_zoom_is_an_animation(demo, monkeypatch):
     write_image('rgba.png', Picture(torch.rand(3, 11, 9), torch.rand(1, 11, 9)))
     status, out, err = demo('-input', 'rgba.png', '-zoom', '7,2', '-output', 'zoom.gif', model='bicubic')
@@ -365,11 +429,16 @@ def test_zoom_is_an_animation(demo, monkeypatch):
     assert 'scale    2 to 32' in out and 'size     22 x 18' in out
 
 
-@pytest.mark.parametrize('arguments, said', [
-    (['-zoom', '6,0'], 'row 6, column 0'), (['-zoom', '0,5'], 'row 0, column 5'),
-    (['-zoom', '1,1', '-compare', 'both.png'], 'compare'), (['-zoom', '1,1', '-format', 'png'], 'format'),
-    (['-zoom', '1,1', '-shard', '1/2'], 'shard'),
-])
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        (['-zoom', '6,0'], 'row 6, column 0'),
+        (['-zoom', '0,5'], 'row 0, column 5'),
+        (['-zoom', '1,1', '-compare', 'both.png'], 'compare'),
+        (['-zoom', '1,1', '-format', 'png'], 'format'),
+        (['-zoom', '1,1', '-shard', '1/2'], 'shard'),
+    ],
+)
 def test_zooms_that_make_no_sense(demo, arguments, said):
     refused(demo('-input', 'in.png', '-output', 'out.gif', *arguments), said)
 
@@ -395,8 +464,10 @@ def test_views_stay_inside_and_close_in_on_the_point(lr_size, frame, data):
         size, part = view(lr_size, frame, at, first * depth)
         check_part(torch.zeros(1, 3, *lr_size), size, None, 'fp32', part)
         assert tuple(map(len, part)) == frame and all(chosen.step == FINE for chosen in part)
-        edges = [((chosen[0] - FINE // 2) * n / fine, (chosen[-1] + 1 + FINE // 2) * n / fine)
-                 for chosen, n, fine in zip(part, lr_size, size)]
+        edges = [
+            ((chosen[0] - FINE // 2) * n / fine, (chosen[-1] + 1 + FINE // 2) * n / fine)
+            for chosen, n, fine in zip(part, lr_size, size)
+        ]
         for (low, high), n, n_out, i in zip(edges, lr_size, frame, at):
             slack = 2 * n / (n_out * FINE)
             assert -1e-9 <= low <= i + 0.5 + slack and i + 0.5 - slack <= high <= n + 1e-9
@@ -418,56 +489,103 @@ def test_first_frame_is_the_image_and_the_last_is_the_point():
 
 # ---------------------------------------------------------------- mistakes
 
-@pytest.mark.parametrize('scale, said', [
-    ('0', 'positive'), ('nan', 'positive'), ('inf', 'positive'), ('-2', 'positive'), ('2,-1', 'positive'),
-    ('', 'positive'),
-    ('big', "'big'"), ('1,2,3', "'1,2,3'"), ('1e308', '1,000,000,000'), ('1e5', '1,000,000,000'),
-    ('0.01', 'nothing would be left'), ('1e300,1e-300', 'nothing would be left'),
-])
+
+@pytest.mark.parametrize(
+    'scale, said',
+    [
+        ('0', 'positive'),
+        ('nan', 'positive'),
+        ('inf', 'positive'),
+        ('-2', 'positive'),
+        ('2,-1', 'positive'),
+        ('', 'positive'),
+        ('big', "'big'"),
+        ('1,2,3', "'1,2,3'"),
+        ('1e308', '1,000,000,000'),
+        ('1e5', '1,000,000,000'),
+        ('0.01', 'nothing would be left'),
+        ('1e300,1e-300', 'nothing would be left'),
+    ],
+)
 def test_scales_that_make_no_sense(demo, scale, said):
     refused(demo('-input', 'in.png', '-output', 'out.png', '-scale', scale), said)
 
 
-@pytest.mark.parametrize('resolution, said', [
-    ('0,5', "'0,5'"), ('5', "'5'"), ('5,x', "'5,x'"), ('5,-5', "'5,-5'"), ('1.5,2', "'1.5,2'"),
-    ('5,5,5', "'5,5,5'"), (',', "','"), ('0,', "'0,'"), (',-3', "',-3'"),
-    ('9' * 5000 + ',1', 'resolution'), ('100000,100000', '1,000,000,000'), ('9' * 999 + ',', '1,000,000,000'),
-])
+@pytest.mark.parametrize(
+    'resolution, said',
+    [
+        ('0,5', "'0,5'"),
+        ('5', "'5'"),
+        ('5,x', "'5,x'"),
+        ('5,-5', "'5,-5'"),
+        ('1.5,2', "'1.5,2'"),
+        ('5,5,5', "'5,5,5'"),
+        (',', "','"),
+        ('0,', "'0,'"),
+        (',-3', "',-3'"),
+        ('9' * 5000 + ',1', 'resolution'),
+        ('100000,100000', '1,000,000,000'),
+        ('9' * 999 + ',', '1,000,000,000'),
+    ],
+)
 def test_resolutions_that_make_no_sense(demo, resolution, said):
     refused(demo('-input', 'in.png', '-output', 'out.png', '-resolution', resolution), said)
 
 
-@pytest.mark.parametrize('options, said', [
-    (['-scale', '2', '-resolution', '5,5'], 'not allowed'), (['-scal', '2'], '-scal'), (['-color'], '-color'),
-    (['-stray', 'x'], 'stray'), (['-device', 'abacus'], 'abacus'),
-    (['-scale', '2', '-longest', '9'], 'not allowed'), (['-longest', '0'], "'0'"), (['-longest', '2.5'], "'2.5'"),
-    (['-longest', '99999999'], '1,000,000,000'), (['-megapixels', '-1'], "'-1'"), (['-megapixels', 'nan'], "'nan'"),
-    (['-megapixels', '2000'], '1,000,000,000'), (['-megapixels', '1e308'], "'1e308'"),
-    (['-tile', '0'], "'0'"), (['-tile', '2.5'], "'2.5'"), (['-precision', 'fp8'], 'fp8'),
-    (['-precision', 'fp16'], 'CUDA'), (['-format', 'gif'], 'gif'), (['-format', 'jpg'], 'out.png'),
-    (['-shard', '1/2'], 'folder'), (['-shard', '0/2'], "'0/2'"), (['-shard', '3/2'], "'3/2'"),
-    (['-shard', '2'], "'2'"), (['-zoom', '1,1'], "'.png'"), (['-zoom', '-1,1'], 'zoom'),
-])
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (['-scale', '2', '-resolution', '5,5'], 'not allowed'),
+        (['-scal', '2'], '-scal'),
+        (['-color'], '-color'),
+        (['-stray', 'x'], 'stray'),
+        (['-device', 'abacus'], 'abacus'),
+        (['-scale', '2', '-longest', '9'], 'not allowed'),
+        (['-longest', '0'], "'0'"),
+        (['-longest', '2.5'], "'2.5'"),
+        (['-longest', '99999999'], '1,000,000,000'),
+        (['-megapixels', '-1'], "'-1'"),
+        (['-megapixels', 'nan'], "'nan'"),
+        (['-megapixels', '2000'], '1,000,000,000'),
+        (['-megapixels', '1e308'], "'1e308'"),
+        (['-tile', '0'], "'0'"),
+        (['-tile', '2.5'], "'2.5'"),
+        (['-precision', 'fp8'], 'fp8'),
+        (['-precision', 'fp16'], 'CUDA'),
+        (['-format', 'gif'], 'gif'),
+        (['-format', 'jpg'], 'out.png'),
+        (['-shard', '1/2'], 'folder'),
+        (['-shard', '0/2'], "'0/2'"),
+        (['-shard', '3/2'], "'3/2'"),
+        (['-shard', '2'], "'2'"),
+        (['-zoom', '1,1'], "'.png'"),
+        (['-zoom', '-1,1'], 'zoom'),
+    ],
+)
 def test_options_that_make_no_sense(demo, options, said):
     refused(demo('-input', 'in.png', '-output', 'out.png', *options), said)
 
 
-@pytest.mark.parametrize('arguments, said', [
-    ([], '-input'), (['-input', 'in.png'], '-output'),
-    (['-input', 'none.png', '-output', 'out.png'], 'none.png: no such file'),
-    (['-input', '.', '-output', 'out.png'], 'need a folder'),
-    (['-input', 'in.png', 'too.png', '-output', 'out.png'], 'need a folder'),
-    (['-input', '', '-output', 'out.png'], 'no name'),
-    (['-input', '*.tif', '-output', 'out'], '*.tif: no file matches'),
-    (['-input', '.', '-output', '.'], 'and of their results'),
-    (['-input', 'in.png', '-output', '.'], 'different files'),
-    (['-input', 'in.png', '-output', 'out.png', '-compare', '.'], "extension ''"),
-    (['-input', 'in.png', '-output', 'out.gif'], "'.gif'"),
-    (['-input', 'in.png', '-output', 'no/out.png'], 'no folder'),
-    (['-input', 'in.png', '-output', 'out.png', '-compare', 'both'], 'both'),
-    (['-input', 'in.png', '-output', './in.png'], 'different files'),
-    (['-input', 'in.png', '-output', 'a.png', '-compare', 'a.png'], 'different files'),
-])
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        ([], '-input'),
+        (['-input', 'in.png'], '-output'),
+        (['-input', 'none.png', '-output', 'out.png'], 'none.png: no such file'),
+        (['-input', '.', '-output', 'out.png'], 'need a folder'),
+        (['-input', 'in.png', 'too.png', '-output', 'out.png'], 'need a folder'),
+        (['-input', '', '-output', 'out.png'], 'no name'),
+        (['-input', '*.tif', '-output', 'out'], '*.tif: no file matches'),
+        (['-input', '.', '-output', '.'], 'and of their results'),
+        (['-input', 'in.png', '-output', '.'], 'different files'),
+        (['-input', 'in.png', '-output', 'out.png', '-compare', '.'], "extension ''"),
+        (['-input', 'in.png', '-output', 'out.gif'], "'.gif'"),
+        (['-input', 'in.png', '-output', 'no/out.png'], 'no folder'),
+        (['-input', 'in.png', '-output', 'out.png', '-compare', 'both'], 'both'),
+        (['-input', 'in.png', '-output', './in.png'], 'different files'),
+        (['-input', 'in.png', '-output', 'a.png', '-compare', 'a.png'], 'different files'),
+    ],
+)
 def test_files_that_do_not_do(demo, arguments, said):
     before = Path('in.png').read_bytes()
     refused(demo(*arguments), said)
@@ -508,6 +626,7 @@ def test_memory_that_does_not_suffice(monkeypatch):
 
     def render(lr, size, part):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
     monkeypatch.setattr(upscaler, 'render', render)
     with pytest.raises(UserError, match=re.escape('90 x 80 pixels need more memory')):
         upscaler(Picture(torch.rand(3, 9, 8)), (90, 80))

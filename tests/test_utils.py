@@ -1,4 +1,5 @@
 """What the programs share: errors, arguments, the registry, configs, devices, files."""
+
 import json
 import math
 import sys
@@ -18,6 +19,7 @@ in_tmp = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # ---------------------------------------------------------------- ends of programs
 
+
 def ended(capfd, main, **options):
     with pytest.raises(SystemExit) as stopped:
         run_main(main, **options)
@@ -27,6 +29,7 @@ def ended(capfd, main, **options):
 def raising(error):
     def main():
         raise error
+
     return main
 
 
@@ -40,10 +43,16 @@ def test_a_mistake_is_one_line(capfd):
     refused(ended(capfd, raising(UserError('a file:\n  says\tmore'))), 'error: a file: says more')
 
 
-@pytest.mark.parametrize('error', [
-    MemoryError(), torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB'),
-    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
-    RuntimeError('MPS backend out of memory')], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB'),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError('MPS backend out of memory'),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_too_little_memory_is_one_line(capfd, error):
     refused(ended(capfd, raising(error)), 'not enough memory')
 
@@ -67,6 +76,7 @@ def test_about_says_what():
 
 # ---------------------------------------------------------------- arguments
 
+
 @pytest.fixture
 def parsed(monkeypatch):
     def parse(*words):
@@ -75,11 +85,19 @@ def parsed(monkeypatch):
         parser.add_argument('-model')
         parser.add_argument('-save-images', action='store_true')
         return vars(parser.parse_args())
+
     return parse
 
 
-@pytest.mark.parametrize('words', [['-model', 'm', '-save-images'], ['--model', 'm', '--save-images'],
-                                   ['--model=m', '--save-images'], ['-save-images', '-model=m']])
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['-model', 'm', '-save-images'],
+        ['--model', 'm', '--save-images'],
+        ['--model=m', '--save-images'],
+        ['-save-images', '-model=m'],
+    ],
+)
 def test_one_dash_or_two(parsed, words):
     assert parsed(*words) == {'model': 'm', 'save_images': True}
 
@@ -98,6 +116,7 @@ def test_nearest():
 
 # ---------------------------------------------------------------- the registry
 
+
 @pytest.fixture
 def shapes():
     registry = Registry('shape')
@@ -105,6 +124,7 @@ def shapes():
     @registry.register('box')
     def box(width, height=2, inner=None):
         return width, height, registry.make(inner, width=width - 1) if inner else None
+
     return registry
 
 
@@ -122,15 +142,21 @@ def test_a_failed_registration_changes_nothing(shapes):
     assert shapes.entries == before
 
 
-@pytest.mark.parametrize('spec, injected, said', [
-    ({'name': 'bx'}, {}, r"unknown shape 'bx', did you mean 'box'\? .known: box"),
-    ({'name': 'box', 'args': {'with': 3}}, {}, "'box' has no argument 'with', did you mean 'width'"),
-    ({'name': 'box', 'args': {'width': 3}}, {'width': 3}, "'box' has no argument 'width' .known: height, inner"),
-    ({'name': 'box'}, {}, "'box' needs the argument 'width'"),
-    ({'name': 'box', 'args': {'width': 1}}, {'depth': 3}, "'box' cannot stand here: it takes no 'depth'"),
-    ({'name': 'box', 'arg': {}}, {}, 'a shape spec is {name, args}'), ([], {}, 'a shape spec is'),
-    (None, {}, 'a shape spec is'), ({'name': []}, {}, 'a shape spec is'), ({'name': 'box', 'args': 0}, {}, 'a mapping'),
-])
+@pytest.mark.parametrize(
+    'spec, injected, said',
+    [
+        ({'name': 'bx'}, {}, r"unknown shape 'bx', did you mean 'box'\? .known: box"),
+        ({'name': 'box', 'args': {'with': 3}}, {}, "'box' has no argument 'with', did you mean 'width'"),
+        ({'name': 'box', 'args': {'width': 3}}, {'width': 3}, "'box' has no argument 'width' .known: height, inner"),
+        ({'name': 'box'}, {}, "'box' needs the argument 'width'"),
+        ({'name': 'box', 'args': {'width': 1}}, {'depth': 3}, "'box' cannot stand here: it takes no 'depth'"),
+        ({'name': 'box', 'arg': {}}, {}, 'a shape spec is {name, args}'),
+        ([], {}, 'a shape spec is'),
+        (None, {}, 'a shape spec is'),
+        ({'name': []}, {}, 'a shape spec is'),
+        ({'name': 'box', 'args': 0}, {}, 'a mapping'),
+    ],
+)
 def test_specs_that_build_nothing(shapes, spec, injected, said):
     with pytest.raises(UserError, match=said):
         shapes.make(spec, **injected)
@@ -145,25 +171,35 @@ def test_whole_numbers(value):
 
 # ---------------------------------------------------------------- configs
 
+
 @pytest.fixture
 def load(tmp_path):
     """`load(schema, **files)` writes YAML files and reads the first one."""
+
     def write_and_load(schema=None, **files):
         for name, text in files.items():
             (tmp_path / f'{name}.yaml').write_text(text, encoding='utf-8')
         return load_config(tmp_path / f'{next(iter(files))}.yaml', schema)
+
     return write_and_load
 
 
 def test_what_differs_is_written_and_the_rest_inherited(load):
-    files = {'top': 'base: middle.yaml\na: {x: 1}', 'middle': 'base: low.yaml\na: {y: 2}\nb: 2',
-             'low': 'a: {x: 0, z: 0}\nc: 3'}
+    files = {
+        'top': 'base: middle.yaml\na: {x: 1}',
+        'middle': 'base: low.yaml\na: {y: 2}\nb: 2',
+        'low': 'a: {x: 0, z: 0}\nc: 3',
+    }
     assert load(**files) == {'a': {'x': 1, 'y': 2, 'z': 0}, 'b': 2, 'c': 3}
 
 
 def test_of_several_bases_the_later_ones_win(load):
-    assert load(top='base: [one.yaml, two.yaml]\nd: 9', one='{a: 1, b: 1, d: 1}', two='{b: 2, c: 2}') \
-        == {'a': 1, 'b': 2, 'c': 2, 'd': 9}
+    assert load(top='base: [one.yaml, two.yaml]\nd: 9', one='{a: 1, b: 1, d: 1}', two='{b: 2, c: 2}') == {
+        'a': 1,
+        'b': 2,
+        'c': 2,
+        'd': 9,
+    }
 
 
 def test_bases_are_found_beside_the_file(tmp_path, load):
@@ -174,10 +210,14 @@ def test_bases_are_found_beside_the_file(tmp_path, load):
 
 def test_a_spec_of_another_name_replaces_the_whole_spec(load):
     low = 'dataset: {name: folder, args: {path: a, cache: bin}}'
-    assert load(top='{base: low.yaml, dataset: {args: {cache: none}}}', low=low)['dataset'] \
-        == {'name': 'folder', 'args': {'path': 'a', 'cache': 'none'}}
-    assert load(top='{base: low.yaml, dataset: {name: pairs, args: {other: b}}}', low=low)['dataset'] \
-        == {'name': 'pairs', 'args': {'other': 'b'}}
+    assert load(top='{base: low.yaml, dataset: {args: {cache: none}}}', low=low)['dataset'] == {
+        'name': 'folder',
+        'args': {'path': 'a', 'cache': 'none'},
+    }
+    assert load(top='{base: low.yaml, dataset: {name: pairs, args: {other: b}}}', low=low)['dataset'] == {
+        'name': 'pairs',
+        'args': {'other': 'b'},
+    }
     assert load(top='{base: low.yaml, dataset: null}', low=low) == {'dataset': None}
 
 
@@ -193,8 +233,12 @@ def test_merging(below, above):
 
     def says(whole, part):
         """Whether all that `part` says is in `whole`."""
-        return part == whole if not isinstance(part, dict) else \
-            isinstance(whole, dict) and all(k in whole and says(whole[k], v) for k, v in part.items())
+        return (
+            part == whole
+            if not isinstance(part, dict)
+            else isinstance(whole, dict) and all(k in whole and says(whole[k], v) for k, v in part.items())
+        )
+
     assert says(merged, above)
 
 
@@ -223,21 +267,34 @@ def test_known_keys_are_accepted(load):
     assert load(SCHEMA, top='model: null') == {'model': None}
 
 
-@pytest.mark.parametrize('text, said', [
-    ('batchsize: 3', r"top.yaml: unknown key 'batchsize', did you mean 'batch_size'\? .known: batch_size, model"),
-    ('model: {nam: a}', "top.yaml: model: unknown key 'nam', did you mean 'name'"),
-    ('3: 4', 'unknown key 3'), ('model: msit', "'model' is a mapping, not 'msit'"),
-    ('base: low.yaml', "top.yaml: unknown key 'of_low'"),
-    ('batch_size: 3\nbatch_size: 4', "the key 'batch_size' is there twice"),
-    ('model: {name: a, args: {x: 1, y: 2, x: 3}}', "the key 'x' is there twice"),
-    ('', 'a mapping of keys'), ('- 3', 'a mapping of keys'), ('text', 'a mapping of keys'),
-    ('{', 'not valid YAML'), ('a: &x *y', 'not valid YAML'), ('a: 2001-99-99', 'not valid YAML'),
-    ('a: !!float x', 'not valid YAML'), ('a: !!bool x', 'not valid YAML'), ('a: !!timestamp x', 'not valid YAML'),
-    ('a: !!python/object/apply:os.getcwd []', 'not valid YAML'), ('[' * 1000, 'not valid YAML'),
-    ('base: none.yaml', 'none.yaml: cannot read the config .No such file'),
-    ('base: .', 'cannot read the config .Is a directory'), ('base: 3', 'base is a file or a list of files, not 3'),
-    ('base: null', 'base is'), ('base: [low.yaml, 3]', 'base is'),
-])
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('batchsize: 3', r"top.yaml: unknown key 'batchsize', did you mean 'batch_size'\? .known: batch_size, model"),
+        ('model: {nam: a}', "top.yaml: model: unknown key 'nam', did you mean 'name'"),
+        ('3: 4', 'unknown key 3'),
+        ('model: msit', "'model' is a mapping, not 'msit'"),
+        ('base: low.yaml', "top.yaml: unknown key 'of_low'"),
+        ('batch_size: 3\nbatch_size: 4', "the key 'batch_size' is there twice"),
+        ('model: {name: a, args: {x: 1, y: 2, x: 3}}', "the key 'x' is there twice"),
+        ('', 'a mapping of keys'),
+        ('- 3', 'a mapping of keys'),
+        ('text', 'a mapping of keys'),
+        ('{', 'not valid YAML'),
+        ('a: &x *y', 'not valid YAML'),
+        ('a: 2001-99-99', 'not valid YAML'),
+        ('a: !!float x', 'not valid YAML'),
+        ('a: !!bool x', 'not valid YAML'),
+        ('a: !!timestamp x', 'not valid YAML'),
+        ('a: !!python/object/apply:os.getcwd []', 'not valid YAML'),
+        ('[' * 1000, 'not valid YAML'),
+        ('base: none.yaml', 'none.yaml: cannot read the config .No such file'),
+        ('base: .', 'cannot read the config .Is a directory'),
+        ('base: 3', 'base is a file or a list of files, not 3'),
+        ('base: null', 'base is'),
+        ('base: [low.yaml, 3]', 'base is'),
+    ],
+)
 def test_configs_that_are_refused(load, text, said):
     with pytest.raises(UserError, match=said):
         load(SCHEMA, top=text, low='of_low: 1')
@@ -261,8 +318,39 @@ def test_files_that_are_no_text(tmp_path):
         load_config(tmp_path / 'b.yaml')
 
 
-tokens = st.sampled_from(['a', 'b', ': ', '- ', '\n', '  ', '{', '}', '[', ']', ', ', '&x ', '*x', '!!int ', '!!set ',
-                          '<<', '!!omap ', '1e5', '0x', '1:2', '"', '|', '%', '~', '? ', '\t', '\0', 'base', 'null'])
+tokens = st.sampled_from(
+    [
+        'a',
+        'b',
+        ': ',
+        '- ',
+        '\n',
+        '  ',
+        '{',
+        '}',
+        '[',
+        ']',
+        ', ',
+        '&x ',
+        '*x',
+        '!!int ',
+        '!!set ',
+        '<<',
+        '!!omap ',
+        '1e5',
+        '0x',
+        '1:2',
+        '"',
+        '|',
+        '%',
+        '~',
+        '? ',
+        '\t',
+        '\0',
+        'base',
+        'null',
+    ]
+)
 
 
 @settings(in_tmp, max_examples=200)
@@ -275,6 +363,7 @@ def test_any_text_gives_a_config_or_an_error_of_the_user(load, text):
 
 
 # ---------------------------------------------------------------- devices and files
+
 
 def test_devices(monkeypatch):
     assert choose_device('cpu') == torch.device('cpu')
@@ -297,7 +386,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, before):
         path.write_text(before)
     for error in (OSError, KeyboardInterrupt, UserError):
         with pytest.raises(error), atomic_path(path) as temporary:
-            assert temporary.parent == tmp_path and temporary.suffix == '.txt'      # one file system, and the format
+            assert temporary.parent == tmp_path and temporary.suffix == '.txt'  # one file system, and the format
             temporary.write_text('half')
             raise error
         assert [p.read_text() for p in tmp_path.iterdir()] == ([before] if before else [])
@@ -335,5 +424,8 @@ def test_folders_that_can_be_written_to(tmp_path):
 
 
 def test_labels_tell_files_apart():
-    assert utils.labelled(['a/x.pth', 'b/y.pth', 'c/x.pth', 'a/x.pth']) \
-        == [('a/x.pth', 'a/x.pth'), ('y', 'b/y.pth'), ('c/x.pth', 'c/x.pth')]
+    assert utils.labelled(['a/x.pth', 'b/y.pth', 'c/x.pth', 'a/x.pth']) == [
+        ('a/x.pth', 'a/x.pth'),
+        ('y', 'b/y.pth'),
+        ('c/x.pth', 'c/x.pth'),
+    ]

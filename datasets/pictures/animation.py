@@ -1,4 +1,5 @@
 """Animations: GIF, and MP4 where imageio-ffmpeg is installed."""
+
 import importlib.util
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from utils import UserError, atomic_path, nearest
 
 FORMATS = ('.gif', '.mp4')
-FPS, REST = 20, 20      # frames a second, and how many of them the last one stays
+FPS, REST = 20, 20  # frames a second, and how many of them the last one stays
 
 
 def check_animation(path):

@@ -3,34 +3,71 @@
 A directory is a dict from a tag's number to `(type, count, bytes)` or, of a directory within, to such a dict.
 Source: TIFF 6.0, section 2; EXIF 2.32, section 4.6.
 """
+
 import struct
 from typing import NamedTuple
 
 from PIL.ExifTags import TAGS
 
 SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}     # bytes of a value, by its type
-LARGEST = 2 ** 24                       # bytes in a directory; more is not what people write
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes of a value, by its type
+LARGEST = 2**24  # bytes in a directory; more is not what people write
 
 ORIENTATION, RESOLUTION, RESOLUTION_UNIT = 0x0112, (0x011A, 0x011B), 0x0128
-PHOTO, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005       # the directories within
-WIDTH, HEIGHT = 0xA002, 0xA003                              # of the image, in the directory `PHOTO`
+PHOTO, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005  # the directories within
+WIDTH, HEIGHT = 0xA002, 0xA003  # of the image, in the directory `PHOTO`
 
 # In the first directory: what tells of the picture stays, what tells how it is stored is made anew.
-KEPT = {ORIENTATION, *RESOLUTION, RESOLUTION_UNIT, PHOTO, GPS, 0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132,
-        0x013B, 0x013C, 0x4746, 0x4749, 0x8298, *range(0x9C9B, 0x9CA0), 0xC4A5}
-STORAGE = {*range(0x00FE, 0x0104), 0x0106, 0x0107, 0x0108, 0x0109, 0x010A, 0x0111, *range(0x0115, 0x011A), 0x011C,
-           *range(0x0120, 0x0126), 0x013D, *range(0x0140, 0x0146), *range(0x0152, 0x0157), 0x015B,
-           *range(0x0200, 0x020A), *range(0x0211, 0x0215), 0x8773}
-PLACES = {0x9214, 0xA214}               # of the subject, in pixels of the old picture
+KEPT = {
+    ORIENTATION,
+    *RESOLUTION,
+    RESOLUTION_UNIT,
+    PHOTO,
+    GPS,
+    0x010D,
+    0x010E,
+    0x010F,
+    0x0110,
+    0x011D,
+    0x0131,
+    0x0132,
+    0x013B,
+    0x013C,
+    0x4746,
+    0x4749,
+    0x8298,
+    *range(0x9C9B, 0x9CA0),
+    0xC4A5,
+}
+STORAGE = {
+    *range(0x00FE, 0x0104),
+    0x0106,
+    0x0107,
+    0x0108,
+    0x0109,
+    0x010A,
+    0x0111,
+    *range(0x0115, 0x011A),
+    0x011C,
+    *range(0x0120, 0x0126),
+    0x013D,
+    *range(0x0140, 0x0146),
+    *range(0x0152, 0x0157),
+    0x015B,
+    *range(0x0200, 0x020A),
+    *range(0x0211, 0x0215),
+    0x8773,
+}
+PLACES = {0x9214, 0xA214}  # of the subject, in pixels of the old picture
 
 
 class Exif(NamedTuple):
-    order: str                          # of bytes: '<' or '>'
+    order: str  # of bytes: '<' or '>'
     tags: dict
 
 
 # ---------------------------------------------------------------- reading
+
 
 def read(file):
     """The `Exif` in an open `file`, a TIFF file or EXIF data; the names of what is in it and not kept, a list.
@@ -39,7 +76,7 @@ def read(file):
     """
     begin = exactly(file, 8)
     order, lost = {b'II': '<', b'MM': '>'}.get(begin[:2], '<'), []
-    start, = struct.unpack(order + 'L', begin[4:])
+    (start,) = struct.unpack(order + 'L', begin[4:])
     if begin != head(order, start):
         raise ValueError('no EXIF data')
     tags, more = directory(file, order, start, lost)
@@ -57,7 +94,7 @@ def directory(file, order, at, lost, within=(PHOTO, GPS)):
     """The directory at the offset `at` of `file`, and the offset of the next, or 0. Names of tags that are damaged are
     added to the list `lost`."""
     file.seek(at)
-    count, = struct.unpack(order + 'H', exactly(file, 2))
+    (count,) = struct.unpack(order + 'H', exactly(file, 2))
     table = exactly(file, 12 * count)
     more = file.read(4)
     tags, total = {}, 0
@@ -91,6 +128,7 @@ def name(tag):
 
 
 # ---------------------------------------------------------------- writing
+
 
 def encode(exif):
     """The bytes of EXIF data."""
@@ -141,6 +179,7 @@ def with_size(exif, size):
 
 def with_resolution(exif, dpi):
     """`exif` with a resolution of `dpi` (x, y) dots an inch."""
-    told = {tag: (RATIONAL, 1, struct.pack(exif.order + '2L', round(n * 10000), 10000))
-            for tag, n in zip(RESOLUTION, dpi)}
+    told = {
+        tag: (RATIONAL, 1, struct.pack(exif.order + '2L', round(n * 10000), 10000)) for tag, n in zip(RESOLUTION, dpi)
+    }
     return exif._replace(tags={**exif.tags, **told, RESOLUTION_UNIT: short(exif.order, 2)})

@@ -1,4 +1,5 @@
 """Pictures for people: results of several methods beside each other."""
+
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
@@ -6,10 +7,10 @@ from torchvision.transforms.functional import to_pil_image
 
 from datasets.resize import matlab_resize
 
-PANEL = 400             # longest side of a panel, in pixels
-CROP = 28               # longest side of the part shown enlarged, in LR pixels, where it is not given
-LARGEST_ERROR = 0.2     # of 1: what an error map shows brightest
-GAP, TEXT = 12, 18      # space around the panels and height of the labels, in pixels
+PANEL = 400  # longest side of a panel, in pixels
+CROP = 28  # longest side of the part shown enlarged, in LR pixels, where it is not given
+LARGEST_ERROR = 0.2  # of 1: what an error map shows brightest
+GAP, TEXT = 12, 18  # space around the panels and height of the labels, in pixels
 
 
 def comparison(lr, panels, crop=None, truth=None):
@@ -41,7 +42,7 @@ def strip(lr, output, hr):
     top, left, height, width = most_detailed(lr)
     scale = [n / n_lr for n, n_lr in zip(hr.shape[1:], lr.shape[1:])]
     rows, columns = (slice(round(at * s), round((at + n) * s)) for at, n, s in zip((top, left), (height, width), scale))
-    part = lr[:, top:top + height, left:left + width]
+    part = lr[:, top : top + height, left : left + width]
     size = (rows.stop - rows.start, columns.stop - columns.start)
     squares = F.interpolate(part[None], size, mode='nearest-exact')[0]
     bicubic = torch.from_numpy(matlab_resize(part.permute(1, 2, 0).numpy(), size, scale, to_uint8=False))

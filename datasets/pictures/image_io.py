@@ -1,4 +1,5 @@
 """Single images as people have them: read to tensors, written back in their own kind."""
+
 import contextlib
 import io
 import math
@@ -18,46 +19,48 @@ from datasets.pictures.row_files import CollectedFile, Header, PngFile, TiffFile
 from datasets.pictures.transparency import over_white, with_colour_everywhere
 from utils import UserError, about, atomic_path, nearest
 
-Image.init()                                    # before, `Image.open` does not know all formats by name
+Image.init()  # before, `Image.open` does not know all formats by name
 READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF']
-INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS        # pixels; above it Pillow speaks of a bomb
+INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # pixels; above it Pillow speaks of a bomb
 LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC', 'gamma': 'gamma'}
 
 
 class Picture(NamedTuple):
     """An image with what decides how it is written."""
-    rgb: torch.Tensor                       # (3, H, W) float32 in [0, 1]; of a grey image, three equal channels
-    alpha: torch.Tensor | None = None       # (1, H, W) float32 in [0, 1], 1 is opaque
+
+    rgb: torch.Tensor  # (3, H, W) float32 in [0, 1]; of a grey image, three equal channels
+    alpha: torch.Tensor | None = None  # (1, H, W) float32 in [0, 1], 1 is opaque
     grey: bool = False
-    bits: int = 8                           # a sample: 8 or 16
-    icc: bytes | None = None                # colour profile
+    bits: int = 8  # a sample: 8 or 16
+    icc: bytes | None = None  # colour profile
     exif: tags.Exif | None = None
-    dpi: tuple | None = None                # dots an inch, (x, y)
+    dpi: tuple | None = None  # dots an inch, (x, y)
 
 
 class Format(NamedTuple):
-    name: str                               # Pillow's
-    longest: int                            # side, in pixels
+    name: str  # Pillow's
+    longest: int  # side, in pixels
     file: type = CollectedFile
     options: dict = {}
     alpha: bool = False
-    bits: int = 8                           # a sample, at most
+    bits: int = 8  # a sample, at most
     icc: bool = True
-    exif: float = math.inf                  # bytes, at most
+    exif: float = math.inf  # bytes, at most
     dpi: bool = True
 
 
 FORMATS = {
-    '.png': Format('PNG', 2 ** 31 - 1, PngFile, alpha=True, bits=16),
+    '.png': Format('PNG', 2**31 - 1, PngFile, alpha=True, bits=16),
     '.jpg': Format('JPEG', 65500, options={'quality': 95, 'subsampling': 0}, exif=65500),
     '.webp': Format('WEBP', 16383, options={'lossless': True, 'exact': True}, alpha=True, dpi=False),
-    '.tif': Format('TIFF', 2 ** 31 - 1, TiffFile, alpha=True, bits=16),
-    '.bmp': Format('BMP', 2 ** 31 - 1, icc=False, exif=0),
+    '.tif': Format('TIFF', 2**31 - 1, TiffFile, alpha=True, bits=16),
+    '.bmp': Format('BMP', 2**31 - 1, icc=False, exif=0),
 }
 FORMATS |= {'.jpeg': FORMATS['.jpg'], '.tiff': FORMATS['.tif']}
 
 
 # ---------------------------------------------------------------- reading
+
 
 def read_image(path):
     """Read the image file `path`: a `Picture`, turned upright by its EXIF orientation, and a list of notes on what of
@@ -84,7 +87,7 @@ def read_image(path):
             raise UserError(f'{path}: not an image of a known format ({", ".join(READABLE)})') from error
         except MemoryError as error:
             raise UserError(f'{path}: needs more memory than there is') from error
-        except Exception as error:          # on damaged files, decoders raise whatever comes to pass
+        except Exception as error:  # on damaged files, decoders raise whatever comes to pass
             said = ' '.join(str(error).split()) or type(error).__name__
             raise UserError(f'{path}: unreadable image ({said})') from error
     return picture, notes + [' '.join(str(warning.message).split()) for warning in caught]
@@ -125,21 +128,23 @@ def decode(path):
 
     samples = upright(samples, orientation)
     peak = np.iinfo(samples.dtype).max
-    planes = torch.from_numpy(np.array(samples.transpose(2, 0, 1), order='C')).float().div_(peak)     # (C, H, W)
+    planes = torch.from_numpy(np.array(samples.transpose(2, 0, 1), order='C')).float().div_(peak)  # (C, H, W)
     grey, alpha = len(planes) <= 2, planes[-1:] if len(planes) in (2, 4) else None
     planes = planes[:1] if grey else planes[:3]
     if alpha is not None:
         planes = with_colour_everywhere(planes, alpha)
-    return Picture(planes.expand(3, -1, -1), alpha, grey, 16 if peak > 255 else 8, icc, exif,
-                   resolution(image)), notes + said
+    return Picture(
+        planes.expand(3, -1, -1), alpha, grey, 16 if peak > 255 else 8, icc, exif, resolution(image)
+    ), notes + said
 
 
 def load(image):
     """An open PIL image as an array `(H, W, C)`, uint8 or uint16: grey, grey and alpha, RGB or RGBA; and notes."""
     depth = {'L;2': 85, 'L;4': 17}.get(image.tile[0][3], 1) if image.format == 'PNG' and image.tile else 1
     notes = []
-    if image.format == 'TIFF' and sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile) < \
-            math.prod(image.size):
+    if image.format == 'TIFF' and sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile) < math.prod(
+        image.size
+    ):
         raise UserError('rows are missing')
     apart = sixteen_bit.tag(image, sixteen_bit.PLANAR) == 2
     reduced = sixteen_bit.has_16_bits(image) and not image.mode.startswith('I')
@@ -152,7 +157,7 @@ def load(image):
     inverted = sixteen_bit.has_16_bits(image) and sixteen_bit.tag(image, sixteen_bit.PHOTOMETRIC) == 0
     image.load()
     if isinstance(image.info.get('transparency'), int):
-        image.info['transparency'] *= depth                 # told before, as the samples, it is 8 bits wide
+        image.info['transparency'] *= depth  # told before, as the samples, it is 8 bits wide
     if image.mode.startswith('I;16'):
         samples = np.asarray(image).astype(np.uint16)[..., None]
         return 65535 - samples if inverted else samples, notes
@@ -166,7 +171,7 @@ def load(image):
     samples = np.asarray(image.convert(('RGB' if coloured else 'L') + 'A' * translucent))
     samples = samples.reshape(*samples.shape[:2], -1)
     if image.mode == 'P' and 'icc_profile' not in image.info and (samples[..., :1] == samples[..., :3]).all():
-        samples = np.delete(samples, (1, 2), axis=-1)       # a palette of greys
+        samples = np.delete(samples, (1, 2), axis=-1)  # a palette of greys
     return samples, notes
 
 
@@ -217,8 +222,8 @@ def metadata(image, path):
         if data or image.format == 'TIFF':
             with io.BytesIO(data.removeprefix(b'Exif\0\0')) if data else open(path, 'rb') as file:
                 exif, more = tags.read(file)
-            lost += more if data else [name for name in more if name != 'thumbnail']        # of a TIFF, the next page
-    except Exception:                       # on damaged data, as above
+            lost += more if data else [name for name in more if name != 'thumbnail']  # of a TIFF, the next page
+    except Exception:  # on damaged data, as above
         lost.append('damaged EXIF data')
     return exif if exif and exif.tags else None, orientation, list(dict.fromkeys(lost))
 
@@ -239,10 +244,11 @@ def resolution(image):
         x, y = map(float, image.info['dpi'])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    return (x, y) if 1 < min(x, y) <= max(x, y) < 2 ** 16 else None
+    return (x, y) if 1 < min(x, y) <= max(x, y) < 2**16 else None
 
 
 # ---------------------------------------------------------------- writing
+
 
 def check_output(path, size=(1, 1)):
     """Raise UserError, before any work, if an image of `size` (h, w) could not be written to `path`."""
@@ -298,7 +304,7 @@ class Writer:
         if len(alpha):
             planes = torch.cat([planes, alpha]) if self.alpha else over_white(planes, alpha)
         bits = self.file.header.bits
-        samples = (planes * (2 ** bits - 1)).round().permute(1, 2, 0).cpu().numpy().astype(f'u{bits // 8}')
+        samples = (planes * (2**bits - 1)).round().permute(1, 2, 0).cpu().numpy().astype(f'u{bits // 8}')
         self.file.write(samples)
         self.done += len(samples)
 
@@ -318,7 +324,7 @@ def described(kind, size, picture):
     if bits < picture.bits:
         notes.append(f'{kind.name} is written with {bits} bits a sample, not {picture.bits} as PNG and TIFF would be')
     icc = picture.icc
-    if icc and (not kind.icc or kind.name == 'WEBP' and icc[16:20] == b'GRAY'):     # WebP is RGB
+    if icc and (not kind.icc or kind.name == 'WEBP' and icc[16:20] == b'GRAY'):  # WebP is RGB
         icc = None
         notes.append(f'{kind.name} is written without the colour profile')
     exif = picture.exif and tags.with_size(picture.exif, size)

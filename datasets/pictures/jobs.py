@@ -1,4 +1,5 @@
 """Which images a program is to work on, and where each result goes."""
+
 import glob
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ SYSTEM = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', '__macosx', '@eadir', '$rec
 class Job(NamedTuple):
     source: Path
     target: Path
-    compare: Path | None        # the picture of the result beside bicubic
+    compare: Path | None  # the picture of the result beside bicubic
 
     @property
     def done(self):
@@ -24,6 +25,7 @@ class Job(NamedTuple):
 
 
 # ---------------------------------------------------------------- finding
+
 
 def find_images(inputs, apart=()):
     """The image files that `inputs` stand for: files, folders and patterns (`*`, `?`, `[..]`, `**`).
@@ -65,8 +67,10 @@ def expanded(text):
 
 def images_below(folder, apart):
     """The image files in a folder and its folders, sorted, and the number of other files."""
+
     def refuse(error):
         raise UserError(f'{error.filename}: cannot be read ({error.strerror})')
+
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in READABLE}
     images, others = [], 0
     for place, folders, files in os.walk(folder, onerror=refuse):
@@ -85,6 +89,7 @@ def is_system(name):
 
 
 # ---------------------------------------------------------------- planning
+
 
 def plan(inputs, output, suffix=None, compare=None, overwrite=False, shard=None, check=check_output):
     """The `Job`s of `inputs` (see `find_images`), whether their results go into a folder, and how many files were left
@@ -113,7 +118,7 @@ def plan(inputs, output, suffix=None, compare=None, overwrite=False, shard=None,
     for path in filter(None, (target, compare)):
         check_folder(path)
     first, step = shard or (1, 1)
-    return jobs[first - 1::step], True, others
+    return jobs[first - 1 :: step], True, others
 
 
 def single(source, target, suffix, compare, overwrite, shard, check):

@@ -3,6 +3,7 @@
 All three classes are made from an open `file`, whose format's name is `kind`, and a `Header`. `write(samples)` takes
 the next rows, `(k, w, C)`; `close()` ends the file when all are there.
 """
+
 import struct
 import zlib
 from typing import NamedTuple
@@ -13,18 +14,19 @@ from PIL import Image
 from datasets.pictures import exif as tags
 from utils import UserError
 
-AT_ONCE = 2 ** 18           # bytes of samples that are filtered and compressed at a time
-LARGEST_TIFF = 2 ** 32 - 2 ** 26        # bytes of samples: offsets have 32 bits, and there is more than samples
+AT_ONCE = 2**18  # bytes of samples that are filtered and compressed at a time
+LARGEST_TIFF = 2**32 - 2**26  # bytes of samples: offsets have 32 bits, and there is more than samples
 
 
 class Header(NamedTuple):
     """What a file's reader is told before the samples, uint8 or uint16."""
-    size: tuple                         # h, w
-    channels: int                       # 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
-    bits: int = 8                       # a sample: 8 or 16
-    icc: bytes | None = None            # colour profile
+
+    size: tuple  # h, w
+    channels: int  # 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
+    bits: int = 8  # a sample: 8 or 16
+    icc: bytes | None = None  # colour profile
     exif: tags.Exif | None = None
-    dpi: tuple | None = None            # x, y
+    dpi: tuple | None = None  # x, y
 
     @property
     def row_bytes(self):
@@ -36,6 +38,7 @@ class Header(NamedTuple):
 
 
 # ---------------------------------------------------------------- PNG
+
 
 class PngFile:
     """Each row filtered as suits it best. Source: PNG specification, third edition, sections 9, 11 and 12.7."""
@@ -62,7 +65,7 @@ class PngFile:
         step = self.header.channels * self.header.bits // 8
         rows = np.ascontiguousarray(samples, f'>u{self.header.bits // 8}').view(np.uint8).reshape(len(samples), -1)
         for top in range(0, len(rows), self.header.rows_at_once):
-            part = rows[top:top + self.header.rows_at_once]
+            part = rows[top : top + self.header.rows_at_once]
             data = self.deflate.compress(filtered(part, self.above, step))
             self.above = part[-1]
             if data:
@@ -84,12 +87,13 @@ def filtered(rows, above, step):
     to_corner = abs(wide_left + wide_up - 2 * wide_corner)
     paeth = np.where((to_left <= to_up) & (to_left <= to_corner), left, np.where(to_up <= to_corner, up, corner))
     average = ((wide_left + wide_up) // 2).astype(np.uint8)
-    results = np.stack([rows, rows - left, rows - up, rows - average, rows - paeth])        # (5, k, n)
+    results = np.stack([rows, rows - left, rows - up, rows - average, rows - paeth])  # (5, k, n)
     best = np.minimum(results, -results).sum(-1, dtype=np.int64).argmin(0)
     return np.concatenate([best[:, None].astype(np.uint8), results[best, np.arange(len(rows))]], axis=1)
 
 
 # ---------------------------------------------------------------- TIFF
+
 
 class TiffFile:
     """Strips of rows, differences of neighbours compressed by deflate, and the directory behind them. Source: TIFF 6.0,
@@ -110,8 +114,8 @@ class TiffFile:
     def write(self, samples):
         self.waiting = np.concatenate([self.waiting, samples])
         while len(self.waiting) >= self.header.rows_at_once:
-            self.strip(self.waiting[:self.header.rows_at_once])
-            self.waiting = self.waiting[self.header.rows_at_once:]
+            self.strip(self.waiting[: self.header.rows_at_once])
+            self.waiting = self.waiting[self.header.rows_at_once :]
 
     def strip(self, samples):
         differences = samples.copy()
@@ -135,22 +139,26 @@ class TiffFile:
         if header.dpi:
             exif = tags.with_resolution(exif, header.dpi)
         told = {
-            256: tags.long(order, header.size[1]), 257: tags.long(order, header.size[0]),
+            256: tags.long(order, header.size[1]),
+            257: tags.long(order, header.size[0]),
             258: tags.short(order, *[header.bits] * header.channels),
-            259: tags.short(order, 8),                                          # deflate
-            262: tags.short(order, 1 if header.channels <= 2 else 2),           # grey, black is 0; RGB
-            273: tags.long(order, *self.offsets), 279: tags.long(order, *self.lengths),
-            277: tags.short(order, header.channels), 278: tags.long(order, header.rows_at_once),
-            317: tags.short(order, 2),                                          # differences
+            259: tags.short(order, 8),  # deflate
+            262: tags.short(order, 1 if header.channels <= 2 else 2),  # grey, black is 0; RGB
+            273: tags.long(order, *self.offsets),
+            279: tags.long(order, *self.lengths),
+            277: tags.short(order, header.channels),
+            278: tags.long(order, header.rows_at_once),
+            317: tags.short(order, 2),  # differences
         }
         if header.channels in (2, 4):
-            told[338] = tags.short(order, 2)                                    # alpha, colour not multiplied by it
+            told[338] = tags.short(order, 2)  # alpha, colour not multiplied by it
         if header.icc:
             told[34675] = tags.undefined(header.icc)
         return {**exif.tags, **told}
 
 
 # ---------------------------------------------------------------- others
+
 
 class CollectedFile:
     """All rows in memory, then written by Pillow as the format `kind`, with `options` of its own."""
@@ -165,6 +173,9 @@ class CollectedFile:
     def close(self):
         samples = np.concatenate(self.parts)
         image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
-        told = {'icc_profile': self.header.icc, 'dpi': self.header.dpi,
-                'exif': self.header.exif and b'Exif\0\0' + tags.encode(self.header.exif)}
+        told = {
+            'icc_profile': self.header.icc,
+            'dpi': self.header.dpi,
+            'exif': self.header.exif and b'Exif\0\0' + tags.encode(self.header.exif),
+        }
         image.save(self.file, self.kind, **{name: value for name, value in told.items() if value}, **self.options)

@@ -3,18 +3,23 @@
 A sample is two bytes. Pillow keeps the high one; told the other byte order, it keeps the low one. It has no 16-bit mode
 of grey with alpha, but the same four bytes a pixel are a plain RGBA image.
 """
+
 import sys
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 # What Pillow calls the samples of a 16-bit PNG, and the raw modes in which it hands out all their bytes.
-PNG_PASSES = {'I;16B': ['I;16B'], 'LA;16B': ['RGBA'],
-              'RGB;16B': ['RGB;16B', 'RGB;16L'], 'RGBA;16B': ['RGBA;16B', 'RGBA;16L']}
-NATIVE, SWAPPED = ('L', 'B') if sys.byteorder == 'little' else ('B', 'L')       # libtiff hands out native order
-WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA = 256, 257, 258, 262, 277, 284, 338    # TIFF tags
-PREMULTIPLIED = (1,)                    # what `EXTRA` says of alpha that colour is multiplied by
-Tile = getattr(ImageFile, '_Tile', lambda *values: values)                      # a plain tuple before Pillow 11
+PNG_PASSES = {
+    'I;16B': ['I;16B'],
+    'LA;16B': ['RGBA'],
+    'RGB;16B': ['RGB;16B', 'RGB;16L'],
+    'RGBA;16B': ['RGBA;16B', 'RGBA;16L'],
+}
+NATIVE, SWAPPED = ('L', 'B') if sys.byteorder == 'little' else ('B', 'L')  # libtiff hands out native order
+WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA = 256, 257, 258, 262, 277, 284, 338  # TIFF tags
+PREMULTIPLIED = (1,)  # what `EXTRA` says of alpha that colour is multiplied by
+Tile = getattr(ImageFile, '_Tile', lambda *values: values)  # a plain tuple before Pillow 11
 
 
 class OddTiff(TiffImagePlugin.TiffImageFile):

@@ -1,11 +1,12 @@
 """Output sizes as people state them: each `by_...` reads an option's text and gives a function from the input's (h, w)
 to the output's, not yet rounded; for text that makes no sense it raises `argparse.ArgumentTypeError`."""
+
 import math
 from argparse import ArgumentTypeError
 
 from utils import UserError
 
-OUTPUT_LIMIT = 10 ** 9      # pixels; more is taken for a slip of the finger
+OUTPUT_LIMIT = 10**9  # pixels; more is taken for a slip of the finger
 
 
 def output_size(input_size, wanted):

@@ -1,4 +1,5 @@
 """Colour and alpha of transparent images."""
+
 import torch
 from torch.nn import functional as F
 
@@ -26,7 +27,8 @@ def spread(colour, weight):
     means = colour / weight.clamp_min(torch.finfo(weight.dtype).tiny)
     if weight.all():
         return means
-    halves = (F.avg_pool2d(F.pad(planes, (0, planes.shape[2] % 2, 0, planes.shape[1] % 2)), 2)
-              for planes in (colour, weight))
+    halves = (
+        F.avg_pool2d(F.pad(planes, (0, planes.shape[2] % 2, 0, planes.shape[1] % 2)), 2) for planes in (colour, weight)
+    )
     larger = F.interpolate(spread(*halves)[None], weight.shape[1:], mode='bilinear')[0]
     return torch.where(weight > 0, means, larger)

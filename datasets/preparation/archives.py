@@ -1,4 +1,5 @@
 """Files of a folder or of an archive, read one at a time: nothing of an archive is unpacked to disk."""
+
 import contextlib
 import stat
 import tarfile
@@ -8,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from utils import UserError
 
-ARCHIVE_LIMIT = 2 ** 36     # bytes that an archive may hold, unpacked; more is taken for a trap
-FILE_LIMIT = 2 ** 28        # bytes of a file that is read
+ARCHIVE_LIMIT = 2**36  # bytes that an archive may hold, unpacked; more is taken for a trap
+FILE_LIMIT = 2**28  # bytes of a file that is read
 
 
 class Damaged(UserError):
@@ -32,8 +33,10 @@ def open_files(path):
     path = Path(path)
     if path.is_dir():
         files = [file for file in sorted(path.resolve().rglob('*')) if file.is_file()]
-        yield {file.relative_to(path.resolve().parent).as_posix(): partial(read, path, file.name, file.open, ['rb'])
-               for file in files}
+        yield {
+            file.relative_to(path.resolve().parent).as_posix(): partial(read, path, file.name, file.open, ['rb'])
+            for file in files
+        }
         return
     if not path.is_file():
         raise UserError(f'{path}: no such file or folder')
@@ -42,8 +45,11 @@ def open_files(path):
         with damage(path):
             if zipfile.is_zipfile(path):
                 archive = stack.enter_context(zipfile.ZipFile(path))
-                members = [(info.filename, info.file_size, info) for info in archive.infolist()
-                           if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16)]
+                members = [
+                    (info.filename, info.file_size, info)
+                    for info in archive.infolist()
+                    if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16)
+                ]
                 reader = archive.open
             elif tarfile.is_tarfile(path):
                 archive = stack.enter_context(tarfile.open(path))
@@ -87,5 +93,5 @@ def damage(path, member=''):
         yield
     except UserError as error:
         raise Damaged(path, f'{member}{error}') from error
-    except Exception as error:          # on damaged files, decoders raise whatever comes to pass
+    except Exception as error:  # on damaged files, decoders raise whatever comes to pass
         raise Damaged(path, f'{member}damaged or unreadable ({getattr(error, "strerror", None) or error})') from error

@@ -1,4 +1,5 @@
 """Downloads that go on where they stopped."""
+
 import http.client
 import os
 import urllib.error
@@ -8,8 +9,8 @@ from tqdm import tqdm
 
 from utils import UserError
 
-TIMEOUT = 60            # seconds without an answer
-BLOCK = 2 ** 16         # bytes
+TIMEOUT = 60  # seconds without an answer
+BLOCK = 2**16  # bytes
 
 
 def download(url, path):

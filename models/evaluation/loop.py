@@ -1,4 +1,5 @@
 """The evaluation loop of `test.py`, `scripts/evaluate.py` and the validation of `train.py`."""
+
 import time
 
 from tqdm import tqdm
@@ -41,8 +42,9 @@ def evaluate_image(model, item, protocol, device='cpu', eight_bit=False, ensembl
         sr = sr[0].float().clamp(0, 1).cpu()
         if eight_bit:
             sr = (sr * 255).round() / 255
-        scores = {name: metric(sr, item['hr'], protocol, item['scale'])
-                  for name, metric in (('psnr', psnr), ('ssim', ssim))}
+        scores = {
+            name: metric(sr, item['hr'], protocol, item['scale']) for name, metric in (('psnr', psnr), ('ssim', ssim))
+        }
     return {'name': item['name'], **scores, 'seconds': seconds}, sr
 
 

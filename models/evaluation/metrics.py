@@ -1,4 +1,5 @@
 """PSNR and SSIM by the protocols that super-resolution papers use."""
+
 import math
 
 import torch
@@ -6,9 +7,9 @@ from torch.nn import functional as F
 
 from utils import UserError, nearest
 
-LUMA = (65.738, 129.057, 25.064)            # of 256, for RGB in [0, 1]; MATLAB's rgb2ycbcr
+LUMA = (65.738, 129.057, 25.064)  # of 256, for RGB in [0, 1]; MATLAB's rgb2ycbcr
 EXTRA_SHAVE = {'benchmark': 0, 'div2k': 6}  # pixels besides ceil(scale)
-WINDOW = 11                                 # pixels of SSIM's window, a side
+WINDOW = 11  # pixels of SSIM's window, a side
 
 
 def border(protocol, scale):
@@ -25,15 +26,17 @@ def check_size(size, protocol, scale):
     """Raise UserError if of an image of `size` (h, w) too little is left without the border for SSIM's window."""
     rows, columns = border(protocol, scale)
     if min(size[0] - 2 * rows, size[1] - 2 * columns) < WINDOW:
-        raise UserError(f'an image of {size[0]} x {size[1]} pixels is too small for the protocol {protocol!r}: without '
-                        f'{rows} rows and {columns} columns at each border, less than {WINDOW} x {WINDOW} are left')
+        raise UserError(
+            f'an image of {size[0]} x {size[1]} pixels is too small for the protocol {protocol!r}: without '
+            f'{rows} rows and {columns} columns at each border, less than {WINDOW} x {WINDOW} are left'
+        )
 
 
 def shave(image, protocol, scale):
     """`(..., h, w)` without the protocol's border. Raises UserError as `check_size` does."""
     check_size(image.shape[-2:], protocol, scale)
     (rows, columns), (h, w) = border(protocol, scale), image.shape[-2:]
-    return image[..., rows:h - rows, columns:w - columns]
+    return image[..., rows : h - rows, columns : w - columns]
 
 
 def luma(rgb):
@@ -63,11 +66,11 @@ def ssim(sr, hr, protocol, scale):
     offset = torch.arange(WINDOW, dtype=torch.float64, device=x.device) - WINDOW // 2
     gauss = torch.exp(-(offset / 1.5).square() / 2)
     gauss = gauss / gauss.sum()
-    maps = torch.stack([x, y, x * x, y * y, x * y])[:, None]                            # (5, 1, h, w)
+    maps = torch.stack([x, y, x * x, y * y, x * y])[:, None]  # (5, 1, h, w)
     maps = F.conv2d(F.conv2d(maps, gauss.reshape(1, 1, -1, 1)), gauss.reshape(1, 1, 1, -1))
-    mean_x, mean_y, square_x, square_y, product = maps[:, 0]                            # each (h - 10, w - 10)
-    var_x, var_y, covariance = square_x - mean_x ** 2, square_y - mean_y ** 2, product - mean_x * mean_y
+    mean_x, mean_y, square_x, square_y, product = maps[:, 0]  # each (h - 10, w - 10)
+    var_x, var_y, covariance = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x ** 2 + mean_y ** 2 + c1)
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     contrast_structure = (2 * covariance + c2) / (var_x + var_y + c2)
     return (luminance * contrast_structure).mean().item()

@@ -1,4 +1,5 @@
 """Sets of images to evaluate on, checked before any work, and the words for how numbers on them are taken."""
+
 import datasets
 from datasets.resize import by_matlab
 from models.evaluation.metrics import border, check_size
@@ -47,7 +48,9 @@ def caption(dataset, protocol, eight_bit, ensemble):
         rows, columns = border(protocol, scale)
         shaved = rows if rows == columns else f'{rows} rows and {columns} columns of'
     output = 'output rounded to 8 bits' if eight_bit else 'clamped float output'
-    return (f'{lr}, {shaved} pixels shaved',
-            f'PSNR on {"luma (Y)" if protocol == "benchmark" else "RGB"}, SSIM on luma, {output}'
-            f'{" of a self-ensemble of 8" if ensemble else ""}; cell of the output\'s pixels, not clamped to the '
-            f'trained scales; protocol {protocol}')
+    return (
+        f'{lr}, {shaved} pixels shaved',
+        f'PSNR on {"luma (Y)" if protocol == "benchmark" else "RGB"}, SSIM on luma, {output}'
+        f"{' of a self-ensemble of 8' if ensemble else ''}; cell of the output's pixels, not clamped to the "
+        f'trained scales; protocol {protocol}',
+    )

@@ -1,4 +1,5 @@
 """The convolutions that keep height and width, each in the fastest of three ways."""
+
 import torch.nn.functional as F
 from torch import nn
 

@@ -1,4 +1,5 @@
 """FEM, feature enhancement: every channel is replaced by neighbouring pixels of itself."""
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -6,8 +7,16 @@ from torch.nn import functional as F
 from utils import UserError, nearest
 
 # (dy, dx) that a channel reads from, by channel mod 8; two entries are added up.
-READS = (((0, 1),), ((0, -1),), ((1, 0),), ((-1, 0),),
-         ((0, 1), (-1, 1)), ((0, -1), (1, -1)), ((1, 0), (1, 1)), ((-1, 0), (-1, -1)))
+READS = (
+    ((0, 1),),
+    ((0, -1),),
+    ((1, 0),),
+    ((-1, 0),),
+    ((0, 1), (-1, 1)),
+    ((0, -1), (1, -1)),
+    ((1, 0), (1, 1)),
+    ((-1, 0), (-1, -1)),
+)
 PADDINGS = ('replicate', 'circular')
 
 

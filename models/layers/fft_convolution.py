@@ -1,11 +1,12 @@
 """Convolution of large kernels, which are faster as products of spectra."""
+
 import torch
 from torch.nn import functional as F
 
-SMALLEST_KERNEL = 21        # measured on a CPU: below, direct convolution is faster,
-SMALLEST_WORK = 7e5         # as it is below so many pixels times taps of a kernel
-MOST_KERNELS = 1024         # pairs of channels: the spectra of so many take 70 MB
-LENGTH = 128                # at most, of the blocks that an image is cut into, along an axis
+SMALLEST_KERNEL = 21  # measured on a CPU: below, direct convolution is faster,
+SMALLEST_WORK = 7e5  # as it is below so many pixels times taps of a kernel
+MOST_KERNELS = 1024  # pairs of channels: the spectra of so many take 70 MB
+LENGTH = 128  # at most, of the blocks that an image is cut into, along an axis
 
 
 def is_faster(x, weight):
@@ -30,13 +31,13 @@ def fft_conv2d(x, weight, bias):
     below = (high - 1) * row_step + row_length - k // 2 - height
     right = (wide - 1) * column_step + column_length - k // 2 - width
     blocks = F.pad(x, (k // 2, right, k // 2, below)).unfold(2, row_length, row_step)
-    blocks = blocks.unfold(3, column_length, column_step)                       # (B, C, high, wide, *size)
-    image = torch.fft.rfft2(blocks).permute(4, 5, 1, 0, 2, 3).flatten(3).flatten(0, 1)      # (frequencies, C, blocks)
-    kernel = torch.fft.rfft2(weight, s=size).conj().permute(2, 3, 0, 1).flatten(0, 1)       # (frequencies, O, C)
+    blocks = blocks.unfold(3, column_length, column_step)  # (B, C, high, wide, *size)
+    image = torch.fft.rfft2(blocks).permute(4, 5, 1, 0, 2, 3).flatten(3).flatten(0, 1)  # (frequencies, C, blocks)
+    kernel = torch.fft.rfft2(weight, s=size).conj().permute(2, 3, 0, 1).flatten(0, 1)  # (frequencies, O, C)
     product = torch.bmm(kernel, image).permute(1, 2, 0)
     product = product.reshape(channels, batch, high, wide, row_length, -1)
-    blocks = torch.fft.irfft2(product, s=size)[..., :row_step, :column_step]    # (O, B, high, wide, rows, columns)
-    out = blocks.permute(1, 2, 4, 3, 5, 0).contiguous() + bias                  # the channels are the last in memory
+    blocks = torch.fft.irfft2(product, s=size)[..., :row_step, :column_step]  # (O, B, high, wide, rows, columns)
+    out = blocks.permute(1, 2, 4, 3, 5, 0).contiguous() + bias  # the channels are the last in memory
     return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)[:, :, :height, :width]
 
 

@@ -1,4 +1,5 @@
 """MSC, multi-scale convolution: equal chunks of the channels, each with its own kernel size."""
+
 import torch
 from torch import nn
 
@@ -19,8 +20,9 @@ class MSC(nn.Module):
         if not isinstance(kernels, (list, tuple)) or not kernels or any(not is_whole(k) or k % 2 == 0 for k in kernels):
             raise UserError(f'kernel sizes are a list of odd numbers from 1 up, not {kernels!r}')
         if channels % len(kernels):
-            raise UserError(f'{channels} channels cannot be cut into {len(kernels)} equal chunks, '
-                            'one for each kernel size')
+            raise UserError(
+                f'{channels} channels cannot be cut into {len(kernels)} equal chunks, one for each kernel size'
+            )
         chunk = channels // len(kernels)
         self.receptive_field = max(kernels) // 2
         self.convs = nn.ModuleList(make_conv(chunk, chunk, k, rim) for k in kernels)

@@ -1,4 +1,5 @@
 """MSNO, the multi-scale neural operator."""
+
 from torch import nn
 
 from models.layers.fem import FEM

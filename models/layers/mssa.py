@@ -1,4 +1,5 @@
 """MSSA, multi-scale self-attention of a query point to the LR pixels around it."""
+
 import torch
 from torch import nn
 
@@ -41,8 +42,8 @@ class MSSA(nn.Module):
         side = 2 * radius + 1
         window = offset[..., None] - torch.arange(-radius, radius + 1, device=offset.device)
         if self.position_bias is None:
-            return window.new_zeros(*offset.shape, self.heads, side ** 2, dtype=self.inner.weight.dtype)
-        along = self.position_bias.along(axis, 2 * window)              # the bias counts an LR pixel as 2
+            return window.new_zeros(*offset.shape, self.heads, side**2, dtype=self.inner.weight.dtype)
+        along = self.position_bias.along(axis, 2 * window)  # the bias counts an LR pixel as 2
         if axis == 0:
             along = along + self.position_bias.constant()
         along = along.transpose(-1, -2).unsqueeze(-1 if axis == 0 else -2)
@@ -57,6 +58,6 @@ def attend(query, keys, bias):
     scale = query.shape[-1] ** -0.5
     if bias.dtype == query.dtype:
         logits = torch.baddbmm(bias, query, keys, alpha=scale)
-    else:                                               # under autocast the bias keeps its precision
+    else:  # under autocast the bias keeps its precision
         logits = torch.bmm(query * scale, keys) + bias
     return logits.softmax(dim=-1)

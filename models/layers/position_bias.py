@@ -1,4 +1,5 @@
 """Position bias: what the offset between a query point and a key adds to an attention logit."""
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -34,7 +35,10 @@ class SinusoidBias(nn.Module):
             j = torch.arange(quarter, dtype=torch.float64)
             frequency = (2 ** (self.max_exponent * j / (quarter - 1)) - 1).to(weight)
             angle = offset.to(weight.dtype)[..., None] * frequency
-            of_sine, of_cosine = weight[:, quarter * axis:][:, :quarter], weight[:, quarter * (axis + 2):][:, :quarter]
+            of_sine, of_cosine = (
+                weight[:, quarter * axis :][:, :quarter],
+                weight[:, quarter * (axis + 2) :][:, :quarter],
+            )
             return F.linear(angle.sin(), of_sine) + F.linear(angle.cos(), of_cosine)
 
     def constant(self):

@@ -1,4 +1,5 @@
 """RIM, the re-interaction module: a convolution whose frozen kernel learns to interact with itself."""
+
 import torch
 from torch import nn
 from torch.nn import functional as F

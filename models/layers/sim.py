@@ -1,8 +1,9 @@
 """SIM, scale integration: mixes what the kernel sizes of MSC saw."""
+
 from torch import nn
 from torch.nn import functional as F
 
-FEWEST_CHANNELS = 16            # of a group
+FEWEST_CHANNELS = 16  # of a group
 
 
 class SIM(nn.Module):

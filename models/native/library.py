@@ -4,6 +4,7 @@ Both consist of products of matrices that are too small for torch's libraries to
 little if what they work on stays in a core's cache. The code is compiled when it is first needed and kept for later;
 where that cannot be, torch's operations do the same.
 """
+
 import ctypes
 import functools
 import hashlib
@@ -20,11 +21,12 @@ from utils import atomic_path
 
 SOURCES = [Path(__file__).with_name(name) for name in ('msit_decoder.c', 'winograd.c', 'product.h')]
 SIZES = {
-    'ROWS': 6, 'COLUMNS': 64,           # of the products that the code is made of
-    'UNIT': 16,                         # columns come in multiples of it
-    'GROUP': 12,                        # LR pixels whose shared products are held at a time
-    'STRIP': 96,                        # output pixels that go through the MLP at a time
-    'TILES': 24,                        # tiles of 4 x 4 pixels that are convolved at a time
+    'ROWS': 6,
+    'COLUMNS': 64,  # of the products that the code is made of
+    'UNIT': 16,  # columns come in multiples of it
+    'GROUP': 12,  # LR pixels whose shared products are held at a time
+    'STRIP': 96,  # output pixels that go through the MLP at a time
+    'TILES': 24,  # tiles of 4 x 4 pixels that are convolved at a time
 }
 DEFINED = [f'-D{name}={size}' for name, size in SIZES.items()]
 FLAGS = '-x', 'c', '-O3', '-march=native', '-shared', '-fPIC', *DEFINED
@@ -39,11 +41,11 @@ def compiled(dtype):
     if dtype not in REAL or (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
         return None
     with ONE_AT_A_TIME:
-        for threads in ['-fopenmp'], []:                # not every compiler has OpenMP
+        for threads in ['-fopenmp'], []:  # not every compiler has OpenMP
             try:
                 compiler = shlex.split(os.environ.get('CC') or 'cc')
                 return loaded(build([*compiler, *FLAGS, *threads, f'-DREAL={REAL[dtype]}']))
-            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):     # RuntimeError: there is no home
+            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):  # RuntimeError: there is no home
                 pass
     return None
 

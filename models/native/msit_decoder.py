@@ -3,6 +3,7 @@
 As in `models/rendering/first_layer.py`, the output pixels of an LR pixel share the first layer's work. From the
 attention to the colours all of it stays in the cache.
 """
+
 import ctypes
 from typing import NamedTuple
 
@@ -16,14 +17,15 @@ from models.native.library import SIZES, in_blocks, packed, pointers
 
 class Layers(NamedTuple):
     """The MLP, and what goes into its first layer, laid out for the compiled code."""
-    row_bias: torch.Tensor          # (heads, rows of blocks, my, K) filled up with -infinity to whole UNITs
-    column_bias: torch.Tensor       # the same of the columns of blocks
-    first: torch.Tensor             # the weight for a window's values: (heads, blocks of hidden, K, d, COLUMNS)
-    constant: torch.Tensor          # (hidden,) in whole blocks
-    weights: list                   # of the layers after the first one, `library.packed`
-    biases: list                    # (columns,) of each
-    widths: list                    # numbers that go into each of these, and what comes out of the last, filled up
-    gelu: bool                      # the activation: GELU or ReLU
+
+    row_bias: torch.Tensor  # (heads, rows of blocks, my, K) filled up with -infinity to whole UNITs
+    column_bias: torch.Tensor  # the same of the columns of blocks
+    first: torch.Tensor  # the weight for a window's values: (heads, blocks of hidden, K, d, COLUMNS)
+    constant: torch.Tensor  # (hidden,) in whole blocks
+    weights: list  # of the layers after the first one, `library.packed`
+    biases: list  # (columns,) of each
+    widths: list  # numbers that go into each of these, and what comes out of the last, filled up
+    gelu: bool  # the activation: GELU or ReLU
 
 
 def usable_for(imnet, maps):
@@ -36,8 +38,10 @@ def layers(imnet, weight, constant, row_bias, column_bias):
     both axes, `(heads, rows or columns of blocks, my or mx, K)`."""
     first = filled(weight, SIZES['COLUMNS']).unflatten(-1, (-1, SIZES['COLUMNS'])).permute(0, 3, 1, 2, 4).contiguous()
     constant = filled(constant, SIZES['COLUMNS'])
-    row_bias, column_bias = (F.pad(bias, (0, -bias.shape[-1] % SIZES['UNIT']), value=-torch.inf).contiguous()
-                             for bias in (row_bias, column_bias))
+    row_bias, column_bias = (
+        F.pad(bias, (0, -bias.shape[-1] % SIZES['UNIT']), value=-torch.inf).contiguous()
+        for bias in (row_bias, column_bias)
+    )
     weights, biases, widths = [], [], [len(constant)]
     for layer in imnet.layers[2::2]:
         inner = filled(layer.weight.to(weight.dtype), SIZES['UNIT'] if biases else SIZES['COLUMNS']).t()
@@ -50,7 +54,7 @@ def layers(imnet, weight, constant, row_bias, column_bias):
 def filled(x, size):
     """`x` with zeros added to its last axis, so that its length is a multiple of `size`."""
     missing = -x.shape[-1] % size
-    return F.pad(x, (0, missing)) if missing else x         # to pad is to copy
+    return F.pad(x, (0, missing)) if missing else x  # to pad is to copy
 
 
 def wide(window, d):
@@ -71,10 +75,33 @@ def first_layer(plan, features, near, index, i, j):
     (n, m), my, mx = near.shape[:2], plan.row_weight.shape[1], plan.column_weight.shape[1]
     hidden, room = near.new_empty(blocks, n, m, columns), near.new_empty(room_for(n, m, window, d))
     near, index, i, j = (x.contiguous() for x in (near, index, i, j))
-    arrays = (hidden, near, features.query_key, features.value, index, layers.row_bias, i, layers.column_bias, j,
-              layers.first, layers.constant, room)
-    sizes = (n, my, mx, heads, d, round(window ** 0.5), features.value[0].numel() // d, layers.row_bias.shape[1],
-             layers.column_bias.shape[1], blocks * columns, wide(window, d))
+    arrays = (
+        hidden,
+        near,
+        features.query_key,
+        features.value,
+        index,
+        layers.row_bias,
+        i,
+        layers.column_bias,
+        j,
+        layers.first,
+        layers.constant,
+        room,
+    )
+    sizes = (
+        n,
+        my,
+        mx,
+        heads,
+        d,
+        round(window**0.5),
+        features.value[0].numel() // d,
+        layers.row_bias.shape[1],
+        layers.column_bias.shape[1],
+        blocks * columns,
+        wide(window, d),
+    )
     library.compiled(near.dtype).first_layer(*pointers(*arrays), *sizes)
     return hidden
 
@@ -93,6 +120,14 @@ def perceptron(layers, hidden):
     many = len(layers.weights)
     addresses = ctypes.c_void_p * many
     library.compiled(hidden.dtype).perceptron(
-        out_at, hidden_at, addresses(*arrays[:many]), addresses(*arrays[many:]),
-        (ctypes.c_long * (many + 1))(*layers.widths), many, layers.gelu, out[..., 0].numel(), room_at)
+        out_at,
+        hidden_at,
+        addresses(*arrays[:many]),
+        addresses(*arrays[many:]),
+        (ctypes.c_long * (many + 1))(*layers.widths),
+        many,
+        layers.gelu,
+        out[..., 0].numel(),
+        room_at,
+    )
     return out

@@ -3,15 +3,16 @@
 Source: Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, arXiv 1509.09308, section 4.3, F(4x4, 3x3);
 that other points than the usual ones are more accurate is from Barabasz et al., arXiv 1803.10986.
 """
+
 import torch
 
 from models.native import library
 from models.native.library import SIZES, pointers
 
-LARGEST_KERNEL = 9          # measured: beyond, direct convolution is as fast,
-FEWEST_CHANNELS = 32        # as it is for fewer channels
-FEWEST_PIXELS = 256         # and in smaller images, where transforming the kernels takes longer than it saves
-MOST_NUMBERS = 1e7          # of the transformed kernels: 40 MB in float32
+LARGEST_KERNEL = 9  # measured: beyond, direct convolution is as fast,
+FEWEST_CHANNELS = 32  # as it is for fewer channels
+FEWEST_PIXELS = 256  # and in smaller images, where transforming the kernels takes longer than it saves
+MOST_NUMBERS = 1e7  # of the transformed kernels: 40 MB in float32
 
 
 def is_faster(x, weight):
@@ -36,15 +37,28 @@ def winograd_conv2d(x, weight, bias):
     weight, bias = weight.contiguous(), bias.contiguous()
     threads, parts = torch.get_num_threads(), -(-k // 3)
     out = x.new_empty(batch, height, width, out_channels)
-    kernel = x.new_empty(36 * parts ** 2 * channels * out_channels)
+    kernel = x.new_empty(36 * parts**2 * channels * out_channels)
     room = x.new_empty(threads, 36 * SIZES['TILES'] * (channels + out_channels))
     arrays = pointers(out, weight, bias, kernel, room)
-    library.compiled(x.dtype).convolve(arrays[0], x.data_ptr(), *arrays[1:], batch, height, width, channels,
-                                       out_channels, k, x.stride(3), x.stride(2), x.stride(0), threads)
+    library.compiled(x.dtype).convolve(
+        arrays[0],
+        x.data_ptr(),
+        *arrays[1:],
+        batch,
+        height,
+        width,
+        channels,
+        out_channels,
+        k,
+        x.stride(3),
+        x.stride(2),
+        x.stride(0),
+        threads,
+    )
     return out.permute(0, 3, 1, 2)
 
 
 def multiply_adds(x, weight):
     """Those of the products in `winograd_conv2d`: 36 for 16 pixels, instead of 144 with a kernel of 3 x 3."""
     tiles, parts = len(x) * -(-x.shape[-2] // 4) * -(-x.shape[-1] // 4), -(-weight.shape[-1] // 3)
-    return 36 * tiles * parts ** 2 * weight.shape[0] * weight.shape[1]
+    return 36 * tiles * parts**2 * weight.shape[0] * weight.shape[1]

@@ -1,4 +1,5 @@
 """The first layer of MSIT's decoder for all output pixels of an LR pixel, which share most of its work."""
+
 from typing import NamedTuple
 
 import torch
@@ -9,10 +10,11 @@ from models.rendering.windows import nearest, pick
 
 class Layer(NamedTuple):
     """What the first layer needs of a plan."""
-    row_bias: torch.Tensor          # (heads, rows of blocks, my, K), of the attention
-    column_bias: torch.Tensor       # (heads, columns of blocks, mx, K)
-    weight: torch.Tensor            # (heads, K, C / heads, hidden), for a window's values
-    constant: torch.Tensor          # (hidden,): the layer's bias and what the relative cell adds to it
+
+    row_bias: torch.Tensor  # (heads, rows of blocks, my, K), of the attention
+    column_bias: torch.Tensor  # (heads, columns of blocks, mx, K)
+    weight: torch.Tensor  # (heads, K, C / heads, hidden), for a window's values
+    constant: torch.Tensor  # (hidden,): the layer's bias and what the relative cell adds to it
 
 
 def first_layer(plan, features, near, index, i, j):
@@ -26,13 +28,13 @@ def first_layer(plan, features, near, index, i, j):
     """
     grad, layer = torch.is_grad_enabled(), plan.layer
     bias = layer.row_bias[:, i][:, :, :, None] + layer.column_bias[:, j][:, :, None]
-    bias = bias.flatten(2, 3)                                                                   # (heads, N, m, K)
+    bias = bias.flatten(2, 3)  # (heads, N, m, K)
     hidden = layer.constant.repeat(*near.shape[:2], 1)
     shared = None if grad else near.new_empty(*index.shape, layer.weight.shape[-1])
-    for head in range(len(layer.weight)):    # one at a time, so that what a head's pixels share stays in the cache
-        keys, values = pick(features.query_key[head], index), pick(features.value[head], index)      # (K, N, d)
-        query = torch.bmm(near, nearest(keys).transpose(0, 1))                                       # (N, m, d)
-        attention = attend(query, keys.permute(1, 2, 0), bias[head])                                 # (N, m, K)
-        shared = torch.bmm(values, layer.weight[head], out=None if grad else shared)                  # (K, N, hidden)
+    for head in range(len(layer.weight)):  # one at a time, so that what a head's pixels share stays in the cache
+        keys, values = pick(features.query_key[head], index), pick(features.value[head], index)  # (K, N, d)
+        query = torch.bmm(near, nearest(keys).transpose(0, 1))  # (N, m, d)
+        attention = attend(query, keys.permute(1, 2, 0), bias[head])  # (N, m, K)
+        shared = torch.bmm(values, layer.weight[head], out=None if grad else shared)  # (K, N, hidden)
         hidden.baddbmm_(attention.to(near.dtype), shared.transpose(0, 1))
     return hidden

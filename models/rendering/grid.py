@@ -3,6 +3,7 @@
 Pixel `i` of `n` has its centre at `-1 + (2 i + 1) / n`; coordinates are `(y, x)` in [-1, 1]. Source: MSIT (arXiv
 2403.06536) and LIIF (arXiv 2012.09161); ties are decided here, in integer arithmetic, for every way of rendering.
 """
+
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ def nearest_index(n_lr, n_out, chosen=None):
     rounded half to even. `chosen`, a range: only of these output pixels, `(len(chosen),)`."""
     doubled = (2 * indices(chosen or range(n_out)) + 1) * n_lr - n_out
     below = torch.div(doubled, 2 * n_out, rounding_mode='floor')
-    rest = doubled - below * 2 * n_out                     # in units of 1 / (2 n_out): n_out is the tie
+    rest = doubled - below * 2 * n_out  # in units of 1 / (2 n_out): n_out is the tie
     return below + ((rest > n_out) | ((rest == n_out) & (below % 2 == 1))).long()
 
 
@@ -128,9 +129,10 @@ def points(coord, cell, lr_size):
 
 class Layout(NamedTuple):
     """Where blocks of output pixels lie in their LR pixels: the plan of decoders that need to know no more."""
+
     rows: Blocks
     columns: Blocks
-    relative_cell: torch.Tensor         # (2,), (2/scale_y, 2/scale_x), float64
+    relative_cell: torch.Tensor  # (2,), (2/scale_y, 2/scale_x), float64
 
 
 def points_per_block(plan):

@@ -1,4 +1,5 @@
 """What the decoders share whose plan is no more than where output pixels lie."""
+
 from torch import nn
 
 from models.rendering import grid

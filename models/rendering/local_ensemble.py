@@ -2,6 +2,7 @@
 
 Source: LIIF (arXiv 2012.09161, section 3), and for what happens at centres and borders its published code.
 """
+
 from typing import NamedTuple
 
 import torch
@@ -11,11 +12,12 @@ from models.rendering import grid
 
 class Corner(NamedTuple):
     """One of the four LR pixels around points."""
-    y: torch.Tensor             # (B, Q) int64
-    x: torch.Tensor             # (B, Q) int64
-    offset: torch.Tensor        # (B, Q, 2), (y, x), from its centre to the point, an LR pixel counting 2
-    weight: torch.Tensor        # (B, Q), the area between the point and the opposite corner; the four sum to 1
-    bilinear: torch.Tensor      # (B, Q), its weight in bilinear interpolation, the border continued
+
+    y: torch.Tensor  # (B, Q) int64
+    x: torch.Tensor  # (B, Q) int64
+    offset: torch.Tensor  # (B, Q, 2), (y, x), from its centre to the point, an LR pixel counting 2
+    weight: torch.Tensor  # (B, Q), the area between the point and the opposite corner; the four sum to 1
+    bilinear: torch.Tensor  # (B, Q), its weight in bilinear interpolation, the border continued
 
 
 def corners(y, x, size):
@@ -29,8 +31,11 @@ def corners(y, x, size):
     rows, columns = neighbours(y, size[0]), neighbours(x, size[1])
     area = [[(dy * dx).abs() + 1e-9 for _, dx, _ in columns] for _, dy, _ in rows]
     total = sum(area[0] + area[1])
-    return [Corner(row, column, torch.stack([dy, dx], dim=-1), area[1 - a][1 - b] / total, row_share * column_share)
-            for a, (row, dy, row_share) in enumerate(rows) for b, (column, dx, column_share) in enumerate(columns)]
+    return [
+        Corner(row, column, torch.stack([dy, dx], dim=-1), area[1 - a][1 - b] / total, row_share * column_share)
+        for a, (row, dy, row_share) in enumerate(rows)
+        for b, (column, dx, column_share) in enumerate(columns)
+    ]
 
 
 def neighbours(position, n_lr):

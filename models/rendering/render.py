@@ -1,4 +1,5 @@
 """Rendering a whole image, LR pixel by LR pixel and tile by tile, in bounded memory."""
+
 import contextlib
 import math
 import threading
@@ -12,12 +13,12 @@ from models.device import PRECISIONS, free_memory
 from models.rendering import grid
 from utils import UserError, is_out_of_memory
 
-CHUNK = 50e6                    # numbers that decoding takes at a time
-CHUNK_CPU = 1.4e6               # the same on each thread of a CPU, so few that they stay in its cache
-FULLEST = 32                    # output pixels of one LR pixel that are decoded at once, along an axis
-LARGEST_WORK = 4 * 2 ** 30      # bytes that encoding a tile may take on a CPU, however much is free
-DELAY = 2                       # seconds that work takes before its progress is shown
-SMALLEST_TILE = 16              # LR pixels to a side; below it, running out of memory is final
+CHUNK = 50e6  # numbers that decoding takes at a time
+CHUNK_CPU = 1.4e6  # the same on each thread of a CPU, so few that they stay in its cache
+FULLEST = 32  # output pixels of one LR pixel that are decoded at once, along an axis
+LARGEST_WORK = 4 * 2**30  # bytes that encoding a tile may take on a CPU, however much is free
+DELAY = 2  # seconds that work takes before its progress is shown
+SMALLEST_TILE = 16  # LR pixels to a side; below it, running out of memory is final
 
 
 @torch.no_grad()
@@ -58,8 +59,10 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
                     raise
                 quarters = cut_in_four(region)
                 if not quarters:
-                    raise UserError(f'a tile of {SMALLEST_TILE} x {SMALLEST_TILE} pixels needs more memory than '
-                                    f'there is on {lr.device}') from error
+                    raise UserError(
+                        f'a tile of {SMALLEST_TILE} x {SMALLEST_TILE} pixels needs more memory than '
+                        f'there is on {lr.device}'
+                    ) from error
                 regions = quarters + regions
     return out
 
@@ -84,14 +87,16 @@ def check(lr, size, tile, precision, part=None):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
         raise UserError(f'the tile is a whole number of LR pixels from 1 up, not {tile}')
-    if part and not all(chosen and chosen.step > 0 and 0 <= chosen[0] <= chosen[-1] < n
-                        for chosen, n in zip(part, size)):
+    if part and not all(
+        chosen and chosen.step > 0 and 0 <= chosen[0] <= chosen[-1] < n for chosen, n in zip(part, size)
+    ):
         raise UserError(f'the part is two ranges within {tuple(size)}, not {part}')
     if precision not in PRECISIONS or (precision == 'fp16' and lr.device.type != 'cuda'):
         raise UserError(f'the precision is fp32 or bf16, on CUDA also fp16, not {precision} on {lr.device.type}')
 
 
 # ---------------------------------------------------------------- tiles
+
 
 def tile_size(model, lr):
     """Height and width of a tile's inner part, so that encoding it with its margin takes half of the memory that is
@@ -109,8 +114,11 @@ def tile_size(model, lr):
 
 def tiles(height, width, high, wide, top=0, left=0):
     """The rectangle from (top, left) on in tiles: (top, bottom, left, right), bottom and right exclusive."""
-    return [(y, min(y + high, top + height), x, min(x + wide, left + width))
-            for y in range(top, top + height, high) for x in range(left, left + width, wide)]
+    return [
+        (y, min(y + high, top + height), x, min(x + wide, left + width))
+        for y in range(top, top + height, high)
+        for x in range(left, left + width, wide)
+    ]
 
 
 def cut_in_four(region):
@@ -124,11 +132,14 @@ def cut_in_four(region):
 
 # ---------------------------------------------------------------- a tile
 
+
 def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
     """Write the output pixels that belong to the LR pixels of `region` to `out`, and tell `bar` of every block."""
     top, bottom, left, right = region
-    y, x = (slice(max(first - model.receptive_field, 0), last + model.receptive_field)
-            for first, last in ((top, bottom), (left, right)))
+    y, x = (
+        slice(max(first - model.receptive_field, 0), last + model.receptive_field)
+        for first, last in ((top, bottom), (left, right))
+    )
     rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
     if not len(rows.pixels) or not len(columns.pixels):
         return
@@ -154,11 +165,13 @@ def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
     On a CPU every thread decodes blocks of its own, so that what it works on stays in its core's cache.
     Returns whether all of the output is finite.
     """
+
     def autocast():
         return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
+
     with autocast():
         features = model.encode_part(lr, *part)
-    with torch.autocast(lr.device.type, enabled=False):         # whatever the caller's: the position bias is exact
+    with torch.autocast(lr.device.type, enabled=False):  # whatever the caller's: the position bias is exact
         plan = model.plan(features, rows, columns, relative_cell)
     on_cpu = lr.device.type == 'cpu'
     size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
@@ -174,6 +187,7 @@ def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
     def work():
         with torch.inference_mode(), autocast():
             return all([decoded(*blocks) for blocks in todo])
+
     return all(on_each_thread(work) if on_cpu else [work()])
 
 
@@ -204,8 +218,8 @@ def decode_blocks(model, features, plan, top, bottom, left, right, out):
     pairs = torch.cartesian_prod(torch.arange(top, bottom), torch.arange(left, right)).to(out.device)
     colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
     colour = colour.reshape(len(out), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
-    colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)              # (B, 3, rows * my, columns * mx)
+    colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (B, 3, rows * my, columns * mx)
     colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
     y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
-    out[:, :, y:y + colour.shape[2], x:x + colour.shape[3]] = colour
+    out[:, :, y : y + colour.shape[2], x : x + colour.shape[3]] = colour
     return bool(colour.isfinite().all())

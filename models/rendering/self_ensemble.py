@@ -1,4 +1,5 @@
 """Self-ensemble: the mean of what a model makes of the eight flips and transpositions of an image."""
+
 import itertools
 
 

@@ -1,4 +1,5 @@
 """Pictures, as image files hold them, rendered by a model; in strips of rows where they are larger than memory."""
+
 import functools
 
 import torch
@@ -8,7 +9,7 @@ from models.rendering.render import check
 from models.rendering.self_ensemble import render_ensemble
 from utils import UserError, is_out_of_memory
 
-BYTES = 80      # that an output pixel takes until it is written: copies of its colour and alpha in float32
+BYTES = 80  # that an output pixel takes until it is written: copies of its colour and alpha in float32
 
 
 class Upscaler:

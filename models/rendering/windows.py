@@ -1,4 +1,5 @@
 """Reading pixels, and windows around them, from maps laid out for it."""
+
 import torch
 from torch.nn import functional as F
 

@@ -1,7 +1,8 @@
 """A zoom into a point: frames of one size, rendered at scales that grow evenly, only what is seen of each."""
+
 import math
 
-FINE = 9        # steps to a frame's pixel in which the view moves; odd, so that one of them is the pixel's centre
+FINE = 9  # steps to a frame's pixel in which the view moves; odd, so that one of them is the pixel's centre
 
 
 def zoom(render, lr, frame, point, depth, count):

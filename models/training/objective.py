@@ -1,4 +1,5 @@
 """What training minimises: the difference of colours at a batch's queries."""
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -43,7 +44,7 @@ class Objective(nn.Module):
             colour = self.model.query(features, coord, grid.cell_size(h, w).to(lr.device))
         else:
             colour, index = self.blocks(features, index, lr.shape[-2:], (h, w))
-        target = hr.flatten(2).transpose(1, 2)                                        # (B, h * w, 3)
+        target = hr.flatten(2).transpose(1, 2)  # (B, h * w, 3)
         chosen = torch.gather(target, 1, index.flatten(1)[..., None].expand(-1, -1, 3))
         return colour, chosen.reshape(colour.shape).to(lr.dtype) / 255
 

@@ -1,4 +1,5 @@
 """Training on several devices, one process (rank) each, started by torchrun. A process alone is rank 0 of 1."""
+
 import contextlib
 import datetime
 import gc
@@ -11,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.device import choose_device
 from utils import UserError
 
-TIMEOUT = datetime.timedelta(hours=2)       # for what one rank does while the others wait, as decoding a data set
+TIMEOUT = datetime.timedelta(hours=2)  # for what one rank does while the others wait, as decoding a data set
 
 
 def join(name=None):
@@ -25,8 +26,9 @@ def join(name=None):
     if device.type == 'cuda':
         local = int(os.environ['LOCAL_RANK'])
         if device.index is not None or local >= torch.cuda.device_count():
-            raise UserError('torchrun gives each process a CUDA device of its own; '
-                            f'there are {torch.cuda.device_count()} here')
+            raise UserError(
+                f'torchrun gives each process a CUDA device of its own; there are {torch.cuda.device_count()} here'
+            )
         device = torch.device('cuda', local)
         torch.cuda.set_device(device)
     elif device.type != 'cpu':
@@ -42,7 +44,7 @@ def leave():
     holds the run and with it the threads: nobody waits for them, which may wait for another rank.
     """
     if distributed.is_initialized():
-        gc.collect()                        # modules that average gradients hold it in cycles
+        gc.collect()  # modules that average gradients hold it in cycles
         distributed.destroy_process_group()
 
 

@@ -1,4 +1,5 @@
 """Where a training step goes."""
+
 import contextlib
 import time
 
@@ -14,7 +15,7 @@ def profile(run):
     steps = min(WARM_UP + STEPS, run.stages[run.stage]['steps'])
     for run.step in range(steps):
         if run.step == min(WARM_UP, steps - 1):
-            if not run.config['compile']:               # a compiled part is no sum of its children
+            if not run.config['compile']:  # a compiled part is no sum of its children
                 clock.watch(run.model)
             run.part = clock.part
         with run.part('waiting for data'):
@@ -64,5 +65,9 @@ class Clock:
         """Each part with its milliseconds a step and its share, in the order of their first end."""
         total = sum(self.seconds.values())
         rows = [*self.seconds.items(), ('all', total)]
-        return '\n'.join([f'{"part of a step":<20}{"ms":>10}{"share":>9}', *(
-            f'{name:<20}{1000 * seconds / steps:>10.2f}{seconds / total:>9.1%}' for name, seconds in rows)])
+        return '\n'.join(
+            [
+                f'{"part of a step":<20}{"ms":>10}{"share":>9}',
+                *(f'{name:<20}{1000 * seconds / steps:>10.2f}{seconds / total:>9.1%}' for name, seconds in rows),
+            ]
+        )

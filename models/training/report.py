@@ -1,15 +1,16 @@
 """What a training run tells while it goes: the progress bar, `log.jsonl`, TensorBoard."""
+
 import contextlib
 import time
 
-LOG_EVERY = 100                         # steps
+LOG_EVERY = 100  # steps
 
 
 class Meter:
     """Mean loss, images per second and the share of time spent waiting for data, since it was made."""
 
     def __init__(self):
-        self.began, self.waited, self.images, self.losses = time.perf_counter(), 0., 0, []
+        self.began, self.waited, self.images, self.losses = time.perf_counter(), 0.0, 0, []
 
     @contextlib.contextmanager
     def waiting(self):
@@ -62,8 +63,9 @@ class Report:
         self.add_scalars({f'PSNR {name}': value for name, value in scores.items()})
         self.run.log(stage=self.stage['name'], step=self.run.step, psnr=scores)
         if self.writer:
-            self.bar.write(f'{self.stage["name"]} step {self.run.step}: '
-                           + ', '.join(f'{k} {v:.3f} dB' for k, v in scores.items()))
+            self.bar.write(
+                f'{self.stage["name"]} step {self.run.step}: ' + ', '.join(f'{k} {v:.3f} dB' for k, v in scores.items())
+            )
 
     def add_scalars(self, numbers):
         if self.writer:

@@ -1,4 +1,5 @@
 """A training run: its state, its steps, and everything that it writes."""
+
 import contextlib
 import copy
 import json
@@ -29,8 +30,8 @@ from models.weights import files
 from models.weights.surgery import deepened, fitted, fold, next_stage
 from utils import UserError, about, atomic_path
 
-COUNTERS = ('stage', 'step', 'validated', 'bad', 'best')                        # what a run counts
-TIME_LIMIT = 1                          # a reason to stop, as signal numbers from 2 up are
+COUNTERS = ('stage', 'step', 'validated', 'bad', 'best')  # what a run counts
+TIME_LIMIT = 1  # a reason to stop, as signal numbers from 2 up are
 
 
 class Stopped(Exception):
@@ -47,59 +48,83 @@ class Run:
     def __init__(self, config, folder, device):
         self.config, self.folder, self.device = config, folder, device
         self.stage, self.step = 0, 0
-        self.validated = 0                  # the step of the stage after which the result was last validated
-        self.bad = 0                        # steps in a row that were skipped
+        self.validated = 0  # the step of the stage after which the result was last validated
+        self.bad = 0  # steps in a row that were skipped
         self.best = -math.inf
-        self.previous = None                # the result of the stage before
-        self.signal = 0                     # the number of a signal that this process has received
-        self.stopping = 0                   # why all ranks are to stop: a signal's number, or TIME_LIMIT
+        self.previous = None  # the result of the stage before
+        self.signal = 0  # the number of a signal that this process has received
+        self.stopping = 0  # why all ranks are to stop: a signal's number, or TIME_LIMIT
         self.validating = False
         self.part = contextlib.nullcontext  # takes the name of a part of the step; replaced by who measures them
         shares = parallel.ranks() * config['accumulate']
         if config['batch_size'] % shares:
-            raise UserError(f'batch_size {config["batch_size"]} cannot be shared among {parallel.ranks()} devices '
-                            f'and accumulate {config["accumulate"]}')
+            raise UserError(
+                f'batch_size {config["batch_size"]} cannot be shared among {parallel.ranks()} devices '
+                f'and accumulate {config["accumulate"]}'
+            )
         images = datasets.make(config['train_dataset'])
         self.stages, self.samples, planned = [], [], None
         for number, (name, stage) in enumerate(config['stages'].items()):
             with about(f'stage {name!r}'):
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
-                with torch.device('meta'):          # what no stage can make is told before the first one
+                with torch.device('meta'):  # what no stage can make is told before the first one
                     planned = first_model(config['model'], self.stages[-1], planned)
                 self.samples.append(self.stage_samples(images, number))
         images = datasets.make(config['validation']['dataset'])
-        sets = {f'x{scale:g}': {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}}
-                for scale in config['validation']['scales']}
+        sets = {
+            f'x{scale:g}': {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}}
+            for scale in config['validation']['scales']
+        }
         self.validation = {name: make_set(spec, config['validation']['protocol']) for name, spec in sets.items()}
 
     # ------------------------------------------------------------ a stage's objects
 
     def stage_samples(self, images, number):
         config, stage = self.config, self.stages[number]
-        return datasets.make({'name': 'sr-training', 'args': {
-            'dataset': images, 'scale_min': stage['scales'][0], 'scale_max': stage['scales'][1],
-            'steps': stage['steps'], 'seed': config['seed'] + number,
-            'shrink': stage['shrink'], **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')}}})
+        return datasets.make(
+            {
+                'name': 'sr-training',
+                'args': {
+                    'dataset': images,
+                    'scale_min': stage['scales'][0],
+                    'scale_max': stage['scales'][1],
+                    'steps': stage['steps'],
+                    'seed': config['seed'] + number,
+                    'shrink': stage['shrink'],
+                    **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')},
+                },
+            }
+        )
 
     def batches(self):
         """The batches of this stage from this step on, those of this rank."""
         config = self.config
-        numbers = Numbers(self.step, self.stages[self.stage]['steps'], config['batch_size'], parallel.rank(),
-                          parallel.ranks(), config['accumulate'])
+        numbers = Numbers(
+            self.step,
+            self.stages[self.stage]['steps'],
+            config['batch_size'],
+            parallel.rank(),
+            parallel.ranks(),
+            config['accumulate'],
+        )
         return iter(loader(self.samples[self.stage], numbers, config['workers'], self.device.type == 'cuda'))
 
     def begin_stage(self, state=None):
         """Make the stage's model, EMA, optimizer and schedule; `state` is that of a checkpoint to resume from."""
         config, stage = self.config, self.stages[self.stage]
         seed(config['seed'], self.stage)
-        model = fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd']) if state \
+        model = (
+            fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd'])
+            if state
             else first_model(config['model'], stage, self.previous)
+        )
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f'the model {model.spec["name"]!r} has nothing to train')
         model = parallel.with_synchronised_norm(model.to(self.device).train(), self.device)
         self.model = model.to(memory_format=torch.channels_last) if config['channels_last'] else model
-        self.statistics = [buffer for module in model.modules() if isinstance(module, _BatchNorm)
-                           for buffer in module.buffers()]
+        self.statistics = [
+            buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers()
+        ]
         if config['compile']:
             compile_parts(self.model)
         self.objective = parallel.wrapped(Objective(self.model, config['draw'], stage['loss']), self.device)
@@ -178,12 +203,17 @@ class Run:
         where = self.folder / 'bad-batch.pth'
         parts = sum(parallel.gathered([{k: v.cpu() for k, v in batch.items()} for batch in batches]), [])
         if parallel.rank() == 0:
-            content = {'stage': self.stages[self.stage]['name'], 'step': self.step,
-                       'batch': {k: torch.cat([part[k] for part in parts]) for k in parts[0]}}
+            content = {
+                'stage': self.stages[self.stage]['name'],
+                'step': self.step,
+                'batch': {k: torch.cat([part[k] for part in parts]) for k in parts[0]},
+            }
             with atomic_path(where) as temporary:
                 torch.save(content, temporary)
-        raise UserError(f'stage {self.stages[self.stage]["name"]!r}, step {self.step}: the loss or its gradient was '
-                        f'not finite, {self.bad} times in a row; the batch is in {where}')
+        raise UserError(
+            f'stage {self.stages[self.stage]["name"]!r}, step {self.step}: the loss or its gradient was '
+            f'not finite, {self.bad} times in a row; the batch is in {where}'
+        )
 
     # ------------------------------------------------------------ validation
 
@@ -239,10 +269,14 @@ class Run:
     # ------------------------------------------------------------ files
 
     def meta(self, scores):
-        smallest, largest = zip(*(stage['scales'] for stage in self.stages[:self.stage + 1]))
-        return {'stage': self.stages[self.stage]['name'], 'step': self.step,
-                'scale_min': min(smallest), 'scale_max': max(largest),
-                **{f'psnr {name}': float(value) for name, value in scores.items()}}
+        smallest, largest = zip(*(stage['scales'] for stage in self.stages[: self.stage + 1]))
+        return {
+            'stage': self.stages[self.stage]['name'],
+            'step': self.step,
+            'scale_min': min(smallest),
+            'scale_max': max(largest),
+            **{f'psnr {name}': float(value) for name, value in scores.items()},
+        }
 
     def save_result(self, name, scores):
         if parallel.rank() == 0:
@@ -253,9 +287,11 @@ class Run:
         if parallel.rank() > 0:
             return
         content = {
-            'model': {**self.model.spec, 'sd': self.model.state_dict()}, 'meta': self.meta({}),
+            'model': {**self.model.spec, 'sd': self.model.state_dict()},
+            'meta': self.meta({}),
             **{key: getattr(self, key) for key in COUNTERS},
-            'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict(),
+            'optimizer': self.optimizer.state_dict(),
+            'scaler': self.scaler.state_dict(),
             'ema': self.ema.module.state_dict() if self.ema else None,
         }
         with atomic_path(self.folder / name) as temporary:
@@ -271,8 +307,10 @@ class Run:
             setattr(self, key, state[key])
         names = [stage['name'] for stage in self.stages]
         if self.stage >= len(names) or names[self.stage] != state['meta']['stage']:
-            raise UserError(f'{path}: stopped in stage {self.stage + 1}, {state["meta"]["stage"]!r}; '
-                            f'the config has the stages {", ".join(names)}')
+            raise UserError(
+                f'{path}: stopped in stage {self.stage + 1}, {state["meta"]["stage"]!r}; '
+                f'the config has the stages {", ".join(names)}'
+            )
         if bool(state['ema']) != bool(self.config['ema_decay']):
             raise UserError(f'{path}: was made {"with" if state["ema"] else "without"} ema_decay, unlike the config')
         self.begin_stage(state)
@@ -311,8 +349,14 @@ class Run:
     def train_stage(self, writer, deadline):
         """Train this stage to its end, or until the run is to stop. Returns whether the end was reached."""
         config, stage = self.config, self.stages[self.stage]
-        bar = tqdm(desc=stage['name'], initial=self.step, total=stage['steps'], unit='step', smoothing=0.05,
-                   disable=parallel.rank() > 0 or not sys.stderr.isatty())
+        bar = tqdm(
+            desc=stage['name'],
+            initial=self.step,
+            total=stage['steps'],
+            unit='step',
+            smoothing=0.05,
+            disable=parallel.rank() > 0 or not sys.stderr.isatty(),
+        )
         report = Report(self, writer, bar)
         batches = self.batches()
         try:
@@ -339,7 +383,7 @@ class Run:
                 self.agree_to_stop(time.monotonic() > deadline)
         finally:
             bar.close()
-            del batches                     # ends the workers
+            del batches  # ends the workers
 
 
 def seed(*numbers):

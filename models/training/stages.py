@@ -1,4 +1,5 @@
 """What a stage of training is: its keys in a config, its length in steps, its learning rate."""
+
 import math
 
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
@@ -9,8 +10,19 @@ from utils import UserError, nearest
 REQUIRED = ('rim', 'scales', 'lr')
 UNITS = ('steps', 'epochs')
 SCHEDULES = ('cosine', 'multi-step')
-KEYS = (*REQUIRED, *UNITS, 'schedule', 'milestones', 'gamma', 'warmup_steps', 'warmup_epochs', 'warmup_lr',
-        'loss', 'blocks', 'shrink')
+KEYS = (
+    *REQUIRED,
+    *UNITS,
+    'schedule',
+    'milestones',
+    'gamma',
+    'warmup_steps',
+    'warmup_epochs',
+    'warmup_lr',
+    'loss',
+    'blocks',
+    'shrink',
+)
 
 
 def check(stage):
@@ -26,7 +38,7 @@ def check(stage):
             raise UserError(f'the key {key!r} is missing')
     if len(given.intersection(UNITS)) != 1:
         raise UserError('its length is given in steps or in epochs, as one of them')
-    other, = set(UNITS) - given
+    (other,) = set(UNITS) - given
     if f'warmup_{other}' in given:
         raise UserError(f'a length in {unit(stage)} goes with warmup_{unit(stage)}, not with warmup_{other}')
     name = stage.get('schedule', 'cosine')
@@ -73,14 +85,23 @@ def in_steps(stage, steps_per_epoch):
 
     Raises UserError where the warm-up takes it all.
     """
+
     def steps(length):
         return round((length or 0) * (steps_per_epoch if unit(stage) == 'epochs' else 1))
+
     planned = {
-        'rim': stage['rim'], 'scales': stage['scales'], 'lr': stage['lr'],
-        'steps': max(1, steps(stage[unit(stage)])), 'schedule': stage.get('schedule') or 'cosine',
-        'milestones': [steps(at) for at in stage.get('milestones') or []], 'gamma': stage.get('gamma'),
-        'warmup_steps': steps(stage.get(f'warmup_{unit(stage)}')), 'warmup_lr': stage.get('warmup_lr') or 0,
-        'loss': stage.get('loss') or 'l1', 'blocks': stage.get('blocks'), 'shrink': stage.get('shrink') or 1,
+        'rim': stage['rim'],
+        'scales': stage['scales'],
+        'lr': stage['lr'],
+        'steps': max(1, steps(stage[unit(stage)])),
+        'schedule': stage.get('schedule') or 'cosine',
+        'milestones': [steps(at) for at in stage.get('milestones') or []],
+        'gamma': stage.get('gamma'),
+        'warmup_steps': steps(stage.get(f'warmup_{unit(stage)}')),
+        'warmup_lr': stage.get('warmup_lr') or 0,
+        'loss': stage.get('loss') or 'l1',
+        'blocks': stage.get('blocks'),
+        'shrink': stage.get('shrink') or 1,
     }
     if planned['warmup_steps'] >= planned['steps']:
         raise UserError(f'{planned["steps"]} steps leave none after a warm-up of {planned["warmup_steps"]} steps')
@@ -95,7 +116,13 @@ def schedule(optimizer, stage):
     """
     warmup = {'warmup_t': stage['warmup_steps'], 'warmup_lr_init': stage['warmup_lr'], 't_in_epochs': False}
     if stage['schedule'] == 'cosine':
-        return CosineLRScheduler(optimizer, t_initial=stage['steps'] - stage['warmup_steps'], warmup_prefix=True,
-                                 **warmup)
-    return MultiStepLRScheduler(optimizer, decay_t=[at + 1 for at in stage['milestones']],   # timm's m means m - 1
-                                decay_rate=stage['gamma'], warmup_prefix=False, **warmup)
+        return CosineLRScheduler(
+            optimizer, t_initial=stage['steps'] - stage['warmup_steps'], warmup_prefix=True, **warmup
+        )
+    return MultiStepLRScheduler(
+        optimizer,
+        decay_t=[at + 1 for at in stage['milestones']],  # timm's m means m - 1
+        decay_rate=stage['gamma'],
+        warmup_prefix=False,
+        **warmup,
+    )

@@ -1,4 +1,5 @@
 """Weight files: `{'model': {'name', 'args', 'sd'}, 'meta': {...}}`, plain tensors, numbers and strings."""
+
 import pickle
 import warnings
 
@@ -73,5 +74,5 @@ def read(path):
             return torch.load(file, map_location='cpu', weights_only=True)
         except pickle.UnpicklingError as error:
             raise UserError(f'{path}: refused, it is no weight file or carries code besides weights') from error
-        except Exception as error:              # what torch raises for damaged bytes depends on where the damage is
+        except Exception as error:  # what torch raises for damaged bytes depends on where the damage is
             raise UserError(f'{path}: not a whole weight file ({type(error).__name__})') from error

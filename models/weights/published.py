@@ -1,4 +1,5 @@
 """Published weight files in the project's own terms: their specs and parameter names."""
+
 import re
 
 from utils import UserError
@@ -57,23 +58,28 @@ def from_published(name, args, state):
 
 
 def msit_spec(args, state):
-    return {'name': 'msit', 'args': {
-        'encoder_spec': encoder_spec(args['encoder_spec']),
-        'imnet_spec': imnet_spec(args['imnet_spec']),
-        'channels': args.get('base_dim', 256),
-        'heads': args.get('head', 8),
-        'radius': args.get('r', 3),
-        'msno_kernels': [3 + 2 * i for i in range(args.get('MsC_heads', 16))],
-        'mssa_kernels': [3 + 2 * i for i in range(args.get('MsSA_q', 4))],
-        'fem': 'circular' if args.get('use_lem', True) else None,
-        'position_bias_spec': position_bias_spec(args.get('pb_spec')),
-        'rim': any(key.endswith('.convmap.weight') for key in state),
-    }}
+    return {
+        'name': 'msit',
+        'args': {
+            'encoder_spec': encoder_spec(args['encoder_spec']),
+            'imnet_spec': imnet_spec(args['imnet_spec']),
+            'channels': args.get('base_dim', 256),
+            'heads': args.get('head', 8),
+            'radius': args.get('r', 3),
+            'msno_kernels': [3 + 2 * i for i in range(args.get('MsC_heads', 16))],
+            'mssa_kernels': [3 + 2 * i for i in range(args.get('MsSA_q', 4))],
+            'fem': 'circular' if args.get('use_lem', True) else None,
+            'position_bias_spec': position_bias_spec(args.get('pb_spec')),
+            'rim': any(key.endswith('.convmap.weight') for key in state),
+        },
+    }
 
 
 def liif_spec(args, state):
-    return {'name': 'liif', 'args': {
-        'encoder_spec': encoder_spec(args['encoder_spec']), 'imnet_spec': imnet_spec(args['imnet_spec'])}}
+    return {
+        'name': 'liif',
+        'args': {'encoder_spec': encoder_spec(args['encoder_spec']), 'imnet_spec': imnet_spec(args['imnet_spec'])},
+    }
 
 
 def lte_spec(args, state):
@@ -98,7 +104,7 @@ def position_bias_spec(spec):
         return None
     args = spec.get('args', {})
     if args.get('posenc_type', 'sinusoid') != 'sinusoid':
-        raise UserError(f'position bias {args["posenc_type"]!r} is not supported, only \'sinusoid\'')
+        raise UserError(f"position bias {args['posenc_type']!r} is not supported, only 'sinusoid'")
     return {'name': 'sinusoid', 'args': {'features': args['enc_dims'], 'max_exponent': args['posenc_scale']}}
 
 

@@ -1,4 +1,5 @@
 """Models made from models that compute the same: with plain kernels, with a fresh RIM, with a deeper encoder."""
+
 import torch
 from torch import nn
 
@@ -16,8 +17,10 @@ def fitted(spec, state, dtype=torch.float32):
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
     for what, keys in (('lacks', missing), ('has unknown', unknown), ('has another shape of', shapes)):
         if keys:
-            raise UserError(f'weights of another architecture: {what} {keys[0]}'
-                            + (f' and {len(keys) - 1} more' if keys[1:] else ''))
+            raise UserError(
+                f'weights of another architecture: {what} {keys[0]}'
+                + (f' and {len(keys) - 1} more' if keys[1:] else '')
+            )
     model.load_state_dict(state)
     return model
 
@@ -62,7 +65,7 @@ def deepened(model, blocks):
     args, encoder_spec = model.spec['args'], model.spec['args']['encoder_spec']
     deeper = {**encoder_spec, 'args': {**encoder_spec.get('args', {}), 'n_resblocks': blocks}}
     result = build({**model.spec, 'args': {**args, 'encoder_spec': deeper}}).to(next(model.parameters()))
-    for added in result.encoder.body[len(old):-1]:
+    for added in result.encoder.body[len(old) : -1]:
         nn.init.zeros_(added.body[-1].weight)
         nn.init.zeros_(added.body[-1].bias)
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith('encoder.body.')}

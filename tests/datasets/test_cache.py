@@ -1,4 +1,5 @@
 """Images that are decoded once: the same pixels, nothing decoded or copied again, and where the cache lies."""
+
 import pickle
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def forbid(monkeypatch, *folders):
         if self.absolute() in folders:
             raise OSError(30, 'Read-only file system')
         return make(self, *arguments, **options)
+
     monkeypatch.setattr(Path, 'mkdir', mkdir)
 
 

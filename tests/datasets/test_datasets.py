@@ -1,4 +1,5 @@
 """Folders of images and the LR/HR pairs made of them."""
+
 import json
 import struct
 import zlib
@@ -41,6 +42,7 @@ def names(dataset):
 
 
 # ---------------------------------------------------------------- image-folder
+
 
 def test_images_come_in_natural_order_without_hidden_and_other_files(folder):
     save(folder / '.cache', 'img_3.png', random_image(3, 4, 4, 3))
@@ -93,8 +95,9 @@ def test_16_bit_rgb(tmp_path):
     pixels = random_image(0, 5, 6, 3)
     rows = b''.join(b'\0' + row.tobytes() for row in (pixels.astype('>u2') * 257).astype('>u2'))
     chunks = [(b'IHDR', struct.pack('>IIBBBBB', 6, 5, 16, 2, 0, 0, 0)), (b'IDAT', zlib.compress(rows)), (b'IEND', b'')]
-    encoded = [struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-               for kind, data in chunks]
+    encoded = [
+        struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)) for kind, data in chunks
+    ]
     (tmp_path / 'image.png').write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(encoded))
     assert np.array_equal(ImageFolder(tmp_path)[0], pixels)
 
@@ -122,7 +125,7 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
 @pytest.mark.parametrize('data', [b'', b'no image', 'half'])
 def test_a_damaged_image_is_named(folder, data):
     whole = (folder / 'img_2.png').read_bytes()
-    (folder / 'img_2.png').write_bytes(whole[:len(whole) // 2] if data == 'half' else data)
+    (folder / 'img_2.png').write_bytes(whole[: len(whole) // 2] if data == 'half' else data)
     with pytest.raises(UserError, match=r'img_2\.png: not an image'):
         ImageFolder(folder)[1]
     for cache in ('in_memory', 'bin'):
@@ -145,14 +148,17 @@ def test_first_images_lists_and_repetition(folder, tmp_path, cache):
     assert names(ImageFolder(folder, split_file=str(tmp_path / 'list.txt'), first_k=1, cache=cache)) == ['img_10']
 
 
-@pytest.mark.parametrize('name, text, said', [
-    ('list.txt', 'img_1.png\nimg_7.png', r'images: lacks 1 of the 2 images that .*list\.txt names: img_7\.png'),
-    ('list.txt', '\n', r'list\.txt: not a list of file names'),
-    ('list.json', '{"train": []}', r'list\.json: not a list of file names'),
-    ('list.json', '[1, 2]', r'list\.json: not a list of file names'),
-    ('list.json', '[', r'list\.json: not a list of file names'),
-    ('list.txt', None, r'list\.txt: cannot read the list of images'),
-])
+@pytest.mark.parametrize(
+    'name, text, said',
+    [
+        ('list.txt', 'img_1.png\nimg_7.png', r'images: lacks 1 of the 2 images that .*list\.txt names: img_7\.png'),
+        ('list.txt', '\n', r'list\.txt: not a list of file names'),
+        ('list.json', '{"train": []}', r'list\.json: not a list of file names'),
+        ('list.json', '[1, 2]', r'list\.json: not a list of file names'),
+        ('list.json', '[', r'list\.json: not a list of file names'),
+        ('list.txt', None, r'list\.txt: cannot read the list of images'),
+    ],
+)
 def test_bad_lists_are_refused(folder, tmp_path, name, text, said):
     if text is not None:
         (tmp_path / name).write_text(text)
@@ -160,21 +166,33 @@ def test_bad_lists_are_refused(folder, tmp_path, name, text, said):
         ImageFolder(folder, split_file=tmp_path / name)
 
 
-@pytest.mark.parametrize('args, said', [
-    ({'root_path': 5}, 'root_path is the path of a file or folder, not 5'),
-    ({'root_path': None}, 'root_path is the path'), ({'root_path': ['a']}, 'root_path is the path'),
-    ({'split_file': 5}, 'split_file is the path'),
-    ({'first_k': 'x'}, "first_k is a whole number from 1 up, not 'x'"), ({'first_k': 0}, 'first_k'),
-    ({'first_k': -1}, 'first_k'), ({'first_k': 1.5}, 'first_k'), ({'first_k': True}, 'first_k'),
-    ({'repeat': 0}, 'repeat is a whole number'), ({'repeat': None}, 'repeat'), ({'repeat': [1]}, 'repeat'),
-    ({'cache': 'disk'}, "unknown cache 'disk'"), ({'cache': None}, 'unknown cache'), ({'cache': ['bin']}, 'cache'),
-])
+@pytest.mark.parametrize(
+    'args, said',
+    [
+        ({'root_path': 5}, 'root_path is the path of a file or folder, not 5'),
+        ({'root_path': None}, 'root_path is the path'),
+        ({'root_path': ['a']}, 'root_path is the path'),
+        ({'split_file': 5}, 'split_file is the path'),
+        ({'first_k': 'x'}, "first_k is a whole number from 1 up, not 'x'"),
+        ({'first_k': 0}, 'first_k'),
+        ({'first_k': -1}, 'first_k'),
+        ({'first_k': 1.5}, 'first_k'),
+        ({'first_k': True}, 'first_k'),
+        ({'repeat': 0}, 'repeat is a whole number'),
+        ({'repeat': None}, 'repeat'),
+        ({'repeat': [1]}, 'repeat'),
+        ({'cache': 'disk'}, "unknown cache 'disk'"),
+        ({'cache': None}, 'unknown cache'),
+        ({'cache': ['bin']}, 'cache'),
+    ],
+)
 def test_arguments_of_the_wrong_kind_are_refused(folder, args, said):
     with pytest.raises(UserError, match=f'image-folder: .*{said}'):
         datasets.make({'name': 'image-folder', 'args': {'root_path': str(folder)} | args})
 
 
 # ---------------------------------------------------------------- paired-image-folders
+
 
 @pytest.fixture
 def pairs(folder, tmp_path):
@@ -214,14 +232,21 @@ def test_folders_that_do_not_match_are_told(folder, pairs, tmp_path):
         PairedImageFolders(pairs, folder)
     with pytest.raises(UserError, match='nowhere: no such folder'):
         PairedImageFolders(tmp_path / 'nowhere', folder)
-    for args, said in (({'root_path_1': 5}, 'root_path_1'), ({'root_path_2': None}, 'root_path_2'),
-                       ({'first_k': 'x'}, 'first_k'), ({'repeat': 'x'}, 'repeat'), ({'split_file': 5}, 'split_file')):
+    for args, said in (
+        ({'root_path_1': 5}, 'root_path_1'),
+        ({'root_path_2': None}, 'root_path_2'),
+        ({'first_k': 'x'}, 'first_k'),
+        ({'repeat': 'x'}, 'repeat'),
+        ({'split_file': 5}, 'split_file'),
+    ):
         with pytest.raises(UserError, match=said):
-            datasets.make({'name': 'paired-image-folders',
-                           'args': {'root_path_1': str(pairs), 'root_path_2': str(folder)} | args})
+            datasets.make(
+                {'name': 'paired-image-folders', 'args': {'root_path_1': str(pairs), 'root_path_2': str(folder)} | args}
+            )
 
 
 # ---------------------------------------------------------------- evaluation
+
 
 def pixels(tensor):
     """`(3, H, W)` float32 in [0, 1] as `(H, W, 3)` uint8, which it must be exactly."""
@@ -258,21 +283,26 @@ def test_evaluation_names_an_image_that_is_too_small(folder):
             access(0)
 
 
-@pytest.mark.parametrize('size, lr_size, scale, hr_size', [
-    ((20, 24), (10, 12), (2, 2), (20, 24)), ((21, 25), (10, 12), (2, 2), (20, 24)),
-    ((23, 26), (7, 8), (3, 3), (21, 24)), ((20, 24), (20, 24), (1, 1), (20, 24)),
-    ((20, 25), (8, 10), (2.5, 2.5), (20, 25)),
-])
+@pytest.mark.parametrize(
+    'size, lr_size, scale, hr_size',
+    [
+        ((20, 24), (10, 12), (2, 2), (20, 24)),
+        ((21, 25), (10, 12), (2, 2), (20, 24)),
+        ((23, 26), (7, 8), (3, 3), (21, 24)),
+        ((20, 24), (20, 24), (1, 1), (20, 24)),
+        ((20, 25), (8, 10), (2.5, 2.5), (20, 25)),
+    ],
+)
 def test_paired_evaluation_finds_the_scale_in_the_sizes(tmp_path, size, lr_size, scale, hr_size):
     save(tmp_path / 'hr', 'a.png', random_image(1, *size, 3))
     save(tmp_path / 'lr', 'a.png', random_image(2, *lr_size, 3))
     folders = {'root_path_1': str(tmp_path / 'lr'), 'root_path_2': str(tmp_path / 'hr')}
     spec = {'name': 'paired-image-folders', 'args': folders}
     dataset = datasets.make({'name': 'sr-evaluation-paired', 'args': {'dataset': spec}})
-    item, = dataset
+    (item,) = dataset
     assert (item['name'], item['scale']) == ('a', scale)
     assert np.array_equal(pixels(item['lr']), random_image(2, *lr_size, 3))
-    assert np.array_equal(pixels(item['hr']), random_image(1, *size, 3)[:hr_size[0], :hr_size[1]])
+    assert np.array_equal(pixels(item['hr']), random_image(1, *size, 3)[: hr_size[0], : hr_size[1]])
     assert dataset.measure(0) == ('a', hr_size, scale)
 
 
@@ -290,18 +320,20 @@ def test_wrappers_refuse_datasets_of_another_kind(folder, pairs):
     wrapped = {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': 2}}
     training = {'scale_min': 1, 'scale_max': 1, 'batch_size': 1, 'steps': 1, 'patch': 4}
     for name, dataset, args, said in (
-            ('sr-evaluation', both, {'scale': 2}, 'single images is needed, which PairedImageFolders is not'),
-            ('sr-evaluation', wrapped, {'scale': 2}, 'single images is needed'),
-            ('sr-evaluation-paired', images, {}, 'pairs of images is needed, which ImageFolder is not'),
-            ('sr-training', both, training, 'single images is needed'),
-            ('sr-training', 'image-folder', training, 'a dataset spec is {name, args}'),
-            ('sr-evaluation', 5, {'scale': 2}, 'a dataset spec is'),
-            ('sr-evaluation-paired', None, {}, 'a dataset spec is')):
+        ('sr-evaluation', both, {'scale': 2}, 'single images is needed, which PairedImageFolders is not'),
+        ('sr-evaluation', wrapped, {'scale': 2}, 'single images is needed'),
+        ('sr-evaluation-paired', images, {}, 'pairs of images is needed, which ImageFolder is not'),
+        ('sr-training', both, training, 'single images is needed'),
+        ('sr-training', 'image-folder', training, 'a dataset spec is {name, args}'),
+        ('sr-evaluation', 5, {'scale': 2}, 'a dataset spec is'),
+        ('sr-evaluation-paired', None, {}, 'a dataset spec is'),
+    ):
         with pytest.raises(UserError, match=said):
             datasets.make({'name': name, 'args': {'dataset': dataset} | args})
 
 
 # ---------------------------------------------------------------- training
+
 
 class Gradient:
     """Two images in which a pixel's value says where it is: (y, x, number of the image)."""
@@ -333,19 +365,29 @@ def same(a, b):
 
 
 @QUICK
-@given(n=st.integers(0, 14), seed=st.integers(0, 99), draw=st.sampled_from(['pixel', 'block']), augment=st.booleans(),
-       shrink=st.sampled_from([1, 0.5]))
+@given(
+    n=st.integers(0, 14),
+    seed=st.integers(0, 99),
+    draw=st.sampled_from(['pixel', 'block']),
+    augment=st.booleans(),
+    shrink=st.sampled_from([1, 0.5]),
+)
 def test_a_sample_is_a_function_of_its_number(n, seed, draw, augment, shrink):
     samples, again = (training(seed=seed, draw=draw, augment=augment, shrink=shrink) for _ in range(2))
     for other in range(14, n, -1):
-        samples[other]                  # whatever was taken before
+        samples[other]  # whatever was taken before
     assert same(samples[n], again[n])
     assert not same(samples[n], training(seed=seed + 1, draw=draw, augment=augment, shrink=shrink)[n])
 
 
 @QUICK
-@given(n=st.integers(0, 14), patch=st.integers(1, 10), queries=st.integers(1, 2000),
-       draw=st.sampled_from(['pixel', 'block']), scales=st.tuples(st.floats(1, 4), st.floats(1, 4)).map(sorted))
+@given(
+    n=st.integers(0, 14),
+    patch=st.integers(1, 10),
+    queries=st.integers(1, 2000),
+    draw=st.sampled_from(['pixel', 'block']),
+    scales=st.tuples(st.floats(1, 4), st.floats(1, 4)).map(sorted),
+)
 def test_what_a_sample_is(n, patch, queries, draw, scales):
     low, high = scales
     sample = training(scale_min=low, scale_max=high, patch=patch, queries=queries, draw=draw, augment=False)[n]
@@ -356,13 +398,13 @@ def test_what_a_sample_is(n, patch, queries, draw, scales):
     assert round(patch * low) <= side <= round(patch * high)
     assert np.array_equal(lr.permute(1, 2, 0), pil_resize(hr.permute(1, 2, 0).numpy(), (patch, patch)))
     top, left, number = hr[:, 0, 0].tolist()
-    assert np.array_equal(hr.permute(1, 2, 0), Gradient()[number][top:top + side, left:left + side])
+    assert np.array_equal(hr.permute(1, 2, 0), Gradient()[number][top : top + side, left : left + side])
     if draw == 'pixel':
-        assert len(index) == queries and (queries > side ** 2 or len(set(index.tolist())) == queries)
-        assert index.min() >= 0 and index.max() < side ** 2
+        assert len(index) == queries and (queries > side**2 or len(set(index.tolist())) == queries)
+        assert index.min() >= 0 and index.max() < side**2
     else:
-        assert len(set(index.tolist())) == len(index) == min(max(round(queries * (patch / side) ** 2), 1), patch ** 2)
-        assert index.min() >= 0 and index.max() < patch ** 2
+        assert len(set(index.tolist())) == len(index) == min(max(round(queries * (patch / side) ** 2), 1), patch**2)
+        assert index.min() >= 0 and index.max() < patch**2
 
 
 def test_a_step_has_one_scale_and_an_epoch_every_image_once():
@@ -370,12 +412,12 @@ def test_a_step_has_one_scale_and_an_epoch_every_image_once():
     assert len(samples) == 120
     items = [samples[n] for n in range(120)]
     sides = [item['hr'].shape[1] for item in items]
-    assert all(len(set(sides[n:n + 3])) == 1 for n in range(0, 120, 3))
+    assert all(len(set(sides[n : n + 3])) == 1 for n in range(0, 120, 3))
     assert min(sides) < 14 and max(sides) > 26 and len(set(sides)) > 10
     images = [item['hr'][2, 0, 0].item() for item in items]
-    assert all(sorted(images[n:n + 2]) == [0, 1] for n in range(0, 120, 2))
-    assert len({tuple(images[n:n + 2]) for n in range(0, 120, 2)}) == 2                     # in changing order
-    assert len({tuple(item['hr'][:2].amin((1, 2)).tolist()) for item in items}) > 60         # and from changing places
+    assert all(sorted(images[n : n + 2]) == [0, 1] for n in range(0, 120, 2))
+    assert len({tuple(images[n : n + 2]) for n in range(0, 120, 2)}) == 2  # in changing order
+    assert len({tuple(item['hr'][:2].amin((1, 2)).tolist()) for item in items}) > 60  # and from changing places
 
 
 def test_augmentation_flips_and_transposes_and_does_nothing_else():
@@ -389,7 +431,7 @@ def test_augmentation_flips_and_transposes_and_does_nothing_else():
             y, x = y.T, x.T
         flips = (y[0, 0] > y[-1, 0]).item(), (x[0, 0] > x[0, -1]).item()
         seen.add((transposed, *flips))
-        part = Gradient()[int(number[0, 0])][y.min():y.max() + 1, x.min():x.max() + 1]
+        part = Gradient()[int(number[0, 0])][y.min() : y.max() + 1, x.min() : x.max() + 1]
         part = part[::-1] if flips[0] else part
         part = part[:, ::-1] if flips[1] else part
         part = part.transpose(1, 0, 2) if transposed else part
@@ -400,8 +442,20 @@ def test_augmentation_flips_and_transposes_and_does_nothing_else():
 
 def test_loader_workers_give_the_same_samples(folder):
     images = {'name': 'image-folder', 'args': {'root_path': str(folder), 'cache': 'bin'}}
-    samples = datasets.make({'name': 'sr-training', 'args': {
-        'dataset': images, 'scale_min': 2, 'scale_max': 2, 'batch_size': 2, 'steps': 2, 'patch': 8, 'queries': 9}})
+    samples = datasets.make(
+        {
+            'name': 'sr-training',
+            'args': {
+                'dataset': images,
+                'scale_min': 2,
+                'scale_max': 2,
+                'batch_size': 2,
+                'steps': 2,
+                'patch': 8,
+                'queries': 9,
+            },
+        }
+    )
     batches = torch.utils.data.DataLoader(samples, batch_size=2, num_workers=1)
     taken = [{key: batch[key][k] for key in batch} for batch in batches for k in range(2)]
     assert len(taken) == 4 and all(same(taken[n], samples[n]) for n in range(4))
@@ -417,7 +471,7 @@ def test_an_image_smaller_than_the_largest_crop_is_named(tmp_path):
     assert Training(ImageFolder(tmp_path), scale_max=3.9, **args)[0]['lr'].shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize('shrink, smallest', [(0.1, 0.4), (0.6, 0.6), (1, 1)])      # 0.4: a whole image, 40 pixels high
+@pytest.mark.parametrize('shrink, smallest', [(0.1, 0.4), (0.6, 0.6), (1, 1)])  # 0.4: a whole image, 40 pixels high
 def test_half_of_the_samples_are_cut_from_a_reduced_image(shrink, smallest):
     """How fast the colours of `Gradient` change tells how far a crop was reduced."""
     samples = training(shrink=shrink, scale_min=2, scale_max=2, patch=8, batch_size=4, steps=50, augment=False)
@@ -430,17 +484,29 @@ def test_half_of_the_samples_are_cut_from_a_reduced_image(shrink, smallest):
     assert max(factors) == 1 and smallest - 0.02 < min(factors) < smallest + 0.06
 
 
-@pytest.mark.parametrize('args, said', [
-    ({'draw': 'line'}, 'draw is one of pixel, block'), ({'draw': None}, 'draw is one of'),
-    ({'scale_min': 0.5}, 'scales from 0.5 to 4 make no sense'), ({'scale_min': 5}, 'scales from 5 to 4'),
-    ({'scale_max': float('nan')}, 'scales from'), ({'scale_max': float('inf')}, 'scales from'),
-    ({'scale_max': 'x'}, "scale_max is a number, not 'x'"), ({'scale_min': None}, 'scale_min is a number'),
-    ({'batch_size': 0}, 'batch_size is a whole number from 1 up, not 0'), ({'steps': -1}, 'steps is a whole number'),
-    ({'patch': 'x'}, 'patch is a whole number'), ({'queries': 2.5}, 'queries is a whole number'),
-    ({'seed': -1}, 'seed is a whole number from 0 up'), ({'seed': 'x'}, 'seed'), ({'augment': 'no'}, 'augment'),
-    ({'shrink': 0}, 'shrink is above 0 and at most 1, not 0'), ({'shrink': 1.5}, 'shrink is above 0'),
-    ({'shrink': 'x'}, 'shrink is a number'),
-])
+@pytest.mark.parametrize(
+    'args, said',
+    [
+        ({'draw': 'line'}, 'draw is one of pixel, block'),
+        ({'draw': None}, 'draw is one of'),
+        ({'scale_min': 0.5}, 'scales from 0.5 to 4 make no sense'),
+        ({'scale_min': 5}, 'scales from 5 to 4'),
+        ({'scale_max': float('nan')}, 'scales from'),
+        ({'scale_max': float('inf')}, 'scales from'),
+        ({'scale_max': 'x'}, "scale_max is a number, not 'x'"),
+        ({'scale_min': None}, 'scale_min is a number'),
+        ({'batch_size': 0}, 'batch_size is a whole number from 1 up, not 0'),
+        ({'steps': -1}, 'steps is a whole number'),
+        ({'patch': 'x'}, 'patch is a whole number'),
+        ({'queries': 2.5}, 'queries is a whole number'),
+        ({'seed': -1}, 'seed is a whole number from 0 up'),
+        ({'seed': 'x'}, 'seed'),
+        ({'augment': 'no'}, 'augment'),
+        ({'shrink': 0}, 'shrink is above 0 and at most 1, not 0'),
+        ({'shrink': 1.5}, 'shrink is above 0'),
+        ({'shrink': 'x'}, 'shrink is a number'),
+    ],
+)
 def test_training_arguments_that_make_no_sense_are_refused(args, said):
     with pytest.raises(UserError, match=f'sr-training: {said}'):
         training(**args)

@@ -1,4 +1,5 @@
 """How LR images are made: MATLAB's bicubic against exact fractions and published images, the protocol's sizes."""
+
 import math
 from fractions import Fraction
 
@@ -14,8 +15,19 @@ from datasets.resize import degrade, matlab_resize, matlab_taps, parse_scale, pi
 from utils import UserError
 
 SHARED = ROOT.parent / 'shared'
-SCALES = st.sampled_from([Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(2, 5), Fraction(1), Fraction(3, 2),
-                          Fraction(2), Fraction(3), Fraction(4)])      # output / input
+SCALES = st.sampled_from(
+    [
+        Fraction(1, 2),
+        Fraction(1, 3),
+        Fraction(1, 4),
+        Fraction(2, 5),
+        Fraction(1),
+        Fraction(3, 2),
+        Fraction(2),
+        Fraction(3),
+        Fraction(4),
+    ]
+)  # output / input
 
 
 def random_image(seed, *size):
@@ -26,8 +38,8 @@ def kernel(x):
     """The cubic of Keys (1981), a = -1/2, of a fraction."""
     x = abs(x)
     if x <= 1:
-        return Fraction(3, 2) * x ** 3 - Fraction(5, 2) * x ** 2 + 1
-    return Fraction(-1, 2) * x ** 3 + Fraction(5, 2) * x ** 2 - 4 * x + 2 if x <= 2 else Fraction(0)
+        return Fraction(3, 2) * x**3 - Fraction(5, 2) * x**2 + 1
+    return Fraction(-1, 2) * x**3 + Fraction(5, 2) * x**2 - 4 * x + 2 if x <= 2 else Fraction(0)
 
 
 def resized_line(line, n_out, scale):
@@ -51,7 +63,7 @@ def exact_in_binary(scale):
 
 
 @settings(max_examples=80)
-@given(seed=st.integers(0, 2 ** 32), n_in=st.integers(1, 24), scale=SCALES, columns=st.booleans())
+@given(seed=st.integers(0, 2**32), n_in=st.integers(1, 24), scale=SCALES, columns=st.booleans())
 def test_one_axis_is_the_exact_sum_rounded_half_up(seed, n_in, scale, columns):
     """With weights that are no binary fractions, a sum of exactly half may fall to either side."""
     n_out = max(1, math.floor(n_in * scale))
@@ -71,8 +83,13 @@ def test_one_axis_is_the_exact_sum_rounded_half_up(seed, n_in, scale, columns):
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 2 ** 32), size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
-       channels=st.sampled_from([0, 1, 3]), scale=st.tuples(SCALES, SCALES), to_uint8=st.booleans())
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    channels=st.sampled_from([0, 1, 3]),
+    scale=st.tuples(SCALES, SCALES),
+    to_uint8=st.booleans(),
+)
 def test_an_image_is_its_rows_and_then_its_columns(seed, size, channels, scale, to_uint8):
     """Each channel by itself, and rounded in between."""
     image = random_image(seed, *size, *([channels] if channels else []))
@@ -121,9 +138,12 @@ def test_published_lr_images_are_reproduced_to_the_last_bit(name, scale):
 
 # ---------------------------------------------------------------- the protocol
 
+
 @settings(max_examples=60)
-@given(size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
-       scale=st.one_of(st.sampled_from([2, 3, 4, 6, 8, 3.3, 12.5, 30, [2, 3.5], (1, 4), [0.5, 2]]), st.floats(0.5, 9)))
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    scale=st.one_of(st.sampled_from([2, 3, 4, 6, 8, 3.3, 12.5, 30, [2, 3.5], (1, 4), [0.5, 2]]), st.floats(0.5, 9)),
+)
 def test_sizes_and_cropping(size, scale):
     hr = random_image(0, *size, 3)
     pair = scale_pair(scale)
@@ -136,8 +156,8 @@ def test_sizes_and_cropping(size, scale):
     lr, cropped = degrade(hr, scale)
     assert lr.dtype == cropped.dtype == np.uint8
     assert lr.shape == (*expected, 3)
-    assert np.array_equal(cropped, hr[:round(expected[0] * pair[0]), :round(expected[1] * pair[1])])
-    assert cropped.shape == (*(round(n * s) for n, s in zip(expected, pair)), 3)    # HR is never short of its LR image
+    assert np.array_equal(cropped, hr[: round(expected[0] * pair[0]), : round(expected[1] * pair[1])])
+    assert cropped.shape == (*(round(n * s) for n, s in zip(expected, pair)), 3)  # HR is never short of its LR image
     assert (lr.shape[:2], cropped.shape[:2]) == sizes(size, pair)
 
 
@@ -146,7 +166,7 @@ def test_whole_scales_to_four_are_matlabs(scale):
     hr = random_image(1, 38, 29, 3)
     s = int(scale_pair(scale)[0])
     lr, cropped = degrade(hr, scale)
-    assert np.array_equal(cropped, hr[:38 // s * s, :29 // s * s])
+    assert np.array_equal(cropped, hr[: 38 // s * s, : 29 // s * s])
     assert np.array_equal(lr, matlab_resize(cropped, (38 // s, 29 // s), (1 / s, 1 / s)))
 
 

@@ -1,4 +1,5 @@
 """The evaluation loop: what it gives the model, what it makes of the output."""
+
 import math
 import time
 
@@ -17,8 +18,15 @@ class Answers:
 
     def __init__(self, scale=(2.0, 2.5)):
         generator = torch.Generator().manual_seed(0)
-        self.items = [{'name': f'image{k}', 'lr': torch.full((3, 9, 8), k / 10), 'scale': scale,
-                       'hr': torch.randint(0, 256, (3, 30 + k, 33), generator=generator) / 255} for k in range(3)]
+        self.items = [
+            {
+                'name': f'image{k}',
+                'lr': torch.full((3, 9, 8), k / 10),
+                'scale': scale,
+                'hr': torch.randint(0, 256, (3, 30 + k, 33), generator=generator) / 255,
+            }
+            for k in range(3)
+        ]
         self.answers = [item['hr'] + 0.2 * torch.randn(item['hr'].shape, generator=generator) for item in self.items]
 
     def __len__(self):

@@ -1,4 +1,5 @@
 """PSNR and SSIM against independent implementations, on random images of any size."""
+
 import math
 
 import numpy as np
@@ -56,10 +57,11 @@ def test_psnr_is_that_of_a_plain_loop(seed, h, w, scale, protocol, grey):
 def test_ssim_is_scikit_image_s(seed, h, w, scale, protocol, grey):
     sr, hr = images(seed, (h, w), grey)
     rows, columns = (math.ceil(s) + 6 * (protocol == 'div2k') for s in scale)
-    x, y = (luma_255(image)[rows:h - rows, columns:w - columns] for image in (sr, hr))
+    x, y = (luma_255(image)[rows : h - rows, columns : w - columns] for image in (sr, hr))
     # the mean is over the valid region; `win_size`, 11, follows from sigma
-    expected = structural_similarity(x, y, data_range=255, gaussian_weights=True, sigma=1.5,
-                                     use_sample_covariance=False)
+    expected = structural_similarity(
+        x, y, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
     assert ssim(sr, hr, protocol, scale) == pytest.approx(expected, abs=1e-9)
 
 
@@ -71,12 +73,15 @@ def test_ssim_in_plain_loops():
     values = []
     for i in range(x.shape[0] - 10):
         for j in range(x.shape[1] - 10):
-            a, b = x[i:i + 11, j:j + 11], y[i:i + 11, j:j + 11]
+            a, b = x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]
             mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
             var_a, var_b = (weights * (a - mean_a) ** 2).sum(), (weights * (b - mean_b) ** 2).sum()
             covariance = (weights * (a - mean_a) * (b - mean_b)).sum()
-            values.append((2 * mean_a * mean_b + 2.55 ** 2) * (2 * covariance + 7.65 ** 2)
-                          / ((mean_a ** 2 + mean_b ** 2 + 2.55 ** 2) * (var_a + var_b + 7.65 ** 2)))
+            values.append(
+                (2 * mean_a * mean_b + 2.55**2)
+                * (2 * covariance + 7.65**2)
+                / ((mean_a**2 + mean_b**2 + 2.55**2) * (var_a + var_b + 7.65**2))
+            )
     assert ssim(sr, hr, 'benchmark', (2, 2.5)) == pytest.approx(np.mean(values), abs=1e-10)
 
 
@@ -101,16 +106,22 @@ def test_luma_is_that_of_matlab(r, g, b):
     assert y == pytest.approx(16 + 65.481 * r + 128.553 * g + 24.966 * b, abs=2e-3)
 
 
-@pytest.mark.parametrize('protocol, scale, shaved', [
-    ('benchmark', (2, 2), (2, 2)), ('benchmark', (3.3, 3.3), (4, 4)), ('benchmark', (2, 3.5), (2, 4)),
-    ('div2k', (6, 6), (12, 12)), ('div2k', (1.5, 4), (8, 10)),
-])
+@pytest.mark.parametrize(
+    'protocol, scale, shaved',
+    [
+        ('benchmark', (2, 2), (2, 2)),
+        ('benchmark', (3.3, 3.3), (4, 4)),
+        ('benchmark', (2, 3.5), (2, 4)),
+        ('div2k', (6, 6), (12, 12)),
+        ('div2k', (1.5, 4), (8, 10)),
+    ],
+)
 def test_border_does_not_count_and_all_else_does(protocol, scale, shaved):
     assert border(protocol, scale) == shaved
     hr = images(0, (50, 51))[1]
     (rows, columns), (h, w) = shaved, hr.shape[1:]
     sr = hr + 1
-    sr[:, rows:h - rows, columns:w - columns] = hr[:, rows:h - rows, columns:w - columns]
+    sr[:, rows : h - rows, columns : w - columns] = hr[:, rows : h - rows, columns : w - columns]
     assert psnr(sr, hr, protocol, scale) == math.inf
     for i, j in ((rows, columns), (h - rows - 1, columns), (rows, w - columns - 1)):
         changed = hr.clone()
@@ -128,7 +139,7 @@ def test_arguments_stay_as_they_are():
 def test_what_cannot_be_measured():
     image = torch.rand(3, 25, 30)
     for metric in (psnr, ssim):
-        assert metric(image, 1 - image, 'div2k', (1, 1)) < 30           # 11 x 16 pixels are left
+        assert metric(image, 1 - image, 'div2k', (1, 1)) < 30  # 11 x 16 pixels are left
         with pytest.raises(UserError, match='25 x 30 pixels is too small .* 8 rows and 7 columns .* 11 x 11'):
             metric(image, image, 'div2k', (2, 1))
         with pytest.raises(UserError, match='25 x 30 pixels is too small'):

@@ -1,4 +1,5 @@
 """test.py as people call it: what it writes and prints, its configs, and one line and status 2 for every mistake."""
+
 import json
 import math
 import subprocess
@@ -23,8 +24,13 @@ from utils import load_config
 
 PROGRAM = ROOT / 'test.py'
 CONFIGS = ROOT / 'configs/test'
-FOLDERS = {'set5': 'data/Set5', 'set14': 'data/Set14', 'b100': 'data/B100', 'urban100': 'data/Urban100',
-           'div2k': 'data/DIV2K/DIV2K_valid_HR'}
+FOLDERS = {
+    'set5': 'data/Set5',
+    'set14': 'data/Set14',
+    'b100': 'data/B100',
+    'urban100': 'data/Urban100',
+    'div2k': 'data/DIV2K/DIV2K_valid_HR',
+}
 SCALES = {name: [2, 3, 4, 6, 8] for name in FOLDERS} | {'div2k': [2, 3, 4, 6, 12, 18, 24, 30]}
 
 
@@ -49,10 +55,12 @@ def test(program, photos, weights):
 
     def run(*options, config='set.yaml', model=weights, device=('-device', 'cpu')):
         return program('test.py', '-config', config, '-model', model, *device, *options)
+
     return run
 
 
 # ---------------------------------------------------------------- what it does
+
 
 def test_results_are_those_of_the_evaluation(test, weights):
     status, out, err = test('-name', 'trial')
@@ -66,7 +74,7 @@ def test_results_are_those_of_the_evaluation(test, weights):
     assert (results['model'], results['config'], results['device']) == (str(weights), 'set.yaml', 'cpu')
 
     text = Path('save/trial/set.txt').read_text()
-    assert out.startswith(text) and 'save/trial/set' in out[len(text):]
+    assert out.startswith(text) and 'save/trial/set' in out[len(text) :]
     lines = text.splitlines()
     assert str(weights) in lines[0] and lines[1] == results['protocol']
     assert [line.split()[0] for line in lines[2:]] == ['image', *(f'photo{k}' for k in range(5)), 'average']
@@ -104,12 +112,15 @@ def test_eight_bits(test):
     assert 'clamped float output' in values[0]['protocol'] and 'rounded to 8 bits' in values[1]['protocol']
 
 
-@pytest.mark.parametrize('scale, protocol, words', [
-    (2, 'benchmark', ['x2, LR by MATLAB bicubic', 'PSNR on luma (Y)', ' 2 pixels shaved']),
-    (1.7, 'div2k', ['x1.7, LR by PIL antialiased bicubic', 'PSNR on RGB', ' 8 pixels shaved']),
-    ([2, 1.5], 'benchmark', ['x2 in height and x1.5 in width, LR by PIL', ' 2 pixels shaved']),
-    ([2, 3], 'div2k', ['x2 in height and x3 in width, LR by PIL', '8 rows and 9 columns of pixels shaved']),
-])
+@pytest.mark.parametrize(
+    'scale, protocol, words',
+    [
+        (2, 'benchmark', ['x2, LR by MATLAB bicubic', 'PSNR on luma (Y)', ' 2 pixels shaved']),
+        (1.7, 'div2k', ['x1.7, LR by PIL antialiased bicubic', 'PSNR on RGB', ' 8 pixels shaved']),
+        ([2, 1.5], 'benchmark', ['x2 in height and x1.5 in width, LR by PIL', ' 2 pixels shaved']),
+        ([2, 3], 'div2k', ['x2 in height and x3 in width, LR by PIL', '8 rows and 9 columns of pixels shaved']),
+    ],
+)
 def test_caption_states_the_protocol(test, scale, protocol, words):
     Path('set.yaml').write_text(yaml.safe_dump(config(scale, protocol=protocol)))
     status, out, err = test()
@@ -141,12 +152,14 @@ def test_infinite_psnr_is_said_and_the_json_is_json(test, monkeypatch, weights):
     class Nearest(torch.nn.Module):
         def render(self, lr, size):
             return lr.mean().expand(1, 3, *size) if lr.mean() > 0.5 else torch.zeros(1, 3, *size) + 0.1
+
     monkeypatch.setattr(models, 'load', lambda path: Nearest())
     status, out, err = test()
     assert (status, err) == (0, '') and 'infinite for 1 of 2 images' in out
 
     def constant(name):
         raise AssertionError(f'{name} is not JSON')
+
     results = json.loads(Path('save/tiny/set.json').read_text(), parse_constant=constant)
     assert [math.isinf(float(image['psnr'])) for image in results['images']] == [False, True]
     assert results['psnr'] == results['images'][1]['psnr'] == 'inf' and results['ssim'] < 1
@@ -159,8 +172,17 @@ def test_from_another_folder(test, weights, tmp_path):
     Path('configs/set-3.yaml').write_text('base: base.yaml\ndataset: {args: {scale: 3}}\n')
     Path('elsewhere').mkdir()
     Path('elsewhere/photos').symlink_to(tmp_path / 'photos')
-    command = [sys.executable, PROGRAM, '--config=../configs/set-3.yaml', '--model', weights, '--name', 'a', '-device',
-               'cpu']
+    command = [
+        sys.executable,
+        PROGRAM,
+        '--config=../configs/set-3.yaml',
+        '--model',
+        weights,
+        '--name',
+        'a',
+        '-device',
+        'cpu',
+    ]
     done = subprocess.run(command, cwd='elsewhere', capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '') and 'x3, LR by MATLAB' in done.stdout
     assert Path('elsewhere/save/a/set-3.json').is_file() and not Path('save').exists()
@@ -182,20 +204,29 @@ def test_help(program):
 
 # ---------------------------------------------------------------- mistakes
 
+
 @pytest.fixture
 def refusal(test):
     """`refusal(words, *options)`: the program refuses, with these words, and leaves nothing behind."""
+
     def check(words, *options, **files):
         before = sorted(Path().rglob('*'))
         refused(test(*options, **files), *words)
         assert sorted(Path().rglob('*')) == before
+
     return check
 
 
-@pytest.mark.parametrize('options, words', [
-    (['-device', 'abacus'], ['abacus']), (['-colour', '1'], ['-colour']), (['-save'], ['-save']), (['x'], ['x']),
-    (['-eight-bit', 'false'], ['false']),
-])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['-device', 'abacus'], ['abacus']),
+        (['-colour', '1'], ['-colour']),
+        (['-save'], ['-save']),
+        (['x'], ['x']),
+        (['-eight-bit', 'false'], ['false']),
+    ],
+)
 def test_options_that_make_no_sense(refusal, options, words):
     refusal(words, *options)
 
@@ -216,20 +247,27 @@ def without(path):
     return changed
 
 
-@pytest.mark.parametrize('content, words', [
-    (config() | {'protocl': 'div2k'}, ["unknown key 'protocl'", "did you mean 'protocol'"]),
-    (config(protocol='benchmrk'), ['set.yaml: unknown protocol', "'benchmrk'", "did you mean 'benchmark'"]),
-    (config(protocol=['div2k']), ["['div2k']"]),
-    (config(scale=0), ['positive']), (config(scale='big'), ["'big'"]), (config(scale=[2, 3, 4]), ['[2, 3, 4]']),
-    (config(folder='nowhere'), ['nowhere', 'no such folder']),
-    (without(['protocol']), ["'protocol' is missing"]), (without(['dataset']), ["'dataset' is missing"]),
-    (without(['dataset', 'args', 'scale']), ["'scale'"]), (without(['dataset', 'name']), ['None', 'sr-evaluation']),
-    (config() | {'dataset': 5}, ['mapping']),
-    (config() | {'dataset': config()['dataset']['args']['dataset']}, ["'image-folder'", 'sr-evaluation']),
-    (config() | {'dataset': {'name': 'sr-evaluatoin'}}, ["did you mean 'sr-evaluation'"]),
-    (config() | {'dataset': {'name': 'sr-evaluation', 'args': {'scael': 2}}}, ["did you mean 'scale'"]),
-    ([1], ['mapping']),
-])
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        (config() | {'protocl': 'div2k'}, ["unknown key 'protocl'", "did you mean 'protocol'"]),
+        (config(protocol='benchmrk'), ['set.yaml: unknown protocol', "'benchmrk'", "did you mean 'benchmark'"]),
+        (config(protocol=['div2k']), ["['div2k']"]),
+        (config(scale=0), ['positive']),
+        (config(scale='big'), ["'big'"]),
+        (config(scale=[2, 3, 4]), ['[2, 3, 4]']),
+        (config(folder='nowhere'), ['nowhere', 'no such folder']),
+        (without(['protocol']), ["'protocol' is missing"]),
+        (without(['dataset']), ["'dataset' is missing"]),
+        (without(['dataset', 'args', 'scale']), ["'scale'"]),
+        (without(['dataset', 'name']), ['None', 'sr-evaluation']),
+        (config() | {'dataset': 5}, ['mapping']),
+        (config() | {'dataset': config()['dataset']['args']['dataset']}, ["'image-folder'", 'sr-evaluation']),
+        (config() | {'dataset': {'name': 'sr-evaluatoin'}}, ["did you mean 'sr-evaluation'"]),
+        (config() | {'dataset': {'name': 'sr-evaluation', 'args': {'scael': 2}}}, ["did you mean 'scale'"]),
+        ([1], ['mapping']),
+    ],
+)
 def test_configs_that_make_no_sense(refusal, content, words):
     Path('set.yaml').write_text(yaml.safe_dump(content))
     refusal(['set.yaml', *words])
@@ -240,10 +278,15 @@ def test_configs_that_are_no_yaml(refusal):
     refusal(['set.yaml', 'not valid YAML'])
 
 
-@pytest.mark.parametrize('scale, protocol, words', [
-    (13, 'benchmark', ['photo1', '26 x 39', 'too small']), (8, 'div2k', ['photo1', '32 x 40', 'too small']),
-    (40, 'benchmark', ['photo0', 'too small']), (50, 'benchmark', ['photo0', 'too small for scale 50 x 50']),
-])
+@pytest.mark.parametrize(
+    'scale, protocol, words',
+    [
+        (13, 'benchmark', ['photo1', '26 x 39', 'too small']),
+        (8, 'div2k', ['photo1', '32 x 40', 'too small']),
+        (40, 'benchmark', ['photo0', 'too small']),
+        (50, 'benchmark', ['photo0', 'too small for scale 50 x 50']),
+    ],
+)
 def test_images_too_small_for_the_shave(refusal, scale, protocol, words):
     Path('set.yaml').write_text(yaml.safe_dump(config(scale, protocol=protocol)))
     refusal(words, '-save-images')
@@ -295,9 +338,11 @@ def test_debug_shows_the_traceback(tmp_path):
 
 # ---------------------------------------------------------------- the configs that come along
 
+
 def test_every_set_has_its_scales():
     assert sorted(p.name for p in CONFIGS.iterdir()) == sorted(
-        [f'{name}.yaml' for name in FOLDERS] + [f'test-{name}-{s}.yaml' for name in FOLDERS for s in SCALES[name]])
+        [f'{name}.yaml' for name in FOLDERS] + [f'test-{name}-{s}.yaml' for name in FOLDERS for s in SCALES[name]]
+    )
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('test-*.yaml')), ids=lambda path: path.stem)
@@ -308,7 +353,7 @@ def test_configs_say_what_their_names_say(path):
     assert content['dataset']['name'] == 'sr-evaluation' and content['dataset']['args']['scale'] == int(scale)
     images = content['dataset']['args']['dataset']
     assert images['name'] == 'image-folder' and Path(images['args']['root_path']) == Path(FOLDERS[name])
-    assert len(path.read_text().splitlines()) == 2                  # the base, and what differs
+    assert len(path.read_text().splitlines()) == 2  # the base, and what differs
 
 
 @pytest.mark.parametrize('name', FOLDERS)

@@ -1,4 +1,5 @@
 """Convolution by spectra against direct convolution, and when it is taken."""
+
 from unittest import mock
 
 import pytest
@@ -18,8 +19,10 @@ side = st.integers(1, 70)
 def problem(k, height, width, batch=1, channels=2, out_channels=3, dtype=torch.float64, seed=0):
     """Random image, kernels and bias, and what direct convolution makes of them."""
     torch.manual_seed(seed)
-    x, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in (
-        (batch, channels, height, width), (out_channels, channels, k, k), (out_channels,)))
+    x, weight, bias = (
+        torch.randn(*shape, dtype=dtype)
+        for shape in ((batch, channels, height, width), (out_channels, channels, k, k), (out_channels,))
+    )
     return (x, weight, bias), F.conv2d(x.double(), weight.double(), bias.double(), padding=k // 2)
 
 
@@ -29,8 +32,16 @@ def ways_taken(*arguments):
         return convolution.same_conv2d(*arguments), spectra.called
 
 
-@given(k=st.integers(0, 18).map(lambda r: 2 * r + 1), height=side, width=side, batch=few, channels=few,
-       out_channels=few, length=st.sampled_from([8, 40, 128]), seed=st.integers(0, 99))
+@given(
+    k=st.integers(0, 18).map(lambda r: 2 * r + 1),
+    height=side,
+    width=side,
+    batch=few,
+    channels=few,
+    out_channels=few,
+    length=st.sampled_from([8, 40, 128]),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=100, deadline=None)
 def test_spectra_convolve(length, **sizes):
     """Images of one block and of several, of whole blocks and not, smaller than the kernel and larger."""
@@ -71,7 +82,7 @@ def test_where_direct_convolution_is_better_it_is_taken():
         with torch.autocast('cpu', torch.bfloat16):
             got, by_spectra = ways_taken(*single)
         assert got.dtype == torch.bfloat16 and not by_spectra
-    assert not ways_taken(*problem(21, 64, 64)[0])[1]               # gradients may be wanted
+    assert not ways_taken(*problem(21, 64, 64)[0])[1]  # gradients may be wanted
 
 
 @pytest.mark.parametrize('rim', [False, True])

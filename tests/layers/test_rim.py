@@ -1,4 +1,5 @@
 """RIM: its kernel against loops, folding, and the chain of stages of cumulative training."""
+
 import copy
 
 import pytest
@@ -28,6 +29,7 @@ def image(height=6, width=5, batch=1, dtype=torch.float32):
 
 # ---------------------------------------------------------------- one convolution
 
+
 @given(st.integers(1, 3), st.integers(1, 3), odd, st.integers(0, 99))
 def test_kernel_is_what_the_loops_say(in_channels, out_channels, k, seed):
     """`W' = W + (A * W) . (b W)`, slice by slice, row `o * in + i` of A and b for slice `W[o, i]`."""
@@ -39,8 +41,12 @@ def test_kernel_is_what_the_loops_say(in_channels, out_channels, k, seed):
             a, b = conv.interaction[row, 0].tolist(), conv.gain[row].item()
             for y in range(k):
                 for x in range(k):
-                    near = sum(a[1 + dy][1 + dx] * w[y + dy][x + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)
-                               if 0 <= y + dy < k and 0 <= x + dx < k)
+                    near = sum(
+                        a[1 + dy][1 + dx] * w[y + dy][x + dx]
+                        for dy in (-1, 0, 1)
+                        for dx in (-1, 0, 1)
+                        if 0 <= y + dy < k and 0 <= x + dx < k
+                    )
                     assert abs(kernel[o, i, y, x].item() - (w[y][x] + near * b * w[y][x])) <= 1e-12
 
 
@@ -59,10 +65,10 @@ def test_kernel_is_frozen_and_its_interaction_is_trained():
     conv = RIMConv2d(2, 3, 5)
     assert {name for name, _ in conv.named_parameters()} == {'interaction', 'gain', 'bias'}
     assert conv.interaction.shape == (6, 1, 3, 3) and conv.gain.shape == (6, 1, 1, 1)
-    assert torch.equal(conv.kernel(), conv.weight)                      # the start: W' = W
+    assert torch.equal(conv.kernel(), conv.weight)  # the start: W' = W
     before = {name: value.clone() for name, value in conv.state_dict().items()}
     optimizer = torch.optim.SGD(conv.parameters(), lr=0.1)
-    for _ in range(2):                      # at gain 0 nothing depends on the interaction; the first step changes that
+    for _ in range(2):  # at gain 0 nothing depends on the interaction; the first step changes that
         optimizer.zero_grad()
         conv(torch.randn(1, 2, 7, 7)).square().sum().backward()
         optimizer.step()
@@ -72,6 +78,7 @@ def test_kernel_is_frozen_and_its_interaction_is_trained():
 
 
 # ---------------------------------------------------------------- a model
+
 
 @pytest.fixture(scope='module')
 def trained():
@@ -84,8 +91,11 @@ def rims(model):
 
 
 def test_where_rim_is(trained):
-    kernels = {**{f'msno.msc.convs.{i}': 8 // 2 for i in range(2)}, **{f'mssa.msc.convs.{i}': 8 // 2 for i in range(2)},
-               'mssa.value': 8}
+    kernels = {
+        **{f'msno.msc.convs.{i}': 8 // 2 for i in range(2)},
+        **{f'mssa.msc.convs.{i}': 8 // 2 for i in range(2)},
+        'mssa.value': 8,
+    }
     staged = models.next_stage(trained)
     assert rims(trained) == [] and set(rims(staged)) == set(kernels)
     for name, channels in kernels.items():

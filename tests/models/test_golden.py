@@ -1,4 +1,5 @@
 """Every number of the method against values computed independently, in float64."""
+
 import json
 
 import pytest
@@ -21,7 +22,7 @@ def golden(request, tmp_path_factory):
     stage = request.param.split()[0]
     published = json.loads((GOLDEN / 'msit_configs.json').read_text())[stage]
     weights = load_file(GOLDEN / f'msit_{stage}_weights.safetensors')
-    if request.param == 'stage2':                           # `models.load` folds; here RIM itself computes
+    if request.param == 'stage2':  # `models.load` folds; here RIM itself computes
         model = fitted(*from_published(published['name'], published['args'], weights), torch.float64).eval()
         assert any(name.endswith('gain') for name in model.state_dict())
         model.requires_grad_(False)
@@ -52,9 +53,9 @@ def test_features_hold_the_maps(golden):
     assert features.size == expected['input'].shape[-2:]
     inner = slice(model.radius, -model.radius)
     for maps, name in ((features.query_key, 'mssa_query_key'), (features.value, 'mssa_value')):
-        maps = maps.permute(1, 0, 4, 2, 3).flatten(1, 2)                                    # (B, C, H + 2 r, W + 2 r)
+        maps = maps.permute(1, 0, 4, 2, 3).flatten(1, 2)  # (B, C, H + 2 r, W + 2 r)
         close(maps[..., inner, inner], expected[name])
-        assert maps.count_nonzero() == maps[..., inner, inner].count_nonzero()              # zeros around
+        assert maps.count_nonzero() == maps[..., inner, inner].count_nonzero()  # zeros around
 
 
 def test_every_output_by_render_and_by_query(golden):
@@ -80,5 +81,5 @@ def test_points(golden):
 def test_attention(golden):
     model, expected = golden
     features = model.encode((expected['input'] + 1) / 2)
-    attention = model.attention(features, expected['query_coord'])                          # (1, Q, heads, K)
+    attention = model.attention(features, expected['query_coord'])  # (1, Q, heads, K)
     close(attention[0].transpose(1, 2).reshape(expected['query_attention'].shape), expected['query_attention'])

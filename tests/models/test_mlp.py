@@ -1,4 +1,5 @@
 """The MLP's layers: the convolution that stands for a matrix product where there is AVX-512, forced on any machine."""
+
 from unittest import mock
 
 import pytest
@@ -26,8 +27,9 @@ def ways_taken(layer, x):
 
 
 @as_convolution
-@given(st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(1, 30), max_size=3), st.booleans(),
-       st.integers(0, 99))
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(1, 30), max_size=3), st.booleans(), st.integers(0, 99)
+)
 def test_is_the_linear_layer_with_its_gradients(in_features, out_features, shape, bias, seed):
     layer, x = layer_and_input(in_features, out_features, shape, seed, bias)
     said, by_convolution = ways_taken(layer, x)

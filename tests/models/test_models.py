@@ -1,4 +1,5 @@
 """The registry and what is registered: gradients, sizes, reach, no state between calls; parts against plain loops."""
+
 import itertools
 import math
 
@@ -20,32 +21,40 @@ from models.registry import models as registry
 from models.rendering import grid
 from utils import UserError
 
-ENCODERS = {                                                    # small ones, of every kind that is registered
-    'edsr-baseline': {'n_resblocks': 1, 'n_feats': 5}, 'edsr': {'n_resblocks': 2, 'n_feats': 4},
+ENCODERS = {  # small ones, of every kind that is registered
+    'edsr-baseline': {'n_resblocks': 1, 'n_feats': 5},
+    'edsr': {'n_resblocks': 2, 'n_feats': 4},
     'rdn': {'n_blocks': 2, 'n_convs': 3, 'growth': 2, 'n_feats': 4},
 }
 IMNET = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8, 8], 'act': 'gelu'}}
 DECODERS = {
     'msit': {key: value for key, value in TINY['args'].items() if key != 'encoder_spec'},
-    'liif': {'imnet_spec': IMNET}, 'lte': {'imnet_spec': IMNET, 'hidden_dim': 6},
+    'liif': {'imnet_spec': IMNET},
+    'lte': {'imnet_spec': IMNET, 'hidden_dim': 6},
 }
 PARTS = {'mlp', 'sinusoid'}
 WITHOUT_PARAMETERS = {'bicubic'}
 
 
 def spec_of(decoder, encoder='edsr-baseline', **args):
-    return {'name': decoder, 'args': {'encoder_spec': {'name': encoder, 'args': ENCODERS[encoder]},
-                                      **DECODERS[decoder], **args}}
+    return {
+        'name': decoder,
+        'args': {'encoder_spec': {'name': encoder, 'args': ENCODERS[encoder]}, **DECODERS[decoder], **args},
+    }
 
 
 SPECS = {
     **{f'{decoder}, {encoder}': spec_of(decoder, encoder) for decoder in DECODERS for encoder in ENCODERS},
-    'msit with RIM': spec_of('msit', rim=True), 'msit without FEM and bias': spec_of(
-        'msit', fem=None, position_bias_spec=None), 'msit, circular FEM': spec_of('msit', fem='circular'),
+    'msit with RIM': spec_of('msit', rim=True),
+    'msit without FEM and bias': spec_of('msit', fem=None, position_bias_spec=None),
+    'msit, circular FEM': spec_of('msit', fem='circular'),
 }
 every_spec = pytest.mark.parametrize('spec', SPECS.values(), ids=SPECS)
-every_decoder = pytest.mark.parametrize('spec', [
-    *map(spec_of, DECODERS), spec_of('msit', rim=True), {'name': 'bicubic', 'args': {}}], ids=lambda spec: spec['name'])
+every_decoder = pytest.mark.parametrize(
+    'spec',
+    [*map(spec_of, DECODERS), spec_of('msit', rim=True), {'name': 'bicubic', 'args': {}}],
+    ids=lambda spec: spec['name'],
+)
 
 
 def image(*size, batch=1, dtype=torch.float64):
@@ -53,6 +62,7 @@ def image(*size, batch=1, dtype=torch.float64):
 
 
 # ---------------------------------------------------------------- the registry
+
 
 def test_every_registered_model_is_tested_here():
     assert set(registry.entries) == {*ENCODERS, *DECODERS, *PARTS, *WITHOUT_PARAMETERS}
@@ -63,9 +73,9 @@ def test_every_registered_model_is_tested_here():
 def test_specs_are_nested():
     model = models.make(spec_of('msit', 'rdn', channels=24, heads=3))
     assert len(model.encoder.blocks) == 2 and model.project.out_channels == 24 and model.mssa.heads == 3
-    assert model.project.in_channels == model.encoder.out_dim                               # derived, not stated
+    assert model.project.in_channels == model.encoder.out_dim  # derived, not stated
     assert model.imnet.layers[0].in_features == 9 * 24 + 2
-    assert models.make({'name': 'edsr-baseline'}).out_dim == 64                             # args may be left out
+    assert models.make({'name': 'edsr-baseline'}).out_dim == 64  # args may be left out
 
 
 def test_a_name_is_registered_once():
@@ -75,16 +85,22 @@ def test_a_name_is_registered_once():
     assert registry.entries == before
 
 
-@pytest.mark.parametrize('spec, said', [
-    ({'name': 'edsr-basline'}, "unknown model 'edsr-basline', did you mean 'edsr-baseline'.*known: bicubic, edsr"),
-    ({'name': 'zzz'}, 'unknown model \'zzz\' .known: bicubic, edsr'),
-    ({'name': 'rdn', 'args': {'n_block': 3}}, "no argument 'n_block', did you mean 'n_blocks'.*known: growth, n_b"),
-    (spec_of('msit', chanels=3), "no argument 'chanels', did you mean 'channels'"),
-    (spec_of('msit', imnet_spec={'name': 'mlp', 'args': {**IMNET['args'], 'in_dim': 3}}), "no argument 'in_dim'"),
-    ({'name': 'msit', 'args': {'imnet_spec': IMNET}}, "needs the argument 'encoder_spec'"),
-    ('rdn', 'spec is'), ({'args': {}}, 'spec is'), ({'name': 'rdn', 'arg': {}}, 'spec is'), ({'name': 3}, 'spec is'),
-    ({'name': 'rdn', 'args': [3]}, 'args is a mapping'),
-])
+@pytest.mark.parametrize(
+    'spec, said',
+    [
+        ({'name': 'edsr-basline'}, "unknown model 'edsr-basline', did you mean 'edsr-baseline'.*known: bicubic, edsr"),
+        ({'name': 'zzz'}, "unknown model 'zzz' .known: bicubic, edsr"),
+        ({'name': 'rdn', 'args': {'n_block': 3}}, "no argument 'n_block', did you mean 'n_blocks'.*known: growth, n_b"),
+        (spec_of('msit', chanels=3), "no argument 'chanels', did you mean 'channels'"),
+        (spec_of('msit', imnet_spec={'name': 'mlp', 'args': {**IMNET['args'], 'in_dim': 3}}), "no argument 'in_dim'"),
+        ({'name': 'msit', 'args': {'imnet_spec': IMNET}}, "needs the argument 'encoder_spec'"),
+        ('rdn', 'spec is'),
+        ({'args': {}}, 'spec is'),
+        ({'name': 'rdn', 'arg': {}}, 'spec is'),
+        ({'name': 3}, 'spec is'),
+        ({'name': 'rdn', 'args': [3]}, 'args is a mapping'),
+    ],
+)
 def test_what_a_spec_cannot_say(spec, said):
     with pytest.raises(UserError, match=said):
         models.make(spec)
@@ -93,6 +109,7 @@ def test_what_a_spec_cannot_say(spec, said):
 @pytest.fixture
 def own_encoder():
     """A new encoder, registered as the README says: a class with three attributes."""
+
     @models.register('own')
     class Own(nn.Module):
         def __init__(self, width):
@@ -102,6 +119,7 @@ def own_encoder():
 
         def forward(self, x):
             return self.conv(x).relu()
+
     yield {'name': 'own', 'args': {'width': 7}}
     del registry.entries['own']
 
@@ -114,13 +132,14 @@ def test_an_encoder_is_added_by_registering_it(own_encoder, decoder):
 
 # ---------------------------------------------------------------- gradients
 
+
 def by_blocks(model, lr, size):
     """All pixels as training with whole blocks asks for them: `(B, 3, h, w)`, at scales where blocks are equal."""
     rows, columns = (grid.Blocks(*axis) for axis in zip(lr.shape[-2:], size))
     features = model.encode(lr)
     plan = model.plan(features, rows, columns, grid.relative_cell(lr.shape[-2:], size))
     i, j = torch.cartesian_prod(torch.arange(len(rows.pixels)), torch.arange(len(columns.pixels))).t()
-    colour = model.query_blocks(features, plan, i[None], j[None])                   # (B, P, my * mx, 3)
+    colour = model.query_blocks(features, plan, i[None], j[None])  # (B, P, my * mx, 3)
     colour = colour.reshape(len(lr), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
     return colour.permute(0, 5, 1, 3, 2, 4).reshape(len(lr), 3, *size)
 
@@ -138,7 +157,7 @@ def test_every_parameter_gets_a_gradient(spec):
     lr = image(5, 6, batch=2)
     for name, gradient in gradients(model, by_query(model, lr, (10, 18))).items():
         assert gradient is not None and gradient.isfinite().all(), name
-        if name != 'mssa.position_bias.proj.bias':              # a constant, which softmax does not see
+        if name != 'mssa.position_bias.proj.bias':  # a constant, which softmax does not see
             assert gradient.abs().max() > 0, name
 
 
@@ -160,6 +179,7 @@ def test_training_mode_has_finite_gradients(spec):
 
 # ---------------------------------------------------------------- sizes as published
 
+
 def conv(fan_in, fan_out, k, bias=True):
     """Parameters of a convolution."""
     return fan_in * fan_out * k * k + bias * fan_out
@@ -175,10 +195,13 @@ def count(spec):
         return sum(p.numel() for p in models.make(spec).parameters())
 
 
-@pytest.mark.parametrize('name, feats, blocks, published', [
-    ('edsr-baseline', 64, 16, {2: 1_369_859, 3: 1_554_499, 4: 1_517_571}),
-    ('edsr', 256, 32, {2: 40_729_603, 3: 43_680_003, 4: 43_089_923}),
-])
+@pytest.mark.parametrize(
+    'name, feats, blocks, published',
+    [
+        ('edsr-baseline', 64, 16, {2: 1_369_859, 3: 1_554_499, 4: 1_517_571}),
+        ('edsr', 256, 32, {2: 40_729_603, 3: 43_680_003, 4: 43_089_923}),
+    ],
+)
 def test_edsr_is_the_published_one_without_its_tail(name, feats, blocks, published):
     own = count({'name': name})
     assert own == conv(3, feats, 3) + (2 * blocks + 1) * conv(feats, feats, 3)
@@ -191,7 +214,7 @@ def test_rdn_is_the_published_one_without_its_tail():
     own = count({'name': 'rdn'})
     block = sum(conv(64 + 64 * c, 64, 3) for c in range(8)) + conv(64 + 8 * 64, 64, 1)
     assert own == conv(3, 64, 3) + conv(64, 64, 3) + 16 * block + conv(16 * 64, 64, 1) + conv(64, 64, 3)
-    assert own + conv(64, 4 * 64, 3) + conv(64, 3, 3) == 22_123_395                         # x2
+    assert own + conv(64, 4 * 64, 3) + conv(64, 3, 3) == 22_123_395  # x2
 
 
 def published(name, hidden, **args):
@@ -203,8 +226,11 @@ def test_peers_have_their_published_sizes():
     """1.57 M and 1.71 M parameters with EDSR-baseline."""
     encoder = count({'name': 'edsr-baseline'})
     assert count(published('liif', [256] * 4)) == encoder + linear(9 * 64 + 4, *[256] * 4, 3) == 1_567_299
-    assert count(published('lte', [256] * 3)) == encoder + 2 * conv(64, 256, 3) + 2 * 128 + linear(*[256] * 4, 3) \
+    assert (
+        count(published('lte', [256] * 3))
+        == encoder + 2 * conv(64, 256, 3) + 2 * 128 + linear(*[256] * 4, 3)
         == 1_714_243
+    )
 
 
 @pytest.mark.parametrize('rim', [False, True])
@@ -214,27 +240,40 @@ def test_msit_has_its_published_size(rim):
 
     def multi_scale(kernels):
         chunk = c // len(kernels)
-        trained = [10 * chunk * chunk + chunk if rim else conv(chunk, chunk, k) for k in kernels]    # A and b, or W
+        trained = [10 * chunk * chunk + chunk if rim else conv(chunk, chunk, k) for k in kernels]  # A and b, or W
         return sum(trained)
 
     def sim(groups):
         return conv(c // groups, 2 * c // groups, 1, bias=False) * groups + 2 * c + 4 * c + conv(2 * c, c, 1)
+
     parts = {
-        'encoder': count({'name': 'edsr-baseline'}), 'project': conv(64, c, 1),
-        'msno.msc': multi_scale(msno), 'msno': 2 * conv(c, c, 1, bias=False) + sim(len(msno)) + conv(c, c, 1),
-        'mssa.msc': multi_scale(mssa), 'mssa.value': 10 * c * c + c if rim else conv(c, c, 3),
-        'mssa': conv(c, c, 1) + sim(c // len(mssa)) + linear(64, 8), 'imnet': linear(49 * c + 2, *[256] * 4, 3),
+        'encoder': count({'name': 'edsr-baseline'}),
+        'project': conv(64, c, 1),
+        'msno.msc': multi_scale(msno),
+        'msno': 2 * conv(c, c, 1, bias=False) + sim(len(msno)) + conv(c, c, 1),
+        'mssa.msc': multi_scale(mssa),
+        'mssa.value': 10 * c * c + c if rim else conv(c, c, 3),
+        'mssa': conv(c, c, 1) + sim(c // len(mssa)) + linear(64, 8),
+        'imnet': linear(49 * c + 2, *[256] * 4, 3),
     }
     bias = {'name': 'sinusoid', 'args': {'features': 64}}
     assert count(published('msit', [256] * 4, position_bias_spec=bias, rim=rim)) == sum(parts.values())
     if not rim:
-        stated = {'encoder': 1.22, 'msno': 0.34, 'msno.msc': 1.68, 'mssa': 0.2, 'mssa.msc': 0.67, 'mssa.value': 0.59,
-                  'imnet': 3.41}
+        stated = {
+            'encoder': 1.22,
+            'msno': 0.34,
+            'msno.msc': 1.68,
+            'mssa': 0.2,
+            'mssa.msc': 0.67,
+            'mssa.value': 0.59,
+            'imnet': 3.41,
+        }
         for name, millions in stated.items():
             assert parts[name] / 1e6 == pytest.approx(millions, abs=0.011), name
 
 
 # ---------------------------------------------------------------- reach
+
 
 def reach(function, height, width, channels=3):
     """How far from the pixel in the middle lie the pixels that `function` of an image makes its value of, at most."""
@@ -248,12 +287,14 @@ def reach(function, height, width, channels=3):
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 9))
 @settings(max_examples=15)
 def test_reach_of_encoders(depth, width, n_convs, seed):
-    for spec in ({'name': 'edsr-baseline', 'args': {'n_resblocks': depth, 'n_feats': 4 * width}},
-                 {'name': 'edsr', 'args': {'n_resblocks': depth, 'n_feats': 4 * width}},
-                 {'name': 'rdn', 'args': {'n_blocks': depth, 'n_convs': n_convs, 'growth': width, 'n_feats': 8}}):
+    for spec in (
+        {'name': 'edsr-baseline', 'args': {'n_resblocks': depth, 'n_feats': 4 * width}},
+        {'name': 'edsr', 'args': {'n_resblocks': depth, 'n_feats': 4 * width}},
+        {'name': 'rdn', 'args': {'n_blocks': depth, 'n_convs': n_convs, 'growth': width, 'n_feats': 8}},
+    ):
         torch.manual_seed(seed)
         encoder = models.make(spec).double()
-        for parameter in encoder.parameters():                  # every path carries something
+        for parameter in encoder.parameters():  # every path carries something
             parameter.data.abs_()
         side = 2 * encoder.receptive_field + 5
         assert reach(encoder, side, side + 2) == encoder.receptive_field
@@ -290,8 +331,16 @@ def test_a_pixel_matters_as_far_as_said_and_no_farther(spec):
 
 # ---------------------------------------------------------------- parts against plain loops
 
-READS = {0: [(0, 1)], 1: [(0, -1)], 2: [(1, 0)], 3: [(-1, 0)], 4: [(0, 1), (-1, 1)], 5: [(0, -1), (1, -1)],
-         6: [(1, 0), (1, 1)], 7: [(-1, 0), (-1, -1)]}
+READS = {
+    0: [(0, 1)],
+    1: [(0, -1)],
+    2: [(1, 0)],
+    3: [(-1, 0)],
+    4: [(0, 1), (-1, 1)],
+    5: [(0, -1), (1, -1)],
+    6: [(1, 0), (1, 1)],
+    7: [(-1, 0), (-1, -1)],
+}
 
 
 @pytest.mark.parametrize('padding', ['replicate', 'circular'])
@@ -304,6 +353,7 @@ def test_fem(padding, channels, height, width):
         if padding == 'circular':
             return x[b, c, i % height, j % width]
         return x[b, c, min(max(i, 0), height - 1), min(max(j, 0), width - 1)]
+
     result = FEM(channels, padding)(x)
     for b, c, i, j in itertools.product(range(2), range(channels), range(height), range(width)):
         assert result[b, c, i, j] == sum(at(b, c, i + dy, j + dx) for dy, dx in READS[c % 8])
@@ -350,8 +400,9 @@ def test_sim(groups, chunk, seed):
     hidden = []
     for c in range(2 * channels):
         group, norm = c // (2 * chunk), sim.norm
-        value = sim.expand.bias[c] + sum(sim.expand.weight[c, s, 0, 0] * x[0, group * chunk + s, 1, 2]
-                                         for s in range(chunk))
+        value = sim.expand.bias[c] + sum(
+            sim.expand.weight[c, s, 0, 0] * x[0, group * chunk + s, 1, 2] for s in range(chunk)
+        )
         value = (value - norm.running_mean[c]) / torch.sqrt(norm.running_var[c] + 1e-5) * norm.weight[c] + norm.bias[c]
         hidden.append(0.5 * value.item() * (1 + math.erf(value.item() / math.sqrt(2))))
     for c in range(channels):
@@ -361,10 +412,13 @@ def test_sim(groups, chunk, seed):
 
 # ---------------------------------------------------------------- no state, no memory, batches, flips
 
+
 def snapshot(model):
     """All that a module and its parts hold: their attributes, and copies of parameters and buffers."""
-    attributes = {name: {key: dict(value) if isinstance(value, dict) else value for key, value in vars(part).items()}
-                  for name, part in model.named_modules()}
+    attributes = {
+        name: {key: dict(value) if isinstance(value, dict) else value for key, value in vars(part).items()}
+        for name, part in model.named_modules()
+    }
     tensors = itertools.chain(model.named_parameters(), model.named_buffers())
     return attributes, {name: tensor.clone() for name, tensor in tensors}
 
@@ -380,7 +434,7 @@ def test_calls_leave_no_trace(spec):
     first, rendered = model.query(features, coord, cell), model.render(a, (11, 13))
     model.render(b, (3, 20), tile=2)
     others = model.encode(b)
-    other = model.query(others, coord, cell)                     # two images in flight
+    other = model.query(others, coord, cell)  # two images in flight
     assert torch.equal(model.query(features, coord, cell), first)
     assert torch.equal(model.query(others, coord, cell), other)
     assert torch.equal(model.query(model.encode(a), coord, cell), first)
@@ -425,15 +479,25 @@ def test_bicubic_of_a_mirrored_image_is_mirrored(height, width, h, w):
 
 # ---------------------------------------------------------------- any sizes
 
+
 @st.composite
 def odd_specs(draw):
     """Models whose sizes are anything that fits together."""
+
     def number(most):
         return draw(st.integers(1, most))
-    encoder = draw(st.sampled_from([
-        {'name': 'edsr-baseline', 'args': {'n_resblocks': number(2), 'n_feats': number(5), 'res_scale': 0.3}},
-        {'name': 'rdn', 'args': {'n_blocks': number(2), 'n_convs': number(3), 'growth': number(3),
-                                 'n_feats': number(5)}}]))
+
+    encoder = draw(
+        st.sampled_from(
+            [
+                {'name': 'edsr-baseline', 'args': {'n_resblocks': number(2), 'n_feats': number(5), 'res_scale': 0.3}},
+                {
+                    'name': 'rdn',
+                    'args': {'n_blocks': number(2), 'n_convs': number(3), 'growth': number(3), 'n_feats': number(5)},
+                },
+            ]
+        )
+    )
     imnet = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': draw(st.lists(st.integers(1, 5), max_size=2))}}
     name = draw(st.sampled_from(list(DECODERS)))
     args = {'encoder_spec': encoder, 'imnet_spec': imnet}
@@ -442,10 +506,16 @@ def odd_specs(draw):
     if name == 'msit':
         msno, mssa, heads = draw(kernels), draw(kernels), number(3)
         bias = {'name': 'sinusoid', 'args': {'features': 4 + 4 * number(3), 'max_exponent': number(10)}}
-        args |= {'msno_kernels': msno, 'mssa_kernels': mssa, 'heads': heads, 'radius': number(2),
-                 'channels': math.lcm(len(msno), len(mssa), heads) * number(2), 'rim': draw(st.booleans()),
-                 'fem': draw(st.sampled_from([None, 'replicate', 'circular'])),
-                 'position_bias_spec': draw(st.sampled_from([None, bias]))}
+        args |= {
+            'msno_kernels': msno,
+            'mssa_kernels': mssa,
+            'heads': heads,
+            'radius': number(2),
+            'channels': math.lcm(len(msno), len(mssa), heads) * number(2),
+            'rim': draw(st.booleans()),
+            'fem': draw(st.sampled_from([None, 'replicate', 'circular'])),
+            'position_bias_spec': draw(st.sampled_from([None, bias])),
+        }
     return {'name': name, 'args': args}
 
 

@@ -1,4 +1,5 @@
 """LIIF, LTE and bicubic: golden values, plain loops, every way of rendering, MATLAB's rule, a step of training."""
+
 import json
 import math
 
@@ -28,6 +29,7 @@ extent = st.integers(1, 24)
 
 
 # ---------------------------------------------------------------- golden values
+
 
 @pytest.fixture(params=['liif', 'lte'], scope='module')
 def golden(request, tmp_path_factory):
@@ -66,6 +68,7 @@ def test_golden_points(golden):
 
 # ---------------------------------------------------------------- plain loops
 
+
 def local_ensemble(at, size):
     """Of a point `at` (y, x), in LR pixels, four times an LR pixel (y, x), the offset from its centre, an LR pixel
     counting 2, and the weight; as LIIF's published code: from the point half a pixel up or down and left or right, the
@@ -84,8 +87,12 @@ def liif_point(model, lr, at, cell):
     maps, size = oracle.number(model.encoder(lr)[0]), lr.shape[-2:]
     colour = [0.0] * 3
     for (y, x), offset, weight in local_ensemble(at, size):
-        told = [plane[y + dy][x + dx] if 0 <= y + dy < size[0] and 0 <= x + dx < size[1] else 0.0
-                for plane in maps for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        told = [
+            plane[y + dy][x + dx] if 0 <= y + dy < size[0] and 0 <= x + dx < size[1] else 0.0
+            for plane in maps
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+        ]
         said = oracle.mlp(model, told + offset + cell)
         colour = [c + weight * s for c, s in zip(colour, said)]
     return colour
@@ -98,8 +105,10 @@ def lte_point(model, lr, at, cell):
     phase = [sum(w * c for w, c in zip(row, cell)) for row in oracle.number(model.phase.weight)]
     colour = [0.0] * 3
     for (y, x), (dy, dx), weight in local_ensemble(at, lr.shape[-2:]):
-        angle = [math.pi * (frequency[2 * k][y][x] * dy + frequency[2 * k + 1][y][x] * dx + phase[k])
-                 for k in range(len(phase))]
+        angle = [
+            math.pi * (frequency[2 * k][y][x] * dy + frequency[2 * k + 1][y][x] * dx + phase[k])
+            for k in range(len(phase))
+        ]
         waves = [math.cos(a) for a in angle] + [math.sin(a) for a in angle]
         said = oracle.mlp(model, [amplitude[k][y][x] * wave for k, wave in enumerate(waves)])
         colour = [c + weight * s for c, s in zip(colour, said)]
@@ -114,7 +123,7 @@ def lte_point(model, lr, at, cell):
 def test_any_point_by_plain_loops(spec, by_loops, height, width, y, x, seed):
     size, coord = (height, width), (y, x)
     at = [((c + 1) * n - 1) / 2 for c, n in zip(coord, size)]
-    assume(all(abs(a - round(a)) > 1e-6 for a in at))           # at a centre what is beside it weighs nothing
+    assume(all(abs(a - round(a)) > 1e-6 for a in at))  # at a centre what is beside it weighs nothing
     model, lr = built(spec, seed), torch.rand(1, 3, height, width, dtype=torch.float64)
     cell = torch.tensor([0.3, 0.5], dtype=torch.float64)
     rgb = model.query(model.encode(lr), torch.tensor([[coord]], dtype=torch.float64), cell)
@@ -124,9 +133,17 @@ def test_any_point_by_plain_loops(spec, by_loops, height, width, y, x, seed):
 
 # ---------------------------------------------------------------- every way of rendering
 
+
 @every_peer
-@given(batch=st.integers(1, 2), height=side, width=side, h=extent, w=extent, tile=st.integers(1, 8),
-       seed=st.integers(0, 99))
+@given(
+    batch=st.integers(1, 2),
+    height=side,
+    width=side,
+    h=extent,
+    w=extent,
+    tile=st.integers(1, 8),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=30)
 def test_render_is_query_at_every_pixel(spec, batch, height, width, h, w, tile, seed):
     model, lr = built(spec, seed), torch.rand(batch, 3, height, width, dtype=torch.float64)
@@ -158,6 +175,7 @@ def test_a_part_is_cut_from_the_whole(spec):
 
 # ---------------------------------------------------------------- bicubic
 
+
 @given(height=side, width=side, h=extent, w=extent)
 @settings(max_examples=60)
 def test_bicubic_is_that_of_matlab(height, width, h, w):
@@ -176,6 +194,7 @@ def test_bicubic_has_its_published_figures(scale, published):
 
 
 # ---------------------------------------------------------------- training
+
 
 @pytest.mark.parametrize('draw', ['pixel', 'block'])
 @pytest.mark.parametrize('spec', [LIIF, LTE], ids=['liif', 'lte'])

@@ -1,4 +1,5 @@
 """The compiled decoder against the same in torch's operations, and when there is none."""
+
 import os
 import shlex
 import subprocess
@@ -40,10 +41,15 @@ def problem(heads, d, radius, hidden, rows, columns, my, mx, dtype, seed):
 
     def random(*shape):
         return torch.randn(*shape, dtype=dtype, generator=make)
+
     maps = [random(heads, 2, rows + side - 1, columns + side - 1, d) for _ in range(2)]
     features = SimpleNamespace(query_key=maps[0], value=maps[1])
-    layer = first_layer.Layer(random(heads, rows, my, side ** 2), random(heads, columns, mx, side ** 2),
-                         random(heads, side ** 2, d, hidden) / side, random(hidden))
+    layer = first_layer.Layer(
+        random(heads, rows, my, side**2),
+        random(heads, columns, mx, side**2),
+        random(heads, side**2, d, hidden) / side,
+        random(hidden),
+    )
     plan = SimpleNamespace(row_weight=random(rows, my, 3), column_weight=random(columns, mx, 3), layer=layer)
     batch, i, j = torch.cartesian_prod(torch.arange(2), torch.arange(rows), torch.arange(columns)).t()
     corner = (batch * (rows + side - 1) + i) * (columns + side - 1) + j
@@ -62,20 +68,34 @@ def both(plan, *rest, hidden_list=(9, 70), act='gelu'):
         layers = msit_decoder.layers(imnet, layer.weight, layer.constant, layer.row_bias, layer.column_bias)
         plan = SimpleNamespace(row_weight=plan.row_weight, column_weight=plan.column_weight, layer=layers)
         blocks = msit_decoder.first_layer(plan, *rest)
-        here = blocks.permute(1, 2, 0, 3).flatten(2)[..., :len(layer.constant)], msit_decoder.colours(plan, *rest)
+        here = blocks.permute(1, 2, 0, 3).flatten(2)[..., : len(layer.constant)], msit_decoder.colours(plan, *rest)
     return there, here
 
 
 def agree(there, here, dtype):
-    return all(own.dtype == dtype and own.shape == other.shape
-               and (own - other).abs().max() <= TOLERANCE[dtype] * (1 + other.abs().max())
-               for own, other in zip(here, there))
+    return all(
+        own.dtype == dtype
+        and own.shape == other.shape
+        and (own - other).abs().max() <= TOLERANCE[dtype] * (1 + other.abs().max())
+        for own, other in zip(here, there)
+    )
 
 
 @compiled
-@given(heads=few, d=st.integers(1, 70), radius=st.integers(1, 4), hidden=st.integers(1, 150), rows=few, columns=few,
-       my=few, mx=few, dtype=st.sampled_from(list(TOLERANCE)), seed=st.integers(0, 99),
-       hidden_list=st.lists(st.integers(1, 150), max_size=3), act=st.sampled_from(['gelu', 'relu']))
+@given(
+    heads=few,
+    d=st.integers(1, 70),
+    radius=st.integers(1, 4),
+    hidden=st.integers(1, 150),
+    rows=few,
+    columns=few,
+    my=few,
+    mx=few,
+    dtype=st.sampled_from(list(TOLERANCE)),
+    seed=st.integers(0, 99),
+    hidden_list=st.lists(st.integers(1, 150), max_size=3),
+    act=st.sampled_from(['gelu', 'relu']),
+)
 @settings(max_examples=150, deadline=None)
 def test_compiled_code_does_what_torch_does(dtype, hidden_list, act, **sizes):
     assert agree(*both(*problem(**sizes, dtype=dtype), hidden_list=hidden_list, act=act), dtype)
@@ -88,10 +108,11 @@ def test_large_and_small_numbers_and_none(dtype):
     plan, features, *rest = problem(2, 8, 1, 40, 2, 3, 3, 3, dtype, seed=0)
     layer = plan.layer
     for size in (1e-30, 30, 1000):
-        scaled = SimpleNamespace(**{**vars(plan), 'layer': layer._replace(row_bias=layer.row_bias * size,
-                                                                          weight=layer.weight * size)})
+        scaled = SimpleNamespace(
+            **{**vars(plan), 'layer': layer._replace(row_bias=layer.row_bias * size, weight=layer.weight * size)}
+        )
         assert agree(*both(scaled, features, *rest), dtype)
-    features.query_key[0, 0, 0, 0, 0] = torch.nan       # a corner: one LR pixel sees it
+    features.query_key[0, 0, 0, 0, 0] = torch.nan  # a corner: one LR pixel sees it
     for there, here in zip(*both(plan, features, *rest)):
         assert torch.equal(here.isnan(), there.isnan()) and here.isnan().any() and not here.isnan().all()
 
@@ -109,7 +130,7 @@ def test_gelu(numbers):
             bias = torch.zeros(1, 1, 1, 9, dtype=dtype)
             layers = msit_decoder.layers(imnet, x.new_zeros(1, 9, 1, len(x)), x, bias, bias)
             blocks = layers.constant.reshape(-1, 1, 1, library.SIZES['COLUMNS'])
-            got = msit_decoder.perceptron(layers, blocks.contiguous())[0, 0, :len(x)]
+            got = msit_decoder.perceptron(layers, blocks.contiguous())[0, 0, : len(x)]
         assert (got - torch.nn.functional.gelu(x)).abs().max() <= tolerance
 
 
@@ -195,13 +216,23 @@ def test_it_stays_within_its_arrays(tmp_path, real, processor, needs):
     """The address sanitizer watches a program of its own that calls all functions on arrays that just fit."""
     if not supported(needs):
         pytest.skip(f'this processor has no {needs}')
-    decoders = [(n, my, mx, d, side, msit_decoder.room_for(n, my * mx, side ** 2, d))
-                for n in (1, library.SIZES['GROUP'] + 1)
-                for my, mx in ((1, 1), (3, 2), (4, 5)) for d in (1, 14, 64, 79) for side in (3, 5, 9)]
-    convolutions = [(batch, height, width, *channels, k) for batch, height, width in ((1, 1, 1), (2, 13, 6), (1, 4, 24))
-                    for channels in ((16, 16), (32, 80), (80, 64)) for k in (1, 3, 5, 9)]
-    cases = {name: ', '.join('{%s}' % ', '.join(map(str, case)) for case in of)
-             for name, of in (('decoder', decoders), ('winograd', convolutions))}
+    decoders = [
+        (n, my, mx, d, side, msit_decoder.room_for(n, my * mx, side**2, d))
+        for n in (1, library.SIZES['GROUP'] + 1)
+        for my, mx in ((1, 1), (3, 2), (4, 5))
+        for d in (1, 14, 64, 79)
+        for side in (3, 5, 9)
+    ]
+    convolutions = [
+        (batch, height, width, *channels, k)
+        for batch, height, width in ((1, 1, 1), (2, 13, 6), (1, 4, 24))
+        for channels in ((16, 16), (32, 80), (80, 64))
+        for k in (1, 3, 5, 9)
+    ]
+    cases = {
+        name: ', '.join('{%s}' % ', '.join(map(str, case)) for case in of)
+        for name, of in (('decoder', decoders), ('winograd', convolutions))
+    }
     (tmp_path / 'main.c').write_text(MAIN % {'folder': library.SOURCES[0].parent, **cases})
     flags = [*library.DEFINED, f'-DREAL={real}', f'-march={processor}', '-fopenmp']
     watched = ['-fsanitize=address,undefined', '-fno-sanitize-recover']
@@ -213,6 +244,7 @@ def test_it_stays_within_its_arrays(tmp_path, real, processor, needs):
         compiling = [*command, tmp_path / f'{name}.c', '-o', tmp_path / name, '-lm']
         done = subprocess.run(compiling, capture_output=True, text=True)
         return done if done.returncode else subprocess.run([tmp_path / name], capture_output=True, text=True)
+
     if run('empty').returncode:
         pytest.skip('this compiler has no sanitizer')
     done = run('main')
@@ -236,6 +268,7 @@ def test_autocast_around_rendering_changes_nothing(precision):
 
 
 # ---------------------------------------------------------------- where there is none
+
 
 @compiled
 def test_what_is_compiled_is_kept(afresh, monkeypatch):
@@ -266,8 +299,11 @@ def test_a_file_that_cannot_be_loaded_is_made_anew(afresh, monkeypatch):
 
 def test_on_an_unknown_processor_there_is_none(afresh, monkeypatch):
     read = Path.read_text
-    monkeypatch.setattr(Path, 'read_text', lambda path, **options:
-                        'Features: fp asimd' if path == Path('/proc/cpuinfo') else read(path, **options))
+    monkeypatch.setattr(
+        Path,
+        'read_text',
+        lambda path, **options: 'Features: fp asimd' if path == Path('/proc/cpuinfo') else read(path, **options),
+    )
     assert library.compiled(torch.float32) is None
 
 
@@ -279,7 +315,7 @@ def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler)
     monkeypatch.setenv('CC', compiler)
     monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'other'))
     assert library.compiled(torch.float64) is None
-    monkeypatch.setattr(msit_decoder, 'colours', None)                   # is not called
+    monkeypatch.setattr(msit_decoder, 'colours', None)  # is not called
     assert (model.render(lr, (11, 14)) - want).abs().max() < 1e-12
     assert not [path for path in (afresh / 'other').rglob('*') if path.is_file()]
 
@@ -316,6 +352,7 @@ def test_where_nothing_can_be_kept_there_is_none(afresh, monkeypatch):
 
 def test_an_mlp_of_a_users_own_is_torchs():
     """Compiled is what models/mlp.py computes, not what a class that is derived from it does."""
+
     class Own(MLP):
         def forward(self, x):
             return self.after_first(self.layers[0](x))
@@ -330,7 +367,7 @@ def test_an_mlp_of_a_users_own_is_torchs():
     assert (after - before).abs().max() > 1e-6 and (model.render(lr, (11, 14)) - after).abs().max() <= 1e-9
 
 
-@pytest.mark.filterwarnings('ignore')           # that tracing is deprecated
+@pytest.mark.filterwarnings('ignore')  # that tracing is deprecated
 @pytest.mark.parametrize('record', [torch.jit.trace, lambda encoder, _: torch.compile(encoder, backend='eager')])
 def test_what_records_torchs_operations_sees_torchs(record):
     encoder, x = edsr_baseline(n_resblocks=1, n_feats=32).requires_grad_(False), torch.rand(2, 1, 3, 20, 20)
@@ -341,7 +378,7 @@ def test_what_records_torchs_operations_sees_torchs(record):
 
 def test_half_precision_and_gradients_are_torchs():
     maps = torch.rand(2, 1, 9, 9, 4)
-    assert not library.usable_on(maps)                                  # gradients may be wanted
+    assert not library.usable_on(maps)  # gradients may be wanted
     with torch.no_grad():
         assert library.usable_on(maps) == (library.compiled(torch.float32) is not None)
         assert not library.usable_on(maps.bfloat16()) and not library.usable_on(maps.to('meta'))

@@ -1,4 +1,5 @@
 """Convolution by Winograd's method against direct convolution, and when it is taken."""
+
 from unittest import mock
 
 import pytest
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.skipif(library.compiled(torch.float32) is None, reason=
 channels = st.sampled_from([16, 32, 48, 64, 80, 144])
 side = st.integers(1, 21)
 LAYOUTS = {
-    'first': lambda x: x, 'last': lambda x: x.contiguous(memory_format=torch.channels_last),
+    'first': lambda x: x,
+    'last': lambda x: x.contiguous(memory_format=torch.channels_last),
     'some of more': lambda x: torch.cat([x, x, x], 1).contiguous(memory_format=torch.channels_last).chunk(3, 1)[1],
     'expanded': lambda x: x[:1].contiguous(memory_format=torch.channels_last).expand_as(x),
     'a crop': lambda x: F.pad(x, (2, 1, 1, 3)).contiguous(memory_format=torch.channels_last)[:, :, 1:-3, 2:-1],
@@ -32,9 +34,17 @@ def problem(k, height, width, batch=1, channels=64, out_channels=64, dtype=torch
     return (x, weight, bias), F.conv2d(x.double(), weight.double(), bias.double(), padding=k // 2)
 
 
-@given(k=st.sampled_from([1, 3, 5, 7, 9, 11]), height=side, width=side, batch=st.integers(1, 3), channels=channels,
-       out_channels=channels, threads=st.sampled_from([1, 3]), layout=st.sampled_from(list(LAYOUTS)),
-       seed=st.integers(0, 99))
+@given(
+    k=st.sampled_from([1, 3, 5, 7, 9, 11]),
+    height=side,
+    width=side,
+    batch=st.integers(1, 3),
+    channels=channels,
+    out_channels=channels,
+    threads=st.sampled_from([1, 3]),
+    layout=st.sampled_from(list(LAYOUTS)),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=100, deadline=None)
 def test_it_convolves(threads, **sizes):
     arguments, expected = problem(**sizes)
@@ -63,7 +73,7 @@ def test_what_is_not_a_number_stays_where_it_is():
     x[0, 5, 11, 13] = torch.nan
     got = winograd.winograd_conv2d(x, *rest)
     assert got[..., 10:13, 12:15].isnan().all()
-    assert (got - expected).abs()[..., :4, :].max() <= 1e-10         # another tile
+    assert (got - expected).abs()[..., :4, :].max() <= 1e-10  # another tile
 
 
 def taken(*arguments):
@@ -79,7 +89,8 @@ def taken(*arguments):
 def test_where_it_is_faster_it_is_taken():
     def is_faster(*sizes, dtype=torch.float32, **options):
         return taken(*problem(*sizes, dtype=dtype, **options)[0])
-    assert not is_faster(3, 16, 16)                                      # gradients may be wanted
+
+    assert not is_faster(3, 16, 16)  # gradients may be wanted
     with torch.no_grad():
         assert all(is_faster(k, 16, 16) for k in (3, 5, 7, 9)) and is_faster(3, 16, 16, channels=32, out_channels=48)
         assert is_faster(3, 16, 16, dtype=torch.float64)

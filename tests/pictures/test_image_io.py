@@ -1,4 +1,5 @@
 """Reading and writing single images: every kind comes back as it was, bad ones end in one line."""
+
 import io
 import struct
 import zlib
@@ -19,7 +20,7 @@ from datasets.pictures.transparency import with_colour_everywhere
 from models.rendering.upscaler import Upscaler
 from utils import UserError
 
-SIZE = (5, 7)           # height, width
+SIZE = (5, 7)  # height, width
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -45,9 +46,17 @@ def samples_in(planes, peak=255):
 
 # ---------------------------------------------------------------- kinds of images
 
-@pytest.mark.parametrize('mode, grey, alpha', [
-    ('1', True, False), ('L', True, False), ('LA', True, True), ('RGB', False, False), ('RGBA', False, True),
-])
+
+@pytest.mark.parametrize(
+    'mode, grey, alpha',
+    [
+        ('1', True, False),
+        ('L', True, False),
+        ('LA', True, True),
+        ('RGB', False, False),
+        ('RGBA', False, True),
+    ],
+)
 def test_8_bit_modes_are_read_as_they_are(tmp_path, mode, grey, alpha):
     image = Image.fromarray(random_samples({'1': 1, 'L': 1, 'LA': 2, 'RGB': 3, 'RGBA': 4}[mode])).convert(mode)
     image.save(tmp_path / 'a.png')
@@ -82,35 +91,40 @@ def test_palette_of_greys_is_grey(tmp_path):
 
 @pytest.mark.parametrize('depth', [1, 2, 4, 8])
 def test_transparent_grey_of_few_bits(tmp_path, depth):
-    values = np.arange(8) % 2 ** depth
+    values = np.arange(8) % 2**depth
     rows = np.packbits((values[:, None] >> np.arange(depth)[::-1]) & 1)
     write_png(tmp_path / 'a.png', (1, 8), depth, 0, bytes(1) + rows.tobytes(), tRNS=struct.pack('>H', 1))
     picture, _ = read_image(tmp_path / 'a.png')
     assert picture.grey and (samples_in(picture.alpha).ravel() == np.where(values == 1, 0, 255)).all()
     seen = values != 1
-    assert (samples_in(picture.rgb)[0, seen, 0] == (values * 255 // (2 ** depth - 1))[seen]).all()
+    assert (samples_in(picture.rgb)[0, seen, 0] == (values * 255 // (2**depth - 1))[seen]).all()
 
 
 @pytest.mark.parametrize('bits', [8, 16])
 def test_transparent_colour(tmp_path, bits):
-    colour, other = (1, 2, 3), (1, 2, 2 ** bits - 1)
+    colour, other = (1, 2, 3), (1, 2, 2**bits - 1)
     row = struct.pack('>6' + 'BH'[bits > 8], *colour, *other)
     write_png(tmp_path / 'a.png', (1, 2), bits, 2, bytes(1) + row, tRNS=struct.pack('>3H', *colour))
     picture, _ = read_image(tmp_path / 'a.png')
     assert picture.bits == bits and samples_in(picture.alpha).ravel().tolist() == [0, 255]
-    assert samples_in(picture.rgb, 2 ** bits - 1)[0].tolist() == [list(other)] * 2
+    assert samples_in(picture.rgb, 2**bits - 1)[0].tolist() == [list(other)] * 2
 
 
 def write_png(path, size, depth, colour_type, data, **chunks):
     """A PNG of what is given: `data`, its rows with their filters; `chunks` by their names."""
     header = struct.pack('>LLBBBBB', *size[::-1], depth, colour_type, 0, 0, 0)
     parts = {'IHDR': header, **chunks, 'IDAT': zlib.compress(data), 'IEND': b''}
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(
-        struct.pack('>L', len(data)) + name.encode() + data + struct.pack('>L', zlib.crc32(name.encode() + data))
-        for name, data in parts.items()))
+    path.write_bytes(
+        b'\x89PNG\r\n\x1a\n'
+        + b''.join(
+            struct.pack('>L', len(data)) + name.encode() + data + struct.pack('>L', zlib.crc32(name.encode() + data))
+            for name, data in parts.items()
+        )
+    )
 
 
 # ---------------------------------------------------------------- TIFF, of which tifffile knows more kinds
+
 
 @pytest.mark.parametrize('order', '<>')
 @pytest.mark.parametrize('compression', [None, 'zlib'])
@@ -137,7 +151,7 @@ def test_colour_multiplied_by_alpha_is_divided(tmp_path, channels, bits, slack):
     write_tiff(tmp_path / 'a.tif', np.minimum(samples, alpha), extrasamples=['assocalpha'])
     picture, _ = read_image(tmp_path / 'a.tif')
     expected = np.minimum(samples, alpha) / alpha
-    assert np.abs(picture.rgb[:channels - 1].permute(1, 2, 0).numpy() - expected[..., :-1]).max() <= slack
+    assert np.abs(picture.rgb[: channels - 1].permute(1, 2, 0).numpy() - expected[..., :-1]).max() <= slack
 
 
 @pytest.mark.parametrize('order', '<>')
@@ -146,13 +160,17 @@ def test_grey_whose_0_is_white(tmp_path, order, bits):
     samples = random_samples(1, f'u{bits // 8}')
     write_tiff(tmp_path / 'a.tif', samples, photometric='miniswhite', byteorder=order)
     picture, _ = read_image(tmp_path / 'a.tif')
-    assert picture.bits == bits and (samples_in(picture.rgb, 2 ** bits - 1)[..., 0] == 2 ** bits - 1 - samples).all()
+    assert picture.bits == bits and (samples_in(picture.rgb, 2**bits - 1)[..., 0] == 2**bits - 1 - samples).all()
 
 
-@pytest.mark.parametrize('channels, kind, said', [
-    (3, {'photometric': 'rgb'}, '8 are read'), (4, {'photometric': 'separated'}, '8 are read'),
-    (4, {'photometric': 'rgb', 'extrasamples': ['unassalpha']}, '8 are read'),
-])
+@pytest.mark.parametrize(
+    'channels, kind, said',
+    [
+        (3, {'photometric': 'rgb'}, '8 are read'),
+        (4, {'photometric': 'separated'}, '8 are read'),
+        (4, {'photometric': 'rgb', 'extrasamples': ['unassalpha']}, '8 are read'),
+    ],
+)
 def test_tiff_in_planes_is_read_with_8_bits_and_said_so(tmp_path, channels, kind, said):
     samples = random_samples(channels, np.uint16) | 0x101
     write_tiff(tmp_path / 'a.tif', np.moveaxis(samples, -1, 0), planarconfig='separate', **kind)
@@ -178,7 +196,7 @@ def test_other_channels_are_left_out_and_said_so(tmp_path):
 @pytest.mark.parametrize('bits', [8, 16])
 def test_another_program_reads_our_tiff(tmp_path, channels, bits):
     samples = random_samples(channels, f'u{bits // 8}')
-    write_image(tmp_path / 'a.tif', picture_of(samples, dpi=(300., 150.), icc=PROFILE))
+    write_image(tmp_path / 'a.tif', picture_of(samples, dpi=(300.0, 150.0), icc=PROFILE))
     with tifffile.TiffFile(tmp_path / 'a.tif') as file:
         assert (file.pages[0].asarray() == samples).all() and file.pages[0].iccprofile == PROFILE
         assert file.pages[0].resolution == (300, 150) and len(file.pages) == 1
@@ -195,12 +213,13 @@ def write_tiff(path, samples, **kind):
 
 # ---------------------------------------------------------------- CMYK
 
+
 def test_cmyk_comes_as_rgb(tmp_path):
     Image.new('CMYK', (8, 8), (255, 0, 0, 0)).save(tmp_path / 'a.jpg', quality=100)
     picture, notes = read_image(tmp_path / 'a.jpg')
     assert np.abs(samples_in(picture.rgb) - [0, 255, 255]).max() <= 2 and not picture.grey
     assert notes == ['CMYK is converted to RGB without a colour profile']
-    Image.new('CMYK', (8, 8), (255, 0, 0, 0)).save(tmp_path / 'a.tif', icc_profile=PROFILE)     # one of RGB
+    Image.new('CMYK', (8, 8), (255, 0, 0, 0)).save(tmp_path / 'a.tif', icc_profile=PROFILE)  # one of RGB
     picture, notes = read_image(tmp_path / 'a.tif')
     assert notes == ['CMYK is converted to RGB without a colour profile'] and picture.icc is None
 
@@ -209,6 +228,7 @@ def test_cmyk_is_converted_by_its_profile(tmp_path, monkeypatch):
     def convert(image, source, target, outputMode):
         assert source.read() == b'inks' and outputMode == 'RGB'
         return Image.new('RGB', image.size, 'red')
+
     monkeypatch.setattr(ImageCms, 'profileToProfile', convert)
     Image.new('CMYK', (8, 8)).save(tmp_path / 'a.tif', icc_profile=b'inks')
     picture, notes = read_image(tmp_path / 'a.tif')
@@ -258,7 +278,7 @@ def test_exif_orientation(tmp_path, orientation, bits):
     image.save(tmp_path / 'a.png', exif=data)
     with Image.open(tmp_path / 'a.png') as stored:
         expected = np.asarray(ImageOps.exif_transpose(stored))
-    assert (samples_in(read_image(tmp_path / 'a.png')[0].rgb, 2 ** bits - 1)[..., 0] == expected).all()
+    assert (samples_in(read_image(tmp_path / 'a.png')[0].rgb, 2**bits - 1)[..., 0] == expected).all()
 
 
 def test_turned_tiff_is_turned_once(tmp_path):
@@ -269,12 +289,19 @@ def test_turned_tiff_is_turned_once(tmp_path):
 
 # ---------------------------------------------------------------- there and back
 
+
 @QUICK
-@given(st.sampled_from(['.png', '.tif']), st.sampled_from([8, 16]), st.integers(1, 4), st.integers(1, 9),
-       st.integers(1, 9), st.data())
+@given(
+    st.sampled_from(['.png', '.tif']),
+    st.sampled_from([8, 16]),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.data(),
+)
 def test_png_and_tiff_keep_every_sample(tmp_path, suffix, bits, channels, height, width, data):
     samples = data.draw(arrays(np.uint8 if bits == 8 else np.uint16, (channels, height, width)))
-    picture = picture_of(samples.transpose(1, 2, 0), icc=PROFILE, dpi=(300., 300.))
+    picture = picture_of(samples.transpose(1, 2, 0), icc=PROFILE, dpi=(300.0, 300.0))
     assert write_image(tmp_path / f'a{suffix}', picture) == []
     again, notes = read_image(tmp_path / f'a{suffix}')
     assert notes == [] and (again.grey, again.bits, again.icc) == (picture.grey, picture.bits, picture.icc)
@@ -318,15 +345,16 @@ def test_colour_profile_is_kept(tmp_path):
 def test_what_a_format_cannot_hold_is_noted(tmp_path):
     notes = write_image(tmp_path / 'a.jpg', Picture(torch.zeros(3, 8, 8), torch.zeros(1, 8, 8), bits=16))
     assert len(notes) == 2 and 'alpha' in notes[0] and '8 bits' in notes[1]
-    assert samples_in(read_image(tmp_path / 'a.jpg')[0].rgb).min() >= 254       # transparent black over white
+    assert samples_in(read_image(tmp_path / 'a.jpg')[0].rgb).min() >= 254  # transparent black over white
 
 
 def test_values_are_clamped_and_rounded(tmp_path):
-    write_image(tmp_path / 'a.png', Picture(torch.tensor([-1., 0.4999 / 255, 0.5001 / 255, 2.]).expand(3, 1, 4)))
+    write_image(tmp_path / 'a.png', Picture(torch.tensor([-1.0, 0.4999 / 255, 0.5001 / 255, 2.0]).expand(3, 1, 4)))
     assert samples_in(read_image(tmp_path / 'a.png')[0].rgb)[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
 # ---------------------------------------------------------------- what lies under transparency
+
 
 def test_hidden_colour_is_that_of_what_is_near():
     rgb, alpha = torch.zeros(3, 9, 12), torch.zeros(1, 9, 12)
@@ -354,7 +382,7 @@ def test_hidden_colour_stays_between_those_that_are_seen(height, width, data):
 
 def test_nothing_bleeds_into_the_edges(tmp_path):
     samples = np.zeros((12, 12, 4), np.uint8)
-    samples[3:9, 3:9] = (200, 100, 50, 255)                 # on black that is transparent
+    samples[3:9, 3:9] = (200, 100, 50, 255)  # on black that is transparent
     Image.fromarray(samples).save(tmp_path / 'a.png')
     picture, _ = read_image(tmp_path / 'a.png')
     result = Upscaler(models.load('bicubic'), torch.device('cpu'))(picture, (30, 30))
@@ -365,8 +393,14 @@ def test_nothing_bleeds_into_the_edges(tmp_path):
 # ---------------------------------------------------------------- what else a file tells
 
 GPS_TAGS = {1: 'N', 2: (52.0, 30.0, 1.5), 3: 'E', 4: (13.0, 22.0, 0.0)}
-PHOTO_TAGS = {0x829A: 0.004, 0x9003: '2024:05:06 07:08:09', 0x927C: b'maker\0\1\2', 0x9286: b'ASCII\0\0\0words',
-              exif.WIDTH: 7, exif.HEIGHT: 5}
+PHOTO_TAGS = {
+    0x829A: 0.004,
+    0x9003: '2024:05:06 07:08:09',
+    0x927C: b'maker\0\1\2',
+    0x9286: b'ASCII\0\0\0words',
+    exif.WIDTH: 7,
+    exif.HEIGHT: 5,
+}
 
 
 def camera_data(order='II'):
@@ -402,8 +436,10 @@ def test_exif_data_are_kept(tmp_path, source, target, order):
     again, notes = read_image(tmp_path / f'b{target}')
     assert notes == [] and again.rgb.shape[1:] == (20, 10) and again.exif.order == picture.exif.order
     resolution = {*exif.RESOLUTION, exif.RESOLUTION_UNIT}
-    tags, expected = ({tag: value for tag, value in data.tags.items() if tag not in resolution}
-                      for data in (again.exif, exif.with_size(picture.exif, (20, 10))))
+    tags, expected = (
+        {tag: value for tag, value in data.tags.items() if tag not in resolution}
+        for data in (again.exif, exif.with_size(picture.exif, (20, 10)))
+    )
     assert tags == expected
 
 
@@ -413,7 +449,7 @@ def test_thumbnails_and_places_in_the_picture_are_left_out(tmp_path):
     body = exif.read(io.BytesIO(data.tobytes().removeprefix(b'Exif\0\0')))[0]
     block = bytearray(exif.encode(body))
     at = 8 + 2 + 12 * len(body.tags)
-    block[at:at + 4] = struct.pack('<L', len(block))
+    block[at : at + 4] = struct.pack('<L', len(block))
     Image.new('RGB', (4, 4)).save(tmp_path / 'a.jpg', exif=b'Exif\0\0' + bytes(block) + bytes(6))
     assert read_image(tmp_path / 'a.jpg')[1] == ['not kept: thumbnail']
     Image.new('RGB', (4, 4)).save(tmp_path / 'a.jpg', exif=data)
@@ -443,11 +479,17 @@ def test_exif_data_are_read_or_refused(noise, start):
     assert again == data and lost == []
 
 
-@pytest.mark.parametrize('name, keywords, said', [
-    ('a.png', {'pnginfo': 'text'}, 'text'), ('a.jpg', {'comment': b'words'}, 'comment'),
-    ('a.gif', {'comment': b'words'}, 'comment'), ('a.webp', {'xmp': b'<x/>'}, 'XMP'), ('a.png', {'gamma': 1}, 'gamma'),
-    ('a.tif', {'tiffinfo': {700: b'<x/>', 33550: (1.0, 2.0, 3.0)}}, 'XMP'),
-])
+@pytest.mark.parametrize(
+    'name, keywords, said',
+    [
+        ('a.png', {'pnginfo': 'text'}, 'text'),
+        ('a.jpg', {'comment': b'words'}, 'comment'),
+        ('a.gif', {'comment': b'words'}, 'comment'),
+        ('a.webp', {'xmp': b'<x/>'}, 'XMP'),
+        ('a.png', {'gamma': 1}, 'gamma'),
+        ('a.tif', {'tiffinfo': {700: b'<x/>', 33550: (1.0, 2.0, 3.0)}}, 'XMP'),
+    ],
+)
 def test_what_is_not_kept_is_noted(tmp_path, name, keywords, said):
     if keywords.pop('gamma', None):
         write_png(tmp_path / name, (1, 1), 8, 0, bytes(2), gAMA=struct.pack('>L', 100000))
@@ -484,11 +526,18 @@ def test_damaged_profile_is_left_out(tmp_path):
 
 # ---------------------------------------------------------------- in strips
 
+
 @QUICK
-@given(st.sampled_from(sorted(image_io.FORMATS)), st.sampled_from([8, 16]), st.integers(1, 4), st.integers(1, 9),
-       st.integers(1, 5), st.integers(1, 200))
+@given(
+    st.sampled_from(sorted(image_io.FORMATS)),
+    st.sampled_from([8, 16]),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.integers(1, 200),
+)
 def test_strips_make_the_same_file_as_the_whole(tmp_path, suffix, bits, channels, height, high, at_once):
-    picture = picture_of(random_samples(channels, f'u{bits // 8}', (height, 6)), dpi=(72., 96.))
+    picture = picture_of(random_samples(channels, f'u{bits // 8}', (height, 6)), dpi=(72.0, 96.0))
     planes = picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_files, 'AT_ONCE', at_once)
@@ -499,7 +548,7 @@ def test_strips_make_the_same_file_as_the_whole(tmp_path, suffix, bits, channels
         whole, strips = (read_image(tmp_path / f'{name}{suffix}') for name in ('whole', 'strips'))
     assert torch.equal(whole[0].rgb, strips[0].rgb) and whole[0].dpi == strips[0].dpi and whole[1] == strips[1] == []
     in_memory = high < height and suffix not in ('.png', '.tif', '.tiff')
-    assert writer.notes[:len(notes)] == notes and len(writer.notes) == len(notes) + in_memory
+    assert writer.notes[: len(notes)] == notes and len(writer.notes) == len(notes) + in_memory
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.tif', '.jpg'])
@@ -525,6 +574,7 @@ def test_a_tiff_of_more_than_4_gib_is_refused_beforehand(tmp_path):
 
 # ---------------------------------------------------------------- bad input
 
+
 def one_line(caught):
     return '\n' not in str(caught.value) and str(caught.value)
 
@@ -536,10 +586,21 @@ def test_missing_files_and_folders(tmp_path):
         assert str(path) in one_line(caught)
 
 
-@pytest.mark.parametrize('content', [
-    b'', b'\0' * 100, b'\x89PNG\r\n\x1a\n', b'GIF89a', b'II*\0', b'II*\0\x08\0\0\0\xff\xff', b'BM' + b'\xff' * 60,
-    b'RIFF\xff\xff\xff\xffWEBPVP8 ', b'\xff\xd8\xff\xe0', 'Grüße'.encode(),
-])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'\0' * 100,
+        b'\x89PNG\r\n\x1a\n',
+        b'GIF89a',
+        b'II*\0',
+        b'II*\0\x08\0\0\0\xff\xff',
+        b'BM' + b'\xff' * 60,
+        b'RIFF\xff\xff\xff\xffWEBPVP8 ',
+        b'\xff\xd8\xff\xe0',
+        'Grüße'.encode(),
+    ],
+)
 def test_what_is_no_image_is_refused(tmp_path, content):
     (tmp_path / 'a.png').write_bytes(content)
     with pytest.raises(UserError) as caught:
@@ -560,7 +621,7 @@ def test_damaged_images_are_read_or_refused(tmp_path, format, data):
     for _ in range(data.draw(st.integers(0, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / 'a'
-    path.write_bytes(content[:data.draw(st.integers(0, len(content)))])
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
         picture, _ = read_image(path)
     except UserError as error:
@@ -595,10 +656,17 @@ def test_32_bit_samples_are_refused(tmp_path):
         read_image(tmp_path / 'a.tiff')
 
 
-@pytest.mark.parametrize('name, size, said', [
-    ('a.pngg', (1, 1), r"did you mean '\.png'"), ('a', (1, 1), 'known'), ('none/a.png', (1, 1), 'no folder'),
-    ('folder.png', (1, 1), 'is a folder'), ('a.webp', (16384, 1), '16383'), ('a.jpg', (1, 65501), '65500'),
-])
+@pytest.mark.parametrize(
+    'name, size, said',
+    [
+        ('a.pngg', (1, 1), r"did you mean '\.png'"),
+        ('a', (1, 1), 'known'),
+        ('none/a.png', (1, 1), 'no folder'),
+        ('folder.png', (1, 1), 'is a folder'),
+        ('a.webp', (16384, 1), '16383'),
+        ('a.jpg', (1, 65501), '65500'),
+    ],
+)
 def test_impossible_outputs_are_refused_beforehand(tmp_path, name, size, said):
     (tmp_path / 'folder.png').mkdir()
     with pytest.raises(UserError, match=said) as caught:
@@ -614,6 +682,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     def full(self, file, *_, **__):
         file.write(b'half')
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(Image.Image, 'save', full)
     with pytest.raises(UserError, match='No space left'):
         write_image(path, Picture(torch.ones(3, 4, 4)))

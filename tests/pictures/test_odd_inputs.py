@@ -1,4 +1,5 @@
 """Odd, damaged and hostile files, thousands of them: each gives a right image or one line of error, nothing else."""
+
 import functools
 import tempfile
 from pathlib import Path
@@ -15,8 +16,14 @@ from models.rendering.upscaler import Upscaler
 from utils import UserError
 
 GOOD = (odd_files.whole, odd_files.shapes, odd_files.odd_alpha, odd_files.told_wrongly, odd_files.renamed_and_nested)
-ANY = (odd_files.flipped, odd_files.truncated, odd_files.shifted, odd_files.sizes, odd_files.png_parts,
-       odd_files.tiff_tags)
+ANY = (
+    odd_files.flipped,
+    odd_files.truncated,
+    odd_files.shifted,
+    odd_files.sizes,
+    odd_files.png_parts,
+    odd_files.tiff_tags,
+)
 SUFFIXES = [suffix for suffix in FORMATS] + ['.gif', '.txt', '']
 cases = functools.cache(lambda family: family())
 
@@ -67,6 +74,7 @@ def name_of(family):
 
 # ---------------------------------------------------------------- all of them
 
+
 def test_there_are_many():
     contents = {content for family in (*GOOD, *ANY, odd_files.no_images) for content in cases(family).values()}
     assert len(contents) >= 1500
@@ -74,8 +82,11 @@ def test_there_are_many():
 
 @pytest.mark.parametrize('family', GOOD, ids=name_of)
 def test_odd_images_are_images(family, tmp_path):
-    refused = {name: error for number, (name, content) in enumerate(cases(family).items())
-               if (error := feed(tmp_path, content, number))}
+    refused = {
+        name: error
+        for number, (name, content) in enumerate(cases(family).items())
+        if (error := feed(tmp_path, content, number))
+    }
     assert refused == {}
 
 
@@ -86,12 +97,16 @@ def test_damaged_images_are_read_or_refused(family, tmp_path):
 
 
 def test_what_is_no_image_is_refused(tmp_path):
-    read = [name for number, (name, content) in enumerate(cases(odd_files.no_images).items())
-            if not feed(tmp_path, content, number)]
+    read = [
+        name
+        for number, (name, content) in enumerate(cases(odd_files.no_images).items())
+        if not feed(tmp_path, content, number)
+    ]
     assert read == []
 
 
 # ---------------------------------------------------------------- and whatever else may happen to a file
+
 
 @st.composite
 def damaged(draw):
@@ -99,7 +114,7 @@ def damaged(draw):
     content = bytearray(draw(st.sampled_from(sorted(cases(odd_files.whole).values()))))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(content)))
-        content[start:start + draw(st.integers(0, 16))] = draw(st.binary(max_size=16))
+        content[start : start + draw(st.integers(0, 16))] = draw(st.binary(max_size=16))
     return bytes(content)
 
 

@@ -1,4 +1,5 @@
 """prepare_data.py: what it recognises, refuses and finishes, with archives and a server of the tests' own."""
+
 import hashlib
 import http.server
 import io
@@ -67,8 +68,9 @@ def contents(root):
 
 def assert_set5(root):
     files = contents(root / 'Set5')
-    assert set(files) == ({f'{name}.png' for name in NAMES}
-                          | {f'LR_bicubic/X{s}/{name}x{s}.png' for name in NAMES for s in (2, 3, 4)})
+    assert set(files) == (
+        {f'{name}.png' for name in NAMES} | {f'LR_bicubic/X{s}/{name}x{s}.png' for name in NAMES for s in (2, 3, 4)}
+    )
     for name in NAMES:
         hr = read_rgb(root / 'Set5' / f'{name}.png')
         assert np.array_equal(hr, read_rgb(io.BytesIO(SET5[f'Set5/HR/{name}.png'])))
@@ -82,9 +84,11 @@ def assert_set5(root):
 def prepare(program, tmp_path):
     """`prepare('set5', '-from', source)` runs the program with `tmp_path/data` as its root and returns its exit status,
     stdout, and of stderr the last line, without the progress bars before it."""
+
     def run(*arguments):
         status, out, err = program(PROGRAM, *arguments, '-root', tmp_path / 'data')
         return status, out, ''.join(err.splitlines(keepends=True)[-1:])
+
     return run
 
 
@@ -121,7 +125,7 @@ def served(tmp_path, monkeypatch):
                 self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
             self.send_header('Content-Length', str(len(data) - start))
             self.end_headers()
-            self.wfile.write(data[start:start + server.cuts.pop(0)] if server.cuts else data[start:])
+            self.wfile.write(data[start : start + server.cuts.pop(0)] if server.cuts else data[start:])
 
         def log_message(self, *_):
             pass
@@ -136,20 +140,31 @@ def served(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- what is recognised
 
-@pytest.mark.parametrize('make', [
-    lambda path: folder(path / 'benchmark', SET5),
-    lambda path: folder(path / 'benchmark', SET5) / 'Set5',
-    lambda path: folder(path / 'benchmark', SET5) / 'Set5' / 'HR',
-    lambda path: folder(path / 'benchmark', SET5).as_uri(),
-    lambda path: zipped(path / 'any.zip', {f'benchmark/{name}': data for name, data in SET5.items()}),
-    lambda path: zipped(path / 'Set5.zip', {name.split('/')[-1]: data for name, data in SET5.items()}),
-    lambda path: tar(path / 'any.tar', {f'./{name}': data for name, data in SET5.items()}),
-    lambda path: tar(path / 'any.tar.gz', SET5, 'w:gz'),
-    lambda path: tar(path / 'any.tar', SET5).as_uri(),
-    lambda path: folder(path / 'photos', {f'{name}.png': SET5[f'Set5/HR/{name}.png'] for name in NAMES}),
-    lambda path: folder(path / 'Set5', {f'image_SRF_4/{name}_SRF_4_{kind}.png': SET5[f'Set5/HR/{name}.png']
-                                        for name in NAMES for kind in ('HR', 'LR', 'bicubic')}),
-], ids=['benchmark', 'set', 'hr', 'folder-url', 'zip', 'zip-named', 'tar', 'tar-gz', 'tar-url', 'unnamed', 'srf'])
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda path: folder(path / 'benchmark', SET5),
+        lambda path: folder(path / 'benchmark', SET5) / 'Set5',
+        lambda path: folder(path / 'benchmark', SET5) / 'Set5' / 'HR',
+        lambda path: folder(path / 'benchmark', SET5).as_uri(),
+        lambda path: zipped(path / 'any.zip', {f'benchmark/{name}': data for name, data in SET5.items()}),
+        lambda path: zipped(path / 'Set5.zip', {name.split('/')[-1]: data for name, data in SET5.items()}),
+        lambda path: tar(path / 'any.tar', {f'./{name}': data for name, data in SET5.items()}),
+        lambda path: tar(path / 'any.tar.gz', SET5, 'w:gz'),
+        lambda path: tar(path / 'any.tar', SET5).as_uri(),
+        lambda path: folder(path / 'photos', {f'{name}.png': SET5[f'Set5/HR/{name}.png'] for name in NAMES}),
+        lambda path: folder(
+            path / 'Set5',
+            {
+                f'image_SRF_4/{name}_SRF_4_{kind}.png': SET5[f'Set5/HR/{name}.png']
+                for name in NAMES
+                for kind in ('HR', 'LR', 'bicubic')
+            },
+        ),
+    ],
+    ids=['benchmark', 'set', 'hr', 'folder-url', 'zip', 'zip-named', 'tar', 'tar-gz', 'tar-url', 'unnamed', 'srf'],
+)
 def test_every_known_layout_gives_the_same(prepare, tmp_path, make):
     succeeded(prepare('set5', '-from', make(tmp_path)))
     assert_set5(tmp_path / 'data')
@@ -205,6 +220,7 @@ def test_images_of_any_kind_become_8_bit_png(prepare, tmp_path, kind, mode):
 
 # ---------------------------------------------------------------- running again
 
+
 def test_second_run_does_nothing_and_needs_no_source(prepare, tmp_path):
     succeeded(prepare('set5', '-from', folder(tmp_path / 'any', SET5)))
     before = contents(tmp_path / 'data')
@@ -258,6 +274,7 @@ def test_images_that_waited_for_others_than_are_taken_now_are_not_mixed_in(prepa
 
 # ---------------------------------------------------------------- downloads
 
+
 def test_download_is_kept_for_other_sets(prepare, tmp_path, served):
     set14 = {f'Set14/HR/{k}.png': picture(k) for k in range(14)}
     file = tar(served.folder / 'benchmark.tar', SET5 | set14)
@@ -279,13 +296,17 @@ def test_interrupted_download_goes_on_unless_the_file_has_changed(prepare, tmp_p
     assert not (tmp_path / 'data/Set5').exists()
     if change == 'changed':
         tar(file, {f'new/{name}': data for name, data in SET5.items()})
-    if change == 'whole':                   # it was ended between the last byte and the renaming
-        part, = (tmp_path / 'data/downloads').rglob('*.part')
+    if change == 'whole':  # it was ended between the last byte and the renaming
+        (part,) = (tmp_path / 'data/downloads').rglob('*.part')
         part.write_bytes(file.read_bytes())
     succeeded(prepare('set5', '-from', f'{served.url}/any.tar'))
     assert_set5(tmp_path / 'data')
-    expected = {'none': [None, 'bytes=5000-'], 'versionless': [None, None], 'changed': [None, 'bytes=5000-'],
-                'whole': [None, f'bytes={size}-', None]}
+    expected = {
+        'none': [None, 'bytes=5000-'],
+        'versionless': [None, None],
+        'changed': [None, 'bytes=5000-'],
+        'whole': [None, f'bytes={size}-', None],
+    }
     assert served.ranges == expected[change]
     assert [file.name for file in (tmp_path / 'data/downloads').rglob('*.*')] == ['any.tar']
 
@@ -317,24 +338,47 @@ def test_unreachable_addresses_are_refused(prepare, tmp_path, served):
 FOUR = dict(list(SET5.items())[:4])
 
 
-@pytest.mark.parametrize('make, said', [
-    (lambda path: path / 'gone', ['gone', 'no such file or folder']),
-    (lambda path: folder(path / 'any', {'Set5/readme.txt': b''}), ['no images of it']),
-    (lambda path: folder(path / 'any', FOUR), ['5 images are expected', 'Set5/HR has 4']),
-    (lambda path: folder(path / 'any', {'B100/a.png': picture(0)}), ['set5: there are no images of it']),
-    (lambda path: tar(path / 'any.tar', FOUR | {'../../evil.png': b'x'}),
-     ["any.tar: not a safe archive: its member '../../evil.png' lies outside it"]),
-    (lambda path: tar(path / 'any.tar', FOUR | {'/etc/evil.png': b'x'}), ["'/etc/evil.png' lies outside it"]),
-    (lambda path: zipped(path / 'any.zip', FOUR | {'..\\evil.png': b'x'}), ['any.zip', 'lies outside it']),
-    (lambda path: tar(path / 'any.tar', FOUR, links=[('Set5/HR/woman.png', '/etc/passwd')]), ['has 4']),
-    (lambda path: tar(path / 'any.tar', FOUR | {'Set5/HR/woman.png': b'text'}), ['Set5: woman: not an image']),
-    (lambda path: zipped(path / 'any.zip', FOUR | {'Set5/HR/woman.png': picture(4)[:-90]}), ['woman: not an image']),
-    (lambda path: cut(zipped(path / 'any.zip', SET5), -90), ['any.zip']),
-    (lambda path: cut(tar(path / 'any.tar', SET5), 9000), ['any.tar', 'damaged']),
-    (lambda path: cut(tar(path / 'any.tar.gz', SET5, 'w:gz'), -400), ['any.tar.gz', 'damaged']),
-    (lambda path: flipped(zipped(path / 'any.zip', SET5), picture(4)), ['Set5/HR/woman.png: damaged']),
-], ids=['gone', 'empty', 'count', 'other-set', 'parent', 'absolute', 'backslash', 'link', 'no-image', 'cut-image',
-        'cut-zip', 'cut-tar', 'cut-tar-gz', 'flipped-bit'])
+@pytest.mark.parametrize(
+    'make, said',
+    [
+        (lambda path: path / 'gone', ['gone', 'no such file or folder']),
+        (lambda path: folder(path / 'any', {'Set5/readme.txt': b''}), ['no images of it']),
+        (lambda path: folder(path / 'any', FOUR), ['5 images are expected', 'Set5/HR has 4']),
+        (lambda path: folder(path / 'any', {'B100/a.png': picture(0)}), ['set5: there are no images of it']),
+        (
+            lambda path: tar(path / 'any.tar', FOUR | {'../../evil.png': b'x'}),
+            ["any.tar: not a safe archive: its member '../../evil.png' lies outside it"],
+        ),
+        (lambda path: tar(path / 'any.tar', FOUR | {'/etc/evil.png': b'x'}), ["'/etc/evil.png' lies outside it"]),
+        (lambda path: zipped(path / 'any.zip', FOUR | {'..\\evil.png': b'x'}), ['any.zip', 'lies outside it']),
+        (lambda path: tar(path / 'any.tar', FOUR, links=[('Set5/HR/woman.png', '/etc/passwd')]), ['has 4']),
+        (lambda path: tar(path / 'any.tar', FOUR | {'Set5/HR/woman.png': b'text'}), ['Set5: woman: not an image']),
+        (
+            lambda path: zipped(path / 'any.zip', FOUR | {'Set5/HR/woman.png': picture(4)[:-90]}),
+            ['woman: not an image'],
+        ),
+        (lambda path: cut(zipped(path / 'any.zip', SET5), -90), ['any.zip']),
+        (lambda path: cut(tar(path / 'any.tar', SET5), 9000), ['any.tar', 'damaged']),
+        (lambda path: cut(tar(path / 'any.tar.gz', SET5, 'w:gz'), -400), ['any.tar.gz', 'damaged']),
+        (lambda path: flipped(zipped(path / 'any.zip', SET5), picture(4)), ['Set5/HR/woman.png: damaged']),
+    ],
+    ids=[
+        'gone',
+        'empty',
+        'count',
+        'other-set',
+        'parent',
+        'absolute',
+        'backslash',
+        'link',
+        'no-image',
+        'cut-image',
+        'cut-zip',
+        'cut-tar',
+        'cut-tar-gz',
+        'flipped-bit',
+    ],
+)
 def test_bad_sources_are_refused_and_nothing_is_laid_out(prepare, tmp_path, make, said):
     refused(prepare('set5', '-from', make(tmp_path)), *said)
     assert not (tmp_path / 'data').exists() or list((tmp_path / 'data').iterdir()) == []

@@ -1,4 +1,5 @@
 """Where pixels lie on each other, against exact fractions."""
+
 from fractions import Fraction
 from unittest import mock
 
@@ -54,8 +55,8 @@ def test_blocks_of_chosen_pixels(n_lr, n_out, fullest, data):
     slots = blocks.slots()
     assert blocks.output.flatten()[slots].tolist() == list(range(len(chosen))) and blocks.size <= fullest
     pixels = blocks.pixels.repeat_interleave(blocks.size)[slots]
-    assert pixels.tolist() == grid.nearest_index(n_lr, n_out)[chosen.start:chosen.stop:chosen.step].tolist()
-    offsets = all_.offset.flatten()[all_.slots()][chosen.start:chosen.stop:chosen.step]
+    assert pixels.tolist() == grid.nearest_index(n_lr, n_out)[chosen.start : chosen.stop : chosen.step].tolist()
+    offsets = all_.offset.flatten()[all_.slots()][chosen.start : chosen.stop : chosen.step]
     assert torch.equal(blocks.offset.flatten()[slots], offsets)
 
 
@@ -82,7 +83,7 @@ def test_pixel_centres_and_cells():
 def test_linear_weights_interpolate(offset):
     weight = grid.linear_weights(torch.tensor(offset, dtype=torch.float64))
     assert float(weight.sum()) == pytest.approx(1)
-    assert float((weight * torch.tensor([-1., 0, 1])).sum()) == pytest.approx(offset)
+    assert float((weight * torch.tensor([-1.0, 0, 1])).sum()) == pytest.approx(offset)
     assert (weight >= 0).all()
 
 

@@ -1,4 +1,5 @@
 """Rendering by LR pixel and by tile against the paper's way, point by point."""
+
 import time
 import warnings
 from unittest import mock
@@ -95,8 +96,14 @@ def test_tiles_are_the_whole_whichever_way_kernels_are_applied(monkeypatch, fem,
 @pytest.mark.parametrize('fem', ['replicate', 'circular'])
 @pytest.mark.parametrize('rim', [False, True])
 def test_tiles_are_the_whole_where_winograds_method_is_used(fem, rim):
-    args = {**TINY['args'], 'fem': fem, 'rim': rim, 'channels': 64, 'heads': 2,
-            'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 2, 'n_feats': 32}}}
+    args = {
+        **TINY['args'],
+        'fem': fem,
+        'rim': rim,
+        'channels': 64,
+        'heads': 2,
+        'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 2, 'n_feats': 32}},
+    }
     model, lr = built({**TINY, 'args': args}), torch.rand(2, 3, 40, 50, dtype=torch.float64)
     with in_torch():
         expected = model.render(lr, (60, 90))
@@ -109,9 +116,14 @@ def test_tiles_are_the_whole_where_winograds_method_is_used(fem, rim):
 @pytest.mark.parametrize('size', [(40, 50), (97, 120), (160, 200)])
 def test_render_is_query_at_the_published_channels(size):
     """In float32, with Winograd's method in encoder, MSNO and MSSA where it can be."""
-    args = {**TINY['args'], 'channels': 128, 'mssa_kernels': [3, 5, 7, 9], 'msno_kernels': [3, 33],
-            'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [256, 256], 'act': 'gelu'}},
-            'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 3}}}
+    args = {
+        **TINY['args'],
+        'channels': 128,
+        'mssa_kernels': [3, 5, 7, 9],
+        'msno_kernels': [3, 33],
+        'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [256, 256], 'act': 'gelu'}},
+        'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 3}},
+    }
     model, lr = built({**TINY, 'args': args}, dtype=torch.float32), torch.rand(2, 3, 40, 50)
     expected = by_query(model.double(), lr.double(), size)
     assert (model.float().render(lr, size) - expected).abs().max() <= 1e-4
@@ -139,7 +151,7 @@ def test_a_part_is_cut_from_the_whole(data, height, width, h, w, fem, tile):
     firsts = [data.draw(st.integers(0, n - 1)) for n in (h, w)]
     rows, columns = (range(first, data.draw(st.integers(first + 1, n))) for first, n in zip(firsts, (h, w)))
     part = model.render(lr, (h, w), tile=tile, part=(rows, columns))
-    whole = model.render(lr, (h, w))[:, :, rows.start:rows.stop, columns.start:columns.stop]
+    whole = model.render(lr, (h, w))[:, :, rows.start : rows.stop, columns.start : columns.stop]
     assert part.shape == whole.shape and (part - whole).abs().max() <= 1e-12
 
 
@@ -182,8 +194,14 @@ def test_chunks_do_not_matter(monkeypatch):
         assert (model.render(lr, (19, 30)) - whole).abs().max() <= 1e-12
 
 
-@pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory'),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        torch.OutOfMemoryError('CUDA out of memory'),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_a_tile_that_does_not_fit_is_cut(monkeypatch, error):
     model = built(TINY)
     lr = torch.rand(1, 3, 40, 60, dtype=torch.float64)
@@ -195,6 +213,7 @@ def test_a_tile_that_does_not_fit_is_cut(monkeypatch, error):
             refused.append((y, x))
             raise error
         return encode(lr, y, x)
+
     monkeypatch.setattr(model, 'encode_part', small_memory)
     assert (model.render(lr, (90, 100)) - expected).abs().max() <= 1e-12
     assert refused
@@ -205,6 +224,7 @@ def test_memory_that_does_not_suffice_at_all_is_said(monkeypatch):
 
     def no_memory(*_):
         raise MemoryError
+
     monkeypatch.setattr(model, 'encode_part', no_memory)
     with pytest.raises(UserError, match='needs more memory'):
         model.render(torch.rand(1, 3, 40, 40, dtype=torch.float64), (50, 50))
@@ -215,6 +235,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
 
     def broken(*_):
         raise RuntimeError('shapes do not match')
+
     monkeypatch.setattr(model, 'encode_part', broken)
     with pytest.raises(RuntimeError, match='shapes'):
         model.render(torch.rand(1, 3, 4, 4, dtype=torch.float64), (5, 5))
@@ -223,7 +244,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
 def test_the_tile_is_as_large_as_free_memory_allows(monkeypatch):
     model = built(TINY)
     sizes = []
-    for free in (2 ** 22, 2 ** 26, 2 ** 30):
+    for free in (2**22, 2**26, 2**30):
         monkeypatch.setattr(rendering, 'free_memory', lambda device: free)
         sizes.append(rendering.tile_size(model, torch.rand(1, 3, 2000, 3000)))
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] and sizes[-1][1] <= 3000
@@ -233,22 +254,29 @@ def test_bf16_is_close_and_falls_back_where_it_is_not_finite(monkeypatch):
     model = built(TINY, dtype=torch.float32)
     lr = torch.rand(1, 3, 16, 16)
     exact, half = model.render(lr, (40, 40)), model.render(lr, (40, 40), precision='bf16')
-    assert 0 < (exact - half).square().mean() <= 1e-5         # 50 dB
+    assert 0 < (exact - half).square().mean() <= 1e-5  # 50 dB
     blocks = model.query_blocks
 
     def overflowing(features, *arguments):
         colour = blocks(features, *arguments)
         return colour / 0 if torch.is_autocast_enabled('cpu') else colour
+
     monkeypatch.setattr(model, 'query_blocks', overflowing)
     with pytest.warns(UserWarning, match='not finite'):
         assert torch.equal(model.render(lr, (40, 40), precision='bf16'), exact)
 
 
-@pytest.mark.parametrize('arguments, said', [
-    (dict(size=(0, 5)), 'output size'), (dict(size=(5, -1)), 'output size'), (dict(size=(2.5, 3)), 'output size'),
-    (dict(size=(5, 5), tile=0), 'tile'), (dict(size=(5, 5), precision='fp8'), 'precision'),
-    (dict(size=(5, 5), precision='fp16'), 'precision'),
-])
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        (dict(size=(0, 5)), 'output size'),
+        (dict(size=(5, -1)), 'output size'),
+        (dict(size=(2.5, 3)), 'output size'),
+        (dict(size=(5, 5), tile=0), 'tile'),
+        (dict(size=(5, 5), precision='fp8'), 'precision'),
+        (dict(size=(5, 5), precision='fp16'), 'precision'),
+    ],
+)
 def test_what_makes_no_sense_is_refused(arguments, said):
     with pytest.raises(UserError, match=said):
         built(TINY).render(torch.rand(1, 3, 4, 4, dtype=torch.float64), **arguments)
@@ -268,7 +296,7 @@ def test_progress_is_shown_on_long_work_only(monkeypatch, capsys):
     at_once = {'delay': 0, 'mininterval': 0}
     monkeypatch.setattr(rendering, 'tqdm', lambda *args, **kwargs: bar(*args, **kwargs | at_once))
     monkeypatch.setattr(rendering, 'CHUNK_CPU', 1)
-    model.render(lr, (9, 9), progress=True)                     # a single tile
+    model.render(lr, (9, 9), progress=True)  # a single tile
     shown = capsys.readouterr().err
     assert all(f' {percent}%' in shown for percent in (25, 50, 75))
 
@@ -283,6 +311,7 @@ def test_progress_is_shown_before_the_first_block_is_done(monkeypatch, capsys):
         time.sleep(0.5)
         said.append(capsys.readouterr().err)
         return encode(*arguments)
+
     monkeypatch.setattr(model, 'encode_part', slow)
     model.render(torch.rand(1, 3, 8, 8, dtype=torch.float64), (9, 9), progress=True)
     assert '  0%' in said[0]
@@ -301,6 +330,7 @@ def test_progress_ends_when_all_is_done(monkeypatch, size, tile, trouble):
         def close(self):
             ends.append((self.n, self.total))
             super().close()
+
     monkeypatch.setattr(rendering, 'tqdm', Bar)
     blocks = model.query_blocks
 
@@ -310,10 +340,16 @@ def test_progress_ends_when_all_is_done(monkeypatch, size, tile, trouble):
         if trouble == 'memory' and len(calls) == 2:
             raise MemoryError
         return colour / 0 if trouble == 'not finite' and torch.is_autocast_enabled('cpu') else colour
+
     monkeypatch.setattr(model, 'query_blocks', failing)
     monkeypatch.setattr(rendering, 'CHUNK_CPU', 1e3)
     with warnings.catch_warnings(record=True):
-        model.render(torch.rand(1, 3, 40, 60), size, tile=tile, progress=True,
-                     precision='bf16' if trouble == 'not finite' else 'fp32')
+        model.render(
+            torch.rand(1, 3, 40, 60),
+            size,
+            tile=tile,
+            progress=True,
+            precision='bf16' if trouble == 'not finite' else 'fp32',
+        )
     n, total = ends[-1]
     assert n == total > 0 and len(calls) > 2

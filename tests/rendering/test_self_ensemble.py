@@ -1,4 +1,5 @@
 """Self-ensemble: the mean of eight renderings, which commutes with flips and transpositions, at any size."""
+
 import pytest
 import torch
 from conftest import TINY
@@ -20,6 +21,7 @@ def model():
 
 def symmetries():
     """The eight, written out: what is done to an image `(B, C, H, W)`, and what undoes it."""
+
     def quarter(k):
         return lambda image: image.rot90(k, (-2, -1))
 
@@ -28,6 +30,7 @@ def symmetries():
 
     def unmirrored(k):
         return lambda image: image.flip(-1).rot90(-k, (-2, -1))
+
     return [(quarter(k), quarter(-k)) for k in range(4)] + [(mirrored(k), unmirrored(k)) for k in range(4)]
 
 
@@ -65,7 +68,7 @@ def test_of_the_peers(spec):
     assert (render_ensemble(model, lr.flip(-1), (13, 17)) - ensemble.flip(-1)).abs().max() < 1e-10
     assert (render_ensemble(model, lr.mT.contiguous(), (17, 13)).mT - ensemble).abs().max() < 1e-10
     change = (model.render(lr, (13, 17)) - ensemble).abs().max()
-    assert change < 1e-10 if spec is BICUBIC else change > 1e-6         # bicubic is so without it
+    assert change < 1e-10 if spec is BICUBIC else change > 1e-6  # bicubic is so without it
 
 
 def test_a_part_is_cut_from_the_whole(model):

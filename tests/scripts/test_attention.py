@@ -1,4 +1,5 @@
 """MSSA's attention weights, as the model hands them out, against the golden values; the program that draws them."""
+
 import json
 import runpy
 from fractions import Fraction
@@ -25,9 +26,9 @@ def test_weights_are_the_golden_ones(stage, tmp_path):
     torch.save({'model': {**spec, 'sd': weights}}, tmp_path / 'model.pth')
     model = models.load(tmp_path / 'model.pth', torch.float64)
     golden = load_file(GOLDEN / f'msit_{stage}_tensors.safetensors')
-    lr = golden['input'] * 0.5 + 0.5                                                # golden in the network's [-1, 1]
+    lr = golden['input'] * 0.5 + 0.5  # golden in the network's [-1, 1]
     weights = model.attention(model.encode(lr), golden['query_coord'])
-    expected = golden['query_attention'].flatten(1, 2).transpose(1, 2)              # (Q, heads, K)
+    expected = golden['query_attention'].flatten(1, 2).transpose(1, 2)  # (Q, heads, K)
     assert weights.shape == (1, *expected.shape)
     assert (weights[0] - expected).abs().max() < 1e-9
     assert (weights.sum(-1) - 1).abs().max() < 1e-9
@@ -46,8 +47,10 @@ def draw(program):
         models.save(name, models.build(spec))
 
     def run(*options):
-        return program(PROGRAM, '-device', 'cpu', '-input', 'photo.png', '-model', 'msit.pth', '-output', 'drawn.png',
-                       *options)
+        return program(
+            PROGRAM, '-device', 'cpu', '-input', 'photo.png', '-model', 'msit.pth', '-output', 'drawn.png', *options
+        )
+
     return run
 
 
@@ -56,9 +59,9 @@ def test_a_figure_of_every_head(draw, scale, pixel):
     status, out, err = draw('-scale', scale, '-pixel', pixel)
     assert (status, err) == (0, '') and '2 heads, window of 3 x 3 LR pixels around row ' in out
     with Image.open('drawn.png') as figure:
-        assert figure.size == (5 * 384, 360)                    # the LR image and four columns of heads, in one row
+        assert figure.size == (5 * 384, 360)  # the LR image and four columns of heads, in one row
         red, green, blue = np.asarray(figure).astype(int).transpose(2, 0, 1)
-    assert (red - green - blue > 120).any() and (green + blue - red > 450).any()    # the window and the point
+    assert (red - green - blue > 120).any() and (green + blue - red > 450).any()  # the window and the point
 
 
 def test_the_weights_are_those_of_the_pixel():
@@ -81,17 +84,24 @@ def test_each_head_is_drawn_where_it_looks():
     bright = drawn.sum(axis=-1)
     first, second = bright[:, 384:768], bright[:, 768:1152]
     differs = [np.argwhere(mask) for mask in (first > second + 100, second > first + 100)]
-    assert (differs[0].mean(axis=0) < differs[1].mean(axis=0)).all()           # above and to the left
+    assert (differs[0].mean(axis=0) < differs[1].mean(axis=0)).all()  # above and to the left
 
 
-@pytest.mark.parametrize('options, said', [
-    (['-pixel', '80,3'], 'the pixel 80,3 is not inside the output of 80 x 120'), (['-pixel', '3'], "'3' is not a row"),
-    (['-pixel', 'a,b'], "'a,b'"), ([], '-pixel'), (['-pixel', '3,3', '-scale', 'x'], "'x'"),
-    (['-pixel', '3,3', '-input', 'none.png'], 'none.png: no such file'),
-    (['-pixel', '3,3', '-model', 'none.pth'], 'none.pth: no such file'),
-    (['-pixel', '3,3', '-model', 'liif.pth'], "liif.pth: a model of the kind 'liif' has no attention"),
-    (['-pixel', '3,3', '-output', 'drawn.tga'], 'drawn.tga'), (['-pixel', '3,3', '-device', 'abacus'], 'abacus'),
-])
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (['-pixel', '80,3'], 'the pixel 80,3 is not inside the output of 80 x 120'),
+        (['-pixel', '3'], "'3' is not a row"),
+        (['-pixel', 'a,b'], "'a,b'"),
+        ([], '-pixel'),
+        (['-pixel', '3,3', '-scale', 'x'], "'x'"),
+        (['-pixel', '3,3', '-input', 'none.png'], 'none.png: no such file'),
+        (['-pixel', '3,3', '-model', 'none.pth'], 'none.pth: no such file'),
+        (['-pixel', '3,3', '-model', 'liif.pth'], "liif.pth: a model of the kind 'liif' has no attention"),
+        (['-pixel', '3,3', '-output', 'drawn.tga'], 'drawn.tga'),
+        (['-pixel', '3,3', '-device', 'abacus'], 'abacus'),
+    ],
+)
 def test_mistakes(draw, options, said):
     before = sorted(Path().rglob('*'))
     refused(draw('-scale', '4', *options), said)

@@ -1,4 +1,5 @@
 """scripts/benchmark.py: what it measures of which models. How long things take is not tested."""
+
 import json
 import runpy
 import time
@@ -26,8 +27,24 @@ def benchmark(program):
     models.save('lte.pth', models.build(LTE))
 
     def run(*options):
-        return program(PROGRAM, '-device', 'cpu', '-models', 'ours.yaml', 'liif.yaml', 'lte.pth', 'bicubic', '-inputs',
-                       '6x7', '-repeats', '2', '-turn', '0', *options)
+        return program(
+            PROGRAM,
+            '-device',
+            'cpu',
+            '-models',
+            'ours.yaml',
+            'liif.yaml',
+            'lte.pth',
+            'bicubic',
+            '-inputs',
+            '6x7',
+            '-repeats',
+            '2',
+            '-turn',
+            '0',
+            *options,
+        )
+
     return run
 
 
@@ -37,7 +54,8 @@ def test_all_models_are_measured_in_one_run(benchmark):
     rows = json.loads(Path('rows.json').read_text())['rows']
     names = ['ours.yaml', 'liif.yaml', 'lte.pth', 'bicubic']
     assert [(row['scale'], row['model'], row['precision']) for row in rows] == [
-        (scale, name, precision) for scale in ('2', '2x3.5') for name in names for precision in ('fp32', 'bf16')]
+        (scale, name, precision) for scale in ('2', '2x3.5') for name in names for precision in ('fp32', 'bf16')
+    ]
     for row in rows:
         assert row['render seconds'] > 0
         assert ('query seconds' in row) == ('speedup' in row) == (row['precision'] == 'fp32')
@@ -64,19 +82,23 @@ def test_query_may_be_left_out(benchmark):
 def test_multiply_adds_and_all_pixels():
     script = runpy.run_path(str(ROOT / PROGRAM))
     a, b, into = torch.rand(2, 3, 5), torch.rand(2, 5, 7), torch.rand(2, 3, 7)
-    for work, expected in ((lambda: a @ b, 2 * 3 * 5 * 7), (lambda: into.clone().baddbmm_(a, b), 2 * 3 * 5 * 7),
-                           (lambda: torch.nn.functional.conv2d(torch.rand(1, 2, 8, 9), torch.rand(4, 2, 3, 3)),
-                            4 * 2 * 9 * 6 * 7)):
+    for work, expected in (
+        (lambda: a @ b, 2 * 3 * 5 * 7),
+        (lambda: into.clone().baddbmm_(a, b), 2 * 3 * 5 * 7),
+        (lambda: torch.nn.functional.conv2d(torch.rand(1, 2, 8, 9), torch.rand(4, 2, 3, 3)), 4 * 2 * 9 * 6 * 7),
+    ):
         assert script['multiply_adds'](work) == expected
     x, weight = torch.rand(2, 48, 17, 24), torch.rand(32, 48, 5, 5)
     seen = script['multiply_adds'](lambda: convolution.same_conv2d(x, weight, torch.rand(32)))
-    assert seen == 2 * 17 * 24 * 25 * 48 * 32                           # gradients may be wanted
+    assert seen == 2 * 17 * 24 * 25 * 48 * 32  # gradients may be wanted
     with torch.no_grad():
         seen = script['multiply_adds'](lambda: convolution.same_conv2d(x, weight, torch.rand(32)))
     if library.compiled(torch.float32) is not None:
-        assert seen == (2 * 5 * 6) * 36 * 4 * 48 * 32                   # tiles, points, parts of the kernel, channels
-    counts = [script['multiply_adds'](partial(built(TINY).render, torch.rand(1, 3, 4, 5, dtype=torch.float64), size))
-              for size in ((4, 5), (8, 10))]
+        assert seen == (2 * 5 * 6) * 36 * 4 * 48 * 32  # tiles, points, parts of the kernel, channels
+    counts = [
+        script['multiply_adds'](partial(built(TINY).render, torch.rand(1, 3, 4, 5, dtype=torch.float64), size))
+        for size in ((4, 5), (8, 10))
+    ]
     # of 60 more pixels, queries and logits of 8 channels each, the results of 2 heads, the MLP and the bilinear image,
     # and of 9 more rows and columns the position bias: also where compiled code does it
     assert counts[1] - counts[0] == 60 * (9 * 8 + 9 * 8 + 9 * 2 * 8 + 8 * 8 + 8 * 3 + 9 * 3) + 9 * (3 * 4 * 2)
@@ -92,7 +114,7 @@ def test_what_takes_longest_has_the_largest_share(part, name, monkeypatch):
     function = getattr(model, name)
     monkeypatch.setattr(model, name, lambda *arguments: (time.sleep(0.5), function(*arguments))[1])
     work = partial(model.render, torch.rand(1, 3, 4, 5, dtype=torch.float64), (8, 10))
-    work()                                                          # what is compiled when it is first needed
+    work()  # what is compiled when it is first needed
     shares = parts_of_render(work, model, torch.device('cpu'))
     assert max(shares, key=shares.get) == part and sum(shares.values()) == pytest.approx(1)
 
@@ -103,15 +125,25 @@ def test_a_turn_is_of_several_runs_and_gives_their_median():
     def work():
         runs.append(0.01 if runs else 0.1)
         time.sleep(runs[-1])
+
     assert 0.01 <= timed(work, torch.device('cpu'), 0.15) < 0.1 and len(runs) > 2
     assert timed(work, torch.device('cpu')) >= 0.01
 
 
-@pytest.mark.parametrize('options, said', [
-    (['-models', 'none'], 'train_none.yaml'), (['-models', 'none.pth'], 'none.pth: no such file'),
-    (['-inputs', '3x3x3'], "'3x3x3'"), (['-scales', 'big'], "'big'"), (['-scales', '0'], "'0'"),
-    (['-repeats', '0'], 'from 1 up'), (['-turn', '-1'], 'seconds'), (['-turn', 'inf'], 'seconds'),
-    (['-precision', 'int4'], 'int4'), (['-device', 'abacus'], 'abacus'),
-])
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (['-models', 'none'], 'train_none.yaml'),
+        (['-models', 'none.pth'], 'none.pth: no such file'),
+        (['-inputs', '3x3x3'], "'3x3x3'"),
+        (['-scales', 'big'], "'big'"),
+        (['-scales', '0'], "'0'"),
+        (['-repeats', '0'], 'from 1 up'),
+        (['-turn', '-1'], 'seconds'),
+        (['-turn', 'inf'], 'seconds'),
+        (['-precision', 'int4'], 'int4'),
+        (['-device', 'abacus'], 'abacus'),
+    ],
+)
 def test_mistakes(benchmark, options, said):
     refused(benchmark(*options), said)

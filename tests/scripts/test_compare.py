@@ -1,4 +1,5 @@
 """scripts/compare.py as people call it: its figure, the PSNR it tells, mistakes."""
+
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,24 @@ def compare(program):
     Image.open(IMAGE).crop((100, 80, 190, 150)).save('cat.png')
     torch.manual_seed(0)
     model = models.build(TINY)
-    model.imnet.layers[-1].weight.data.mul_(10)         # as far from bilinear as to be seen
+    model.imnet.layers[-1].weight.data.mul_(10)  # as far from bilinear as to be seen
     models.save('tiny.pth', model)
 
     def run(*options):
-        return program('scripts/compare.py', '-device', 'cpu', '-image', 'cat.png', '-output', 'figure.png', '-models',
-                       'bicubic', 'tiny.pth', *options)
+        return program(
+            'scripts/compare.py',
+            '-device',
+            'cpu',
+            '-image',
+            'cat.png',
+            '-output',
+            'figure.png',
+            '-models',
+            'bicubic',
+            'tiny.pth',
+            *options,
+        )
+
     return run
 
 
@@ -48,15 +61,24 @@ def test_the_figure_is_that_of_the_outputs(compare, text, scale, crop, ensemble)
         assert np.abs(np.asarray(picture).astype(int) - expected).mean() < 0.01
 
 
-@pytest.mark.parametrize('options, said', [
-    (['-scale', '3', '-crop', '3,5,8'], "'3,5,8' is not a top, left, height and width"),
-    (['-scale', '3', '-crop', '0,5,0,8'], 'not a top, left'), (['-scale', '3', '-crop', '20,5,8,8'], '23 x 30'),
-    (['-scale', '0'], "'0'"), (['-scale', '2xx'], "'2xx'"), ([], '-scale'), (['-scale', '25'], 'cat: an image of'),
-    (['-scale', '90'], 'too small for scale'), (['-scale', '3', '-image', 'dog.png'], 'dog.png'),
-    (['-scale', '3', '-models', 'none.pth'], 'none.pth: no such file'),
-    (['-scale', '3', '-output', 'figure.tga'], 'figure.tga'), (['-scale', '3', '-output', 'none/f.png'], 'none'),
-    (['-scale', '3', '-device', 'abacus'], 'abacus'),
-])
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (['-scale', '3', '-crop', '3,5,8'], "'3,5,8' is not a top, left, height and width"),
+        (['-scale', '3', '-crop', '0,5,0,8'], 'not a top, left'),
+        (['-scale', '3', '-crop', '20,5,8,8'], '23 x 30'),
+        (['-scale', '0'], "'0'"),
+        (['-scale', '2xx'], "'2xx'"),
+        ([], '-scale'),
+        (['-scale', '25'], 'cat: an image of'),
+        (['-scale', '90'], 'too small for scale'),
+        (['-scale', '3', '-image', 'dog.png'], 'dog.png'),
+        (['-scale', '3', '-models', 'none.pth'], 'none.pth: no such file'),
+        (['-scale', '3', '-output', 'figure.tga'], 'figure.tga'),
+        (['-scale', '3', '-output', 'none/f.png'], 'none'),
+        (['-scale', '3', '-device', 'abacus'], 'abacus'),
+    ],
+)
 def test_mistakes(compare, options, said):
     before = sorted(Path().rglob('*'))
     refused(compare(*options), said)

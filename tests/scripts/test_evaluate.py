@@ -1,4 +1,5 @@
 """scripts/evaluate.py as people call it: its table and plot, what it does not compute twice, processes, mistakes."""
+
 import csv
 import io
 import json
@@ -19,8 +20,11 @@ import models
 from models.evaluation import loop
 
 SCALES = ['2', '3.3', '2x1.5']
-SETTINGS = {'x2': ['x2, LR by MATLAB bicubic', ' 2 pixels shaved'], 'x3.3': ['x3.3, LR by PIL', ' 4 pixels shaved'],
-            '2x1.5': ['x2 in height and x1.5 in width, LR by PIL', ' 2 pixels shaved']}
+SETTINGS = {
+    'x2': ['x2, LR by MATLAB bicubic', ' 2 pixels shaved'],
+    'x3.3': ['x3.3, LR by PIL', ' 4 pixels shaved'],
+    '2x1.5': ['x2 in height and x1.5 in width, LR by PIL', ' 2 pixels shaved'],
+}
 
 
 @pytest.fixture
@@ -34,6 +38,7 @@ def evaluate(program, photos):
 
     def run(*options):
         return program('scripts/evaluate.py', '-device', 'cpu', *options)
+
     return run
 
 
@@ -50,9 +55,14 @@ def table(name='evaluation'):
 
 def without_seconds(results):
     """What of `table()` is the same on every machine, whatever it was doing."""
-    return {key: {**result, 'seconds': None, 'images': [{**image, 'seconds': None, 'device': None}
-                                                        for image in result['images']]}
-            for key, result in results.items()}
+    return {
+        key: {
+            **result,
+            'seconds': None,
+            'images': [{**image, 'seconds': None, 'device': None} for image in result['images']],
+        }
+        for key, result in results.items()
+    }
 
 
 @pytest.fixture
@@ -63,11 +73,13 @@ def computed(monkeypatch):
     def count(model, item, *arguments):
         names.append(item['name'])
         return compute(model, item, *arguments)
+
     monkeypatch.setattr(loop, 'evaluate_image', count)
     return names
 
 
 # ---------------------------------------------------------------- the table
+
 
 def test_every_value_is_that_of_the_evaluation(evaluate):
     status, out, err = evaluate('-models', 'a.pth', 'bicubic', '-sets', 'photos', '-scales', *SCALES)
@@ -77,10 +89,10 @@ def test_every_value_is_that_of_the_evaluation(evaluate):
     for (model, scale), result in results.items():
         images = {'name': 'image-folder', 'args': {'root_path': 'photos'}}
         number = [float(s) for s in scale.lstrip('x').split('x')]
-        dataset = datasets.make({'name': 'sr-evaluation', 'args': {
-            'dataset': images, 'scale': [number[0], number[-1]]}})
-        expected = loop.evaluate(models.load('a.pth' if model == 'a' else model), dataset, 'benchmark',
-                                       progress=False)
+        dataset = datasets.make(
+            {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': [number[0], number[-1]]}}
+        )
+        expected = loop.evaluate(models.load('a.pth' if model == 'a' else model), dataset, 'benchmark', progress=False)
         assert [image['name'] for image in result['images']] == ['photo0', 'photo1', 'photo2']
         for got, image in zip([*result['images'], result], [*expected['images'], expected]):
             assert got['psnr'] == pytest.approx(image['psnr'], abs=1e-4)
@@ -89,7 +101,12 @@ def test_every_value_is_that_of_the_evaluation(evaluate):
         assert result['set'] == 'photos' and 'PSNR on luma (Y)' in result['protocol']
         assert result['parameters'] == sum(p.numel() for p in models.load('a.pth').parameters()) * (model == 'a')
     assert sorted(path.name for path in Path('save/evaluation').iterdir()) == [
-        'cells', 'psnr.png', 'table.csv', 'table.json', 'table.md']
+        'cells',
+        'psnr.png',
+        'table.csv',
+        'table.json',
+        'table.md',
+    ]
 
 
 def test_markdown_and_csv_say_the_same(evaluate):
@@ -106,8 +123,14 @@ def test_markdown_and_csv_say_the_same(evaluate):
             result = results[model, scale]
             assert cell == f'{result["psnr"]:.2f} / {result["ssim"]:.4f} / {result["seconds"]:.3g}'
     caption = '\n'.join(lines[5:])
-    for words in ['PSNR (dB) / SSIM / seconds', 'cpu (threads: ', 'clamped float output', 'luma (Y)',
-                  'cell of the output', *sum(SETTINGS.values(), [])]:
+    for words in [
+        'PSNR (dB) / SSIM / seconds',
+        'cpu (threads: ',
+        'clamped float output',
+        'luma (Y)',
+        'cell of the output',
+        *sum(SETTINGS.values(), []),
+    ]:
         assert words in caption
     rows = list(csv.DictReader(io.StringIO(Path('save/trial/table.csv').read_text())))
     assert [(row['model'], row['scale']) for row in rows] == list(results)
@@ -122,18 +145,21 @@ def test_the_plot_shows_all_models_and_sets_over_scale(evaluate, photos):
     Image.open('first/photo0.png').save('second/photo0.png')
     options = ['-models', 'a.pth', 'b.pth', 'bicubic', '-sets', 'first', 'second', '-name', 'plot', '-scales']
     assert 'psnr.png' not in evaluate(*options, '2')[1] and not Path('save/plot/psnr.png').exists()
-    assert 'psnr.png' in evaluate(*options, '1', '2', '2.5', '2x3')[1]          # at x1 bicubic's is infinite
+    assert 'psnr.png' in evaluate(*options, '1', '2', '2.5', '2x3')[1]  # at x1 bicubic's is infinite
     with Image.open('save/plot/psnr.png') as picture:
         assert picture.size == (2 * 5 * 150, 4 * 150)
         colours = {tuple(colour) for colour in np.asarray(picture.convert('RGB')).reshape(-1, 3)}
-    assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colours          # three lines
+    assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colours  # three lines
 
 
 def test_options_are_in_the_caption(evaluate, computed):
     options = ['-models', 'a.pth', '-sets', 'photos', '-scales', '2']
     values = []
-    for more, words in (([], 'clamped float output'), (['-eight-bit'], 'rounded to 8 bits'),
-                        (['-ensemble'], 'self-ensemble of 8')):
+    for more, words in (
+        ([], 'clamped float output'),
+        (['-eight-bit'], 'rounded to 8 bits'),
+        (['-ensemble'], 'self-ensemble of 8'),
+    ):
         status, out, _ = evaluate(*options, *more)
         assert status == 0 and words in out
         values.append(table()['a', 'x2']['psnr'])
@@ -160,8 +186,10 @@ def test_lr_images_that_are_there(evaluate, photos):
     write_pairs()
     status, out, _ = evaluate('-models', 'bicubic', '-sets', 'pairs.yaml', '-scales', '2')
     assert status == 0 and 'LR images as found' in out and 'ceil(scale) + 6 pixels' in out and 'RGB' in out
-    refused(evaluate('-models', 'bicubic', '-sets', 'pairs.yaml', '-scales', '3'),
-            'pairs.yaml: photo0: the LR image is of scale x2, not x3')
+    refused(
+        evaluate('-models', 'bicubic', '-sets', 'pairs.yaml', '-scales', '3'),
+        'pairs.yaml: photo0: the LR image is of scale x2, not x3',
+    )
 
 
 def write_pairs():
@@ -172,28 +200,39 @@ def write_pairs():
 
 # ---------------------------------------------------------------- nothing twice
 
+
 def test_finished_cells_are_not_computed_again(evaluate, computed, photos):
     def run(*more, models=('a.pth', 'b.pth'), scales=('2', '3')):
         computed.clear()
         assert evaluate('-models', *models, '-sets', 'photos', '-scales', *scales, *more)[0] == 0
         return len(computed)
+
     assert run() == 2 * 2 * 3
     first, text = table(), Path('save/evaluation/table.md').read_text()
     assert run() == 0
     assert table() == first and Path('save/evaluation/table.md').read_text() == text
     assert run(models=('b.pth',)) == 0 and list(table()) == [('b', 'x2'), ('b', 'x3')]
-    assert run(scales=('2', '2.5', '3')) == 2 * 3                                  # one scale more
-    assert run(models=('a.pth', 'b.pth', 'bicubic')) == 2 * 3                      # one model more
+    assert run(scales=('2', '2.5', '3')) == 2 * 3  # one scale more
+    assert run(models=('a.pth', 'b.pth', 'bicubic')) == 2 * 3  # one model more
     assert run('-name', 'elsewhere') == 2 * 2 * 3
     Path('a.pth').rename('c.pth')
     assert run(models=('c.pth', 'b.pth')) == 0 and table()['c', 'x2']['psnr'] == first['a', 'x2']['psnr']
     write_weights('b.pth', 5)
-    assert run(models=('c.pth', 'b.pth')) == 2 * 3                                 # other weights of the same name
+    assert run(models=('c.pth', 'b.pth')) == 2 * 3  # other weights of the same name
     assert table()['b', 'x2']['psnr'] != first['b', 'x2']['psnr']
     Image.open(photos / 'photo0.png').rotate(90).save(photos / 'photo0.png')
-    assert run(models=('c.pth', 'b.pth')) == 2 * 2 * 3                             # other images
-    Path('set.yaml').write_text(yaml.safe_dump({'protocol': 'div2k', 'dataset': {
-        'name': 'sr-evaluation', 'args': {'dataset': {'name': 'image-folder', 'args': {'root_path': 'photos'}}}}}))
+    assert run(models=('c.pth', 'b.pth')) == 2 * 2 * 3  # other images
+    Path('set.yaml').write_text(
+        yaml.safe_dump(
+            {
+                'protocol': 'div2k',
+                'dataset': {
+                    'name': 'sr-evaluation',
+                    'args': {'dataset': {'name': 'image-folder', 'args': {'root_path': 'photos'}}},
+                },
+            }
+        )
+    )
     computed.clear()
     assert evaluate('-models', 'c.pth', '-sets', 'set.yaml', '-scales', '1.2')[0] == 0 and len(computed) == 3
 
@@ -203,9 +242,10 @@ def test_what_is_interrupted_goes_on(evaluate, computed, monkeypatch):
     compute = loop.evaluate_image
 
     def interrupted(*arguments):
-        if len(computed) == 7:                          # in the third cell
+        if len(computed) == 7:  # in the third cell
             raise KeyboardInterrupt
         return compute(*arguments)
+
     with monkeypatch.context() as patch:
         patch.setattr(loop, 'evaluate_image', interrupted)
         status, out, err = evaluate(*options)
@@ -221,18 +261,30 @@ def test_what_is_interrupted_goes_on(evaluate, computed, monkeypatch):
 def test_a_damaged_cell_is_named(evaluate):
     options = ['-models', 'bicubic', '-sets', 'photos', '-scales', '2']
     evaluate(*options)
-    cell, = Path('save/evaluation/cells').iterdir()
+    (cell,) = Path('save/evaluation/cells').iterdir()
     cell.write_text('{"psnr": 3')
     refused(evaluate(*options), cell.name, 'remove it')
 
 
 def test_processes_share_the_work_with_the_same_result(evaluate):
     options = ['-models', 'a.pth', 'bicubic', '-sets', 'photos', '-scales', '2', '3.3']
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
-               str(ROOT / 'scripts/evaluate.py'), *options, '-device', 'cpu', '-name', 'shared']
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc_per_node',
+        '2',
+        str(ROOT / 'scripts/evaluate.py'),
+        *options,
+        '-device',
+        'cpu',
+        '-name',
+        'shared',
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(Path('save/shared/table.md').read_text().rstrip())     # once, by one of them
+    assert done.stdout.startswith(Path('save/shared/table.md').read_text().rstrip())  # once, by one of them
     assert evaluate(*options)[0] == 0
     alone, shared = without_seconds(table()), without_seconds(table('shared'))
     assert list(alone) == list(shared)
@@ -244,13 +296,16 @@ def test_processes_share_the_work_with_the_same_result(evaluate):
 
 # ---------------------------------------------------------------- mistakes
 
+
 @pytest.fixture
 def refusal(evaluate):
     """`refusal(words, model=, set=, scale=)`: one line with these words, no number, nothing left behind."""
+
     def check(words, *options, model='a.pth', set='photos', scale='2'):
         before = sorted(Path().rglob('*'))
         refused(evaluate('-models', 'bicubic', model, '-sets', set, '-scales', '2', scale, *options), *words)
         assert sorted(Path().rglob('*')) == before
+
     return check
 
 
@@ -289,9 +344,12 @@ def test_values_that_are_not_finite(evaluate):
     content = torch.load('b.pth', weights_only=True)
     next(iter(content['model']['sd'].values())).fill_(float('nan'))
     torch.save(content, 'b.pth')
-    refused(evaluate('-models', 'bicubic', 'b.pth', '-sets', 'photos', '-scales', '2'),
-            'b on photos at x2: photo0', 'not finite')
-    assert len(list(Path('save/evaluation').rglob('*.*'))) == 1                    # bicubic's cell, which is done
+    refused(
+        evaluate('-models', 'bicubic', 'b.pth', '-sets', 'photos', '-scales', '2'),
+        'b on photos at x2: photo0',
+        'not finite',
+    )
+    assert len(list(Path('save/evaluation').rglob('*.*'))) == 1  # bicubic's cell, which is done
 
 
 def test_folders_of_lr_and_hr_images_that_do_not_match(refusal, photos):

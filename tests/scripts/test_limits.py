@@ -1,4 +1,5 @@
 """The picture of what weights know and do not know."""
+
 from PIL import Image
 
 

@@ -1,4 +1,5 @@
 """The set-up of the two commands, with a Python that only writes down what it is asked to do."""
+
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ case "$*" in
     --version) echo 'Python 3.9.9' ;;
 esac
 """
-TOOLS = ['bash', 'cmp', 'cp', 'dirname', 'mkdir', 'rm', 'sh']       # all that the scripts may need besides Python
+TOOLS = ['bash', 'cmp', 'cp', 'dirname', 'mkdir', 'rm', 'sh']  # all that the scripts may need besides Python
 needs_bash = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason='there is no bash')
 
 

@@ -1,4 +1,5 @@
 """Two processes train as one does: the same gradients, one folder; and one goes on where two have stopped."""
+
 import json
 import signal
 import socket
@@ -25,8 +26,10 @@ def start_ranks(count, function, *arguments):
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
     common = {'WORLD_SIZE': str(count), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
-    return [processes.start(function, *arguments, environment={**common, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
-            for rank in range(count)]
+    return [
+        processes.start(function, *arguments, environment={**common, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
+        for rank in range(count)
+    ]
 
 
 def statuses(ranks):
@@ -39,7 +42,7 @@ def statuses(ranks):
 def test_every_sample_of_a_step_is_seen_once(ranks, parts):
     shares = [list(Numbers(5, 7, 12, rank, ranks, parts)) for rank in range(ranks)]
     for step in (5, 6):
-        seen = [n for share in shares for part in share[(step - 5) * parts:][:parts] for n in part]
+        seen = [n for share in shares for part in share[(step - 5) * parts :][:parts] for n in part]
         assert seen == list(range(12 * step, 12 * step + 12))
 
 
@@ -57,6 +60,7 @@ def gradients(config, folder):
     def keep_and_step(*arguments, **options):
         kept.setdefault('gradient', torch.cat([p.grad.flatten() for p in run.model.parameters()]))
         return step(*arguments, **options)
+
     run.optimizer.step = keep_and_step
     kept['losses'] = [run.train_step(run.next_batches(batches)) for run.step in range(3)]
     kept['weights'] = torch.cat([p.detach().flatten() for p in run.model.parameters()])
@@ -68,11 +72,12 @@ def gradients(config, folder):
 @pytest.mark.parametrize('draw', ['pixel', 'block'])
 def test_gradients_equal_those_of_one_process_with_the_double_batch(tmp_path, config, draw):
     config.update(draw=draw, clip_grad=None)
-    groups = [start_ranks(ranks, gradients, {**config, 'accumulate': parts}, tmp_path)
-              for ranks, parts in ((1, 1), (1, 2), (2, 1), (2, 2))]
+    groups = [
+        start_ranks(ranks, gradients, {**config, 'accumulate': parts}, tmp_path)
+        for ranks, parts in ((1, 1), (1, 2), (2, 1), (2, 2))
+    ]
     assert [statuses(group) for group in groups] == [[0], [0], [0, 0], [0, 0]]
-    alone, *others = [torch.load(tmp_path / f'{name}.pth', weights_only=True)
-                      for name in ('1-1', '1-2', '2-1', '2-2')]
+    alone, *others = [torch.load(tmp_path / f'{name}.pth', weights_only=True) for name in ('1-1', '1-2', '2-1', '2-2')]
     assert alone['gradient'].dtype == torch.float64 and alone['gradient'].norm() > 0
     for other in others:
         for key in ('gradient', 'weights'):
@@ -83,9 +88,11 @@ def test_gradients_equal_those_of_one_process_with_the_double_batch(tmp_path, co
 @pytest.fixture
 def arguments(tmp_path, config):
     """`arguments(name, *options)` of `processes.train`."""
+
     def of(name, *options):
         (tmp_path / f'{name}.yaml').write_text(yaml.safe_dump(config))
         return processes.train, tmp_path, '-config', tmp_path / f'{name}.yaml', '-name', name, *options
+
     return of
 
 
@@ -99,7 +106,7 @@ def test_one_rank_writes_and_validation_is_shared(tmp_path, arguments):
     assert statuses(start_ranks(1, *arguments('one'))) == [0]
     two, one = ([entry for entry in log_of(tmp_path, name) if 'psnr' in entry] for name in ('two', 'one'))
     assert [entry['step'] for entry in two] == [2, 4, 6] * 2
-    for a, b in zip(two, one):              # not the same: each rank's batch norm takes its own statistics
+    for a, b in zip(two, one):  # not the same: each rank's batch norm takes its own statistics
         assert a['psnr'] == pytest.approx(b['psnr'], abs=0.1)
     assert log_of(tmp_path, 'two')[0]['ranks'] == 2
     two, one = ({file.name for file in (tmp_path / 'save' / name).iterdir()} for name in ('two', 'one'))
@@ -107,7 +114,7 @@ def test_one_rank_writes_and_validation_is_shared(tmp_path, arguments):
 
 
 def test_a_signal_to_one_rank_stops_both_and_another_number_of_ranks_goes_on(tmp_path, arguments, config):
-    config['stages']['stage1'].update(steps=10 ** 6, warmup_steps=0)
+    config['stages']['stage1'].update(steps=10**6, warmup_steps=0)
     ranks = start_ranks(2, *arguments('run'))
     deadline = time.monotonic() + 60
     while len(log_of(tmp_path, 'run')) < 3 and time.monotonic() < deadline:
@@ -125,14 +132,25 @@ def test_a_signal_to_one_rank_stops_both_and_another_number_of_ranks_goes_on(tmp
 def test_torchrun(tmp_path, config):
     config['stages'].pop('stage2')
     (tmp_path / 'run.yaml').write_text(yaml.safe_dump(config))
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-               str(ROOT / 'train.py'), '-config', 'run.yaml', '-device', 'cpu']
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc_per_node=2',
+        str(ROOT / 'train.py'),
+        '-config',
+        'run.yaml',
+        '-device',
+        'cpu',
+    ]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and result.stdout.count('finished: save/run') == 1, result.stderr
 
 
 def train_and_leave(*arguments):
     """Threads that the ranks share by gloo are there before `parallel.leave` and have ended after it."""
+
     def names():
         return [(task / 'comm').read_text() for task in Path('/proc/self/task').iterdir()]
 
@@ -141,6 +159,7 @@ def train_and_leave(*arguments):
         leave()
         assert not any('gloo' in name for name in names())
         raise SystemExit(9)
+
     leave = parallel.leave
     with mock.patch.object(parallel, 'leave', leave_and_look):
         processes.train(*arguments)

@@ -1,4 +1,5 @@
 """Runs that are killed, stopped and resumed end as if they had run through, to the last bit."""
+
 import json
 import os
 import random
@@ -37,10 +38,12 @@ def assert_equal_runs(tmp_path, a, b):
 @pytest.fixture
 def start(tmp_path, config):
     """`start(name, *options)` starts train.py in a process."""
+
     def run(name, *options, **more):
         path = tmp_path / f'{name}.yaml'
         path.write_text(yaml.safe_dump(config))
         return processes.start(processes.train, tmp_path, '-config', path, '-name', name, *options, **more)
+
     return run
 
 
@@ -57,7 +60,7 @@ def finish_run(tmp_path, start, name, *options):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_killed_at_random_moments(tmp_path, start, config, workers):
     config['workers'] = workers
-    finish(processes.start(time.monotonic))             # the server from which processes are forked is there now
+    finish(processes.start(time.monotonic))  # the server from which processes are forked is there now
     began = time.monotonic()
     finish_run(tmp_path, start, 'whole')
     seconds, chance, kills = time.monotonic() - began, random.Random(workers), 0
@@ -69,7 +72,7 @@ def test_killed_at_random_moments(tmp_path, start, config, workers):
         process.kill()
         finish(process)
         if (folder / 'last.pth').exists():
-            checkpoint(tmp_path, 'broken')          # whole, whatever happened
+            checkpoint(tmp_path, 'broken')  # whole, whatever happened
     finish_run(tmp_path, start, 'broken', *(['-resume'] if folder.is_dir() else []))
     assert kills
     assert_equal_runs(tmp_path, 'whole', 'broken')
@@ -80,7 +83,7 @@ def test_killed_while_saving(tmp_path, start, config, workers):
     config['workers'] = workers
     models.save(tmp_path / 'init.pth', models.build(TINY), {})
     options = ('-init', tmp_path / 'init.pth')
-    config['stages']['stage1']['rim'] = True            # fresh weights in each stage, the same ones after resuming
+    config['stages']['stage1']['rim'] = True  # fresh weights in each stage, the same ones after resuming
     finish_run(tmp_path, start, 'whole', *options)
     folder = tmp_path / 'save' / 'broken'
     for number in (1, 1, 2, 3, 5):
@@ -100,7 +103,7 @@ def test_killed_while_saving(tmp_path, start, config, workers):
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_run_and_workers_saves_and_stops(tmp_path, start, config, signum):
     config['workers'] = 2
-    config['stages']['stage1']['steps'] = 10 ** 6
+    config['stages']['stage1']['steps'] = 10**6
     process = start('stopped', group=True)
     wait_for(lambda: len(log_of(tmp_path, 'stopped')) > 2, process)
     os.killpg(process.pid, signum)
@@ -112,7 +115,7 @@ def test_a_signal_to_run_and_workers_saves_and_stops(tmp_path, start, config, si
 
 def test_stopped_in_a_step_and_resumed(tmp_path, config):
     """Stopped in a step, in a validation, in the last step of a stage, in its last validation."""
-    config['save_every'] = 10 ** 6
+    config['save_every'] = 10**6
     scores = {}
     for name, moments in (('whole', ()), ('stopped', ('step 3', 'validation 4', 'step 6', 'validation 6'))):
         run, left = Run(config, tmp_path / 'save' / name, torch.device('cpu')), list(moments)
@@ -125,8 +128,9 @@ def test_stopped_in_a_step_and_resumed(tmp_path, config):
             assert left.pop(0) and checkpoint(tmp_path, name)['step'] == run.step
             run = Run(config, run.folder, torch.device('cpu'))
             run.resume()
-        scores[name] = [(entry['stage'], entry['step'], entry['psnr']) for entry in log_of(tmp_path, name)
-                        if 'psnr' in entry]
+        scores[name] = [
+            (entry['stage'], entry['step'], entry['psnr']) for entry in log_of(tmp_path, name) if 'psnr' in entry
+        ]
         assert not left
     assert scores['whole'] == scores['stopped']
     assert_equal_runs(tmp_path, 'whole', 'stopped')
@@ -148,6 +152,7 @@ def interrupt(run, moments):
             if run.step == at:
                 run.receive(signal.SIGTERM, None)
             return interrupted[i]
+
     if what == 'validation':
         run.validation['x2'] = Interrupting()
     else:

@@ -1,4 +1,5 @@
 """A training step: its gradient, what is skipped, what parts and compilation leave as it is."""
+
 import copy
 import functools
 import math
@@ -17,10 +18,12 @@ from utils import UserError
 @pytest.fixture
 def begin(tmp_path):
     """`begin(config)`: a run at the first step of its first stage, and its batches."""
+
     def begun(config):
         run = Run(config, tmp_path, torch.device('cpu'))
         run.begin_stage()
         return run, run.batches()
+
     return begun
 
 
@@ -36,7 +39,7 @@ def test_the_stage_says_which_loss_is_minimised(begin, config, loss):
         if loss == 'l1':
             expected.append(sum(differences) / len(differences))
         else:
-            expected.append(math.sqrt(sum(d ** 2 for d in differences) / len(differences)))
+            expected.append(math.sqrt(sum(d**2 for d in differences) / len(differences)))
     assert float(run.objective(batch).detach()) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
@@ -54,7 +57,7 @@ def test_both_draws_give_the_gradient_of_the_same_pixels():
     for draw, count in (('pixel', 400), ('block', 64)):
         batch = {'lr': lr, 'hr': hr, 'index': torch.arange(count).expand(2, -1)}
         colour, target = Objective(model, draw).predict(batch)
-        if draw == 'block':                         # x2.5: blocks of two pixels are filled up with their last one
+        if draw == 'block':  # x2.5: blocks of two pixels are filled up with their last one
             rows = grid.Blocks(8, 20).output
             fresh = torch.cat([torch.ones(8, 1, dtype=torch.bool), rows.diff(dim=1) > 0], dim=1)
             keep = (fresh[:, None, :, None] & fresh[None, :, None, :]).reshape(1, 64, -1, 1)
@@ -71,6 +74,7 @@ def test_both_draws_give_the_gradient_of_the_same_pixels():
 def test_a_step_that_is_not_finite_changes_nothing(begin, config, bad):
     def state():
         return copy.deepcopy([run.model.state_dict(), run.ema.module.state_dict(), run.optimizer.state_dict()['state']])
+
     run, batches = begin(config)
     run.train_step(run.next_batches(batches))
     before = state()
@@ -84,8 +88,10 @@ def test_a_step_that_is_not_finite_changes_nothing(begin, config, bad):
 
 def test_too_many_bad_steps_stop_the_run_and_leave_the_batch(begin, config, tmp_path):
     run, _ = begin({**config, 'max_bad_steps': 2})
+
     def spoil(module, args, features):
         return features * (float('nan') if run.step in (1, 3, 4, 5) else 1)
+
     run.model.encoder.register_forward_hook(spoil)
     with pytest.raises(UserError, match=r"stage 'stage1', step 5: .* not finite, 3 times in a row; .*bad-batch.pth"):
         run.train_stage(None, float('inf'))
@@ -100,6 +106,7 @@ def test_a_random_layer_sees_the_same_numbers_after_resuming(begin, config, tmp_
     def noisy(run):
         run.model.encoder.register_forward_hook(lambda module, args, features: features + torch.rand_like(features))
         return run
+
     whole, batches = begin(config)
     noisy(whole)
     for whole.step in range(3):
@@ -117,7 +124,7 @@ def test_a_random_layer_sees_the_same_numbers_after_resuming(begin, config, tmp_
 
 
 def test_compiling_changes_neither_the_step_nor_the_names(begin, config, monkeypatch):
-    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))    # no code is generated
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))  # no code is generated
     losses = []
     for compiled in (False, True):
         run, batches = begin({**config, 'compile': compiled})

@@ -1,4 +1,5 @@
 """Stages: their lengths in steps or epochs, their learning rate as a function of the step, what is refused."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -41,8 +42,14 @@ def test_the_rate_is_a_function_of_the_step(steps, stage):
 
 
 def test_epochs_are_passes_over_the_images():
-    stage = {**MULTI_STEP, 'steps': None, 'epochs': 10, 'warmup_steps': None, 'warmup_epochs': 1,
-             'milestones': [4, 7.5]}
+    stage = {
+        **MULTI_STEP,
+        'steps': None,
+        'epochs': 10,
+        'warmup_steps': None,
+        'warmup_epochs': 1,
+        'milestones': [4, 7.5],
+    }
     stages.check(stage)
     planned = stages.in_steps(stage, 800 / 32)
     assert (planned['steps'], planned['warmup_steps'], planned['milestones']) == (250, 25, [100, 188])
@@ -54,18 +61,31 @@ def test_a_stage_needs_no_warm_up():
     assert rates(stage, [0, 50]) == pytest.approx([1e-3, 5e-4])
 
 
-@pytest.mark.parametrize('change, said', [
-    ({'rim': None}, "'rim' is missing"), ({'rim': 'no'}, 'true or false'), ({'lr': '1e'}, 'lr is a positive number'),
-    ({'steps': None}, 'in steps or in epochs'), ({'epochs': 3}, 'in steps or in epochs'),
-    ({'steps': 0}, 'steps is a positive'), ({'scales': [4, 1]}, 'scales'), ({'scales': 4}, 'scales'),
-    ({'warmup_epochs': 1}, 'not with warmup_epochs'), ({'warmup_lr': -1}, 'warmup_lr'),
-    ({'schedule': 'cosin'}, "did you mean 'cosine'"), ({'milestones': [3]}, 'milestones belongs to'),
-    ({'schedule': 'multi-step', 'gamma': 0.5}, 'milestones belongs to'),
-    ({'schedule': 'multi-step', 'milestones': [5, 3], 'gamma': 0.5}, 'ascending'),
-    ({'blocks': 2.5}, 'blocks is a whole number'), ({'blocks': 0}, 'blocks is a whole number'),
-    ({'loss': 'l3'}, "loss is one of l1, rmse, not 'l3'"), ({'loss': ['l1']}, 'loss is one of'),
-    ({'shrink': 0}, 'shrink is above 0'), ({'shrink': 2}, 'shrink is above 0'),
-])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        ({'rim': None}, "'rim' is missing"),
+        ({'rim': 'no'}, 'true or false'),
+        ({'lr': '1e'}, 'lr is a positive number'),
+        ({'steps': None}, 'in steps or in epochs'),
+        ({'epochs': 3}, 'in steps or in epochs'),
+        ({'steps': 0}, 'steps is a positive'),
+        ({'scales': [4, 1]}, 'scales'),
+        ({'scales': 4}, 'scales'),
+        ({'warmup_epochs': 1}, 'not with warmup_epochs'),
+        ({'warmup_lr': -1}, 'warmup_lr'),
+        ({'schedule': 'cosin'}, "did you mean 'cosine'"),
+        ({'milestones': [3]}, 'milestones belongs to'),
+        ({'schedule': 'multi-step', 'gamma': 0.5}, 'milestones belongs to'),
+        ({'schedule': 'multi-step', 'milestones': [5, 3], 'gamma': 0.5}, 'ascending'),
+        ({'blocks': 2.5}, 'blocks is a whole number'),
+        ({'blocks': 0}, 'blocks is a whole number'),
+        ({'loss': 'l3'}, "loss is one of l1, rmse, not 'l3'"),
+        ({'loss': ['l1']}, 'loss is one of'),
+        ({'shrink': 0}, 'shrink is above 0'),
+        ({'shrink': 2}, 'shrink is above 0'),
+    ],
+)
 def test_what_does_not_fit_together_is_refused(change, said):
     with pytest.raises(UserError, match=said):
         stages.check({**COSINE, **change})

@@ -1,4 +1,5 @@
 """train.py: what a run leaves behind, how its stages follow each other, and what is refused before it starts."""
+
 import copy
 import json
 import runpy
@@ -19,10 +20,12 @@ from utils import UserError
 @pytest.fixture
 def start(tmp_path, program):
     """`start(config, name, *options)` runs train.py with the config."""
+
     def run(config, name, *options):
         path = tmp_path / f'{name}.yaml'
         path.write_text(yaml.safe_dump(config))
         return program('train.py', '-config', path, '-name', name, '-device', 'cpu', *options)
+
     return run
 
 
@@ -32,13 +35,24 @@ def checkpoint(tmp_path, name, file='last.pth'):
 
 # ---------------------------------------------------------------- a whole run
 
+
 def test_a_run_leaves_results_checkpoints_and_a_log(tmp_path, start, config):
     status, out, _ = start(config, 'run')
     assert status == 0 and 'finished' in out
     folder = tmp_path / 'save' / 'run'
     names = {path.name for path in folder.iterdir()}
-    assert names == {'stage1.pth', 'stage2.pth', 'best.pth', 'last.pth', 'stage1-4.pth', 'stage2-4.pth', 'config.yaml',
-                     'versions.json', 'log.jsonl', 'tensorboard'}
+    assert names == {
+        'stage1.pth',
+        'stage2.pth',
+        'best.pth',
+        'last.pth',
+        'stage1-4.pth',
+        'stage2-4.pth',
+        'config.yaml',
+        'versions.json',
+        'log.jsonl',
+        'tensorboard',
+    }
     assert yaml.safe_load((folder / 'config.yaml').read_text()) == config
     versions = json.loads((folder / 'versions.json').read_text())
     assert versions['torch'] == torch.__version__ and (versions['git'] is None or len(versions['git']) == 40)
@@ -90,15 +104,16 @@ def test_reduced_precision_and_channels_last(start, config, tmp_path, precision)
 
 # ---------------------------------------------------------------- stages
 
+
 def test_a_stage_starts_where_the_last_one_ended(tmp_path, start, config):
     config['stages']['stage3'] = copy.deepcopy(config['stages']['stage2'])
     config['stages']['stage3'].update(blocks=3, shrink=0.9)
     config['stages']['stage4'] = {**config['stages']['stage1'], 'scales': [1.5, 2]}
     start(config, 'run')
     meta = models.load(tmp_path / 'save' / 'run' / 'stage4.pth').meta
-    assert (meta['scale_min'], meta['scale_max']) == (1, 3)         # of all stages
+    assert (meta['scale_min'], meta['scale_max']) == (1, 3)  # of all stages
     log = [json.loads(line) for line in (tmp_path / 'save' / 'run' / 'log.jsonl').read_text().splitlines()]
-    psnr = {entry['stage']: entry['psnr'] for entry in log if 'psnr' in entry}          # the last ones of each stage
+    psnr = {entry['stage']: entry['psnr'] for entry in log if 'psnr' in entry}  # the last ones of each stage
     run = train.Run(train.read_config(tmp_path / 'run.yaml'), tmp_path, torch.device('cpu'))
     for number, (name, ended) in enumerate(psnr.items()):
         result = models.load(tmp_path / 'save' / 'run' / f'{name}.pth')
@@ -112,7 +127,7 @@ def test_a_stage_starts_where_the_last_one_ended(tmp_path, start, config):
 
 def test_init_starts_from_weights(tmp_path, start, config):
     start(config, 'first')
-    config['stages'] = {'again': {**config['stages']['stage2'], 'lr': 1e-30, 'warmup_lr': 0.}}
+    config['stages'] = {'again': {**config['stages']['stage2'], 'lr': 1e-30, 'warmup_lr': 0.0}}
     config['ema_decay'] = None
     status, _, _ = start(config, 'second', '-init', 'save/first/stage2.pth')
     assert status == 0
@@ -130,31 +145,41 @@ def test_init_of_another_architecture_is_refused(tmp_path, start, config):
 
 # ---------------------------------------------------------------- mistakes
 
-@pytest.mark.parametrize('change, said', [
-    (lambda c: c.update(lerning=1), ["'lerning'", 'known']),
-    (lambda c: c.update(batchsize=1), ["did you mean 'batch_size'"]),
-    (lambda c: c.pop('patch'), ["'patch' is missing"]),
-    (lambda c: c['stages']['stage1'].update(stepz=3), ["did you mean 'steps'"]),
-    (lambda c: c['stages']['stage1'].update(scales=[4, 1]), ['scales']),
-    (lambda c: c['stages']['stage1'].update(scales=[1, 20]), ['photo', 'smaller than']),
-    (lambda c: c.update(precision='int4'), ['precision']),
-    (lambda c: c.update(batch_size=0), ['batch_size']),
-    (lambda c: c.update(accumulate=3), ['batch_size 4 cannot be shared', 'accumulate 3']),
-    (lambda c: c.update(compile='yes'), ['compile is true or false']),
-    (lambda c: c['stages']['stage2'].update(scales=[1, 20]), ["stage 'stage2'", 'photo', 'smaller than']),
-    (lambda c: c['stages']['stage2'].update(warmup_steps=6), ["stage 'stage2'", 'leave none']),
-    (lambda c: c['validation'].update(scales=[20]), ['photo0', 'too small']),
-    (lambda c: c.update(patch=4000), ['photo', 'smaller than']),
-    (lambda c: c['train_dataset']['args'].update(root_path='nowhere'), ['nowhere: no such folder']),
-    (lambda c: c['model'].update(name='mist'), ["unknown model 'mist'", "'msit'"]),
-    (lambda c: c['model']['args'].update(head=2), ["did you mean 'heads'"]),
-    (lambda c: c['model']['args'].update(channels=9), ['9 channels']),
-    (lambda c: c['stages']['stage1'].update(blocks=3) or c['stages']['stage2'].update(blocks=2),
-     ["stage 'stage2'", 'has 3 residual blocks already']),
-    (lambda c: c.update(model={'name': 'liif', 'args': {
-        key: c['model']['args'][key] for key in ('encoder_spec', 'imnet_spec')}}), ["stage 'stage2'", 'rim']),
-    (lambda c: c.update(init='nothing.pth'), ['nothing.pth: no such file']),
-])
+
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (lambda c: c.update(lerning=1), ["'lerning'", 'known']),
+        (lambda c: c.update(batchsize=1), ["did you mean 'batch_size'"]),
+        (lambda c: c.pop('patch'), ["'patch' is missing"]),
+        (lambda c: c['stages']['stage1'].update(stepz=3), ["did you mean 'steps'"]),
+        (lambda c: c['stages']['stage1'].update(scales=[4, 1]), ['scales']),
+        (lambda c: c['stages']['stage1'].update(scales=[1, 20]), ['photo', 'smaller than']),
+        (lambda c: c.update(precision='int4'), ['precision']),
+        (lambda c: c.update(batch_size=0), ['batch_size']),
+        (lambda c: c.update(accumulate=3), ['batch_size 4 cannot be shared', 'accumulate 3']),
+        (lambda c: c.update(compile='yes'), ['compile is true or false']),
+        (lambda c: c['stages']['stage2'].update(scales=[1, 20]), ["stage 'stage2'", 'photo', 'smaller than']),
+        (lambda c: c['stages']['stage2'].update(warmup_steps=6), ["stage 'stage2'", 'leave none']),
+        (lambda c: c['validation'].update(scales=[20]), ['photo0', 'too small']),
+        (lambda c: c.update(patch=4000), ['photo', 'smaller than']),
+        (lambda c: c['train_dataset']['args'].update(root_path='nowhere'), ['nowhere: no such folder']),
+        (lambda c: c['model'].update(name='mist'), ["unknown model 'mist'", "'msit'"]),
+        (lambda c: c['model']['args'].update(head=2), ["did you mean 'heads'"]),
+        (lambda c: c['model']['args'].update(channels=9), ['9 channels']),
+        (
+            lambda c: c['stages']['stage1'].update(blocks=3) or c['stages']['stage2'].update(blocks=2),
+            ["stage 'stage2'", 'has 3 residual blocks already'],
+        ),
+        (
+            lambda c: c.update(
+                model={'name': 'liif', 'args': {key: c['model']['args'][key] for key in ('encoder_spec', 'imnet_spec')}}
+            ),
+            ["stage 'stage2'", 'rim'],
+        ),
+        (lambda c: c.update(init='nothing.pth'), ['nothing.pth: no such file']),
+    ],
+)
 def test_mistakes_are_told_in_one_line_before_anything_is_made(tmp_path, start, config, change, said):
     config = copy.deepcopy(config)
     change(config)

@@ -1,4 +1,5 @@
 """The bundled weights on the bundled photographs."""
+
 import hashlib
 import runpy
 import sys

@@ -1,4 +1,5 @@
 """Weight files: what is written is read back, what is damaged, foreign or malicious is refused in one line."""
+
 import copy
 import io
 import pickle
@@ -53,6 +54,7 @@ def refusal(path):
 
 # ---------------------------------------------------------------- there and back
 
+
 @pytest.mark.parametrize('name', ['msit', 'liif', 'lte'])
 def test_round_trip(tmp_path, name):
     args = {key: TINY['args'][key] for key in ('encoder_spec', 'imnet_spec')}
@@ -67,15 +69,17 @@ def test_round_trip(tmp_path, name):
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
     lr = torch.rand(1, 3, 5, 6)
     assert torch.equal(loaded.render(lr, (8, 7)), model.render(lr, (8, 7)))
-    models.save(tmp_path / 'again.pth', loaded)                             # its own card goes with it
+    models.save(tmp_path / 'again.pth', loaded)  # its own card goes with it
     assert models.load(tmp_path / 'again.pth').meta == META
 
 
 def test_weights_of_any_precision_are_read_in_any(tmp_path, good):
     models.save(tmp_path / 'double.pth', models.load(good).double())
     single, double = models.load(tmp_path / 'double.pth'), models.load(good, torch.float64)
-    assert all(torch.equal(a.double(), b) and (a.dtype, b.dtype) == (torch.float32, torch.float64)
-               for a, b in zip(single.parameters(), double.parameters()))
+    assert all(
+        torch.equal(a.double(), b) and (a.dtype, b.dtype) == (torch.float32, torch.float64)
+        for a, b in zip(single.parameters(), double.parameters())
+    )
 
 
 def test_rim_is_folded_on_loading(tmp_path):
@@ -101,11 +105,15 @@ def test_a_file_holds_tensors_numbers_and_strings_alone(good):
     assert set(content) == {'model', 'meta'} and set(content['model']) == {'name', 'args', 'sd'}
     assert leaves(content) <= {str, int, float, torch.Tensor}
     with zipfile.ZipFile(good) as archive:
-        name, = (name for name in archive.namelist() if name.endswith('data.pkl'))
+        (name,) = (name for name in archive.namelist() if name.endswith('data.pkl'))
         operations = list(pickletools.genops(archive.read(name)))
     named = {argument for operation, argument, _ in operations if operation.name == 'GLOBAL'}
-    assert named == {'collections OrderedDict', 'torch._utils _rebuild_tensor_v2', 'torch FloatStorage',
-                     'torch LongStorage'}
+    assert named == {
+        'collections OrderedDict',
+        'torch._utils _rebuild_tensor_v2',
+        'torch FloatStorage',
+        'torch LongStorage',
+    }
 
 
 def test_a_file_may_lack_args_and_meta(scratch):
@@ -121,9 +129,11 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, good, monkeypatch, what
     if what == 'content cannot be saved':
         meta = {'card': lambda: None}
     else:
+
         def save(_, target):
             Path(target).write_bytes(b'half of it')
             raise KeyboardInterrupt if what == 'interrupted' else OSError('No space left on device')
+
         monkeypatch.setattr(torch, 'save', save)
     with pytest.raises((OSError, KeyboardInterrupt, AttributeError, pickle.PicklingError)):
         models.save(path, model, meta)
@@ -131,6 +141,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, good, monkeypatch, what
 
 
 # ---------------------------------------------------------------- files that are none
+
 
 def test_what_is_not_there(tmp_path):
     assert 'no such file' in refusal(tmp_path / 'none.pth')
@@ -160,7 +171,7 @@ def legacy(data):
 @given(data=st.data())
 def test_truncated_files_are_refused(scratch, good, form, data):
     whole = form(good.read_bytes())
-    scratch.write_bytes(whole[:data.draw(st.integers(0, len(whole) - 1))])
+    scratch.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     assert 'weight file' in refusal(scratch)
 
 
@@ -176,11 +187,12 @@ def test_damaged_files_give_a_model_or_one_line(scratch, good, form, data, recwa
         models.load(scratch)
     except UserError as error:
         assert str(error).startswith(f'{scratch}: ') and '\n' not in str(error)
-    assert not recwarn.list                                     # a warning would be a second line
+    assert not recwarn.list  # a warning would be a second line
 
 
 class Code:
     """Pickled, this calls a function when it is read."""
+
     def __init__(self, marker):
         self.marker = str(marker)
 
@@ -188,10 +200,15 @@ class Code:
         return Path.mkdir, (Path(self.marker),)
 
 
-@pytest.mark.parametrize('write', [
-    lambda content, path: path.write_bytes(pickle.dumps(content)), torch.save,
-    lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False)],
-    ids=['pickle', 'torch', 'torch legacy'])
+@pytest.mark.parametrize(
+    'write',
+    [
+        lambda content, path: path.write_bytes(pickle.dumps(content)),
+        torch.save,
+        lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+    ],
+    ids=['pickle', 'torch', 'torch legacy'],
+)
 @pytest.mark.parametrize('where', ['top', 'sd', 'meta'])
 def test_code_is_not_run(tmp_path, content, write, where):
     code = Code(tmp_path / 'ran')
@@ -203,7 +220,7 @@ def test_code_is_not_run(tmp_path, content, write, where):
     write(content, path)
     assert 'carries code' in refusal(path)
     assert not (tmp_path / 'ran').exists()
-    pickle.loads(pickle.dumps(code))                            # it is code indeed
+    pickle.loads(pickle.dumps(code))  # it is code indeed
     assert (tmp_path / 'ran').exists()
 
 
@@ -214,69 +231,97 @@ def test_whole_modules_are_refused(scratch):
 
 # ---------------------------------------------------------------- weights that do not fit
 
+
 def changed(content, change):
     content = copy.deepcopy(content)
     change(content['model'])
     return content
 
 
-@pytest.mark.parametrize('change, said', [
-    (lambda m: m['sd'].pop('project.bias'), 'lacks project.bias'),
-    (lambda m: m['sd'].update(extra=torch.zeros(1)), 'has unknown extra'),
-    (lambda m: m['sd'].update({'project.bias': torch.zeros(9)}), 'another shape of project.bias'),
-    (lambda m: m['args'].update(channels=16), 'another shape of project.weight and'),
-    (lambda m: m['args'].update(rim=True), 'lacks msno.msc.convs.0.interaction and'),
-    (lambda m: m['args']['encoder_spec']['args'].update(n_resblocks=2), 'lacks encoder.body.1.body.0.weight and'),
-    (lambda m: m['args']['encoder_spec'].update(name='rdn', args={'n_blocks': 1, 'n_convs': 1, 'growth': 4}),
-     'lacks encoder.shallow.0.weight and'),
-    (lambda m: m['args']['encoder_spec'].update(name='edsr-basline'), "did you mean 'edsr-baseline'"),
-    (lambda m: m.update(name='mist'), "'mist'"),
-    (lambda m: m['args'].update(head=2), "did you mean 'heads'"),
-    (lambda m: m.update(name='edsr-baseline', args={'n_resblocks': 1, 'n_feats': 8}), 'no model that renders images'),
-    (lambda m: m.update(name='mlp', args={'in_dim': 1, 'out_dim': 3, 'hidden_list': []}), 'no model that renders'),
-    (lambda m: m['args']['encoder_spec'].update(name='mlp', args={'in_dim': 1, 'out_dim': 3, 'hidden_list': []}),
-     "'mlp' is no encoder"),
-    (lambda m: m['args']['imnet_spec']['args'].update(out_dim=4), 'out_dim of imnet_spec is 3'),
-    (lambda m: m['args']['imnet_spec'].update(name='rdn', args={}), "takes no 'in_dim'"),
-    (lambda m: m['args'].update(position_bias_spec=copy.deepcopy({'name': m['name'], 'args': {
-        key: value for key, value in m['args'].items() if key != 'heads'}})), 'no position bias'),
-    (lambda m: m['args'].update(channels=9), '9 channels'), (lambda m: m['args'].update(heads=3), '3 heads'),
-    (lambda m: m['args'].update(heads='x'), "heads is a whole number from 1 up, not 'x'"),
-    (lambda m: m['args'].update(radius=-1), 'radius'), (lambda m: m['args'].update(channels=8.), 'channels'),
-    (lambda m: m['args'].update(rim='no'), "rim is true or false, not 'no'"),
-    (lambda m: m['args'].update(fem='mirror'), "unknown padding 'mirror'"),
-    (lambda m: m['args'].update(msno_kernels=[2, 4]), 'odd numbers'),
-    (lambda m: m['args'].update(mssa_kernels=[-3, 3]), 'odd numbers'),
-    (lambda m: m['args'].update(mssa_kernels=3), 'odd numbers'),
-    (lambda m: m['args'].update(mssa_kernels=[3] * 3), 'equal chunks'),
-    (lambda m: m['args']['imnet_spec']['args'].update(hidden_list=8), 'hidden_list'),
-    (lambda m: m['args']['imnet_spec']['args'].update(out_dim='3'), "out_dim is a whole number from 1 up, not '3'"),
-    (lambda m: m['args']['imnet_spec']['args'].update(act=['gelu']), 'unknown activation'),
-    (lambda m: m['args']['position_bias_spec']['args'].update(features=6), 'multiple of 4'),
-    (lambda m: m['args']['position_bias_spec']['args'].update(max_exponent='10'), 'max_exponent'),
-    (lambda m: m['args']['encoder_spec']['args'].update(n_feats=0), 'n_feats'),
-    (lambda m: m['args']['encoder_spec']['args'].update(res_scale=None), 'res_scale'),
-    (lambda m: m['args'].update(encoder_spec='edsr'), 'spec is {name, args}'),
-    (lambda m: m['args'].update(imnet_spec={'name': ['mlp']}), 'spec is {name, args}'),
-    (lambda m: m['args']['imnet_spec'].update(args=[1]), 'args is a mapping'),
-    (lambda m: m.update(args=5), 'args is no dict'), (lambda m: m.update(args=[]), 'args is no dict'),
-    (lambda m: m.update(name=['msit']), 'name is no str'), (lambda m: m.update(sd=list(m['sd'])), 'sd is no dict'),
-    (lambda m: m['sd'].update({'project.bias': 3}), "'project.bias' is no tensor but a int"),
-    (lambda m: m['sd'].update({3: torch.zeros(1)}), '3'),
-    (lambda m: m.pop('sd'), 'holds no model'), (lambda m: m.pop('name'), 'holds no model'),
-    (lambda m: m.update(name='amsit', args={'base_dim': 8}), 'KeyError'),
-])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (lambda m: m['sd'].pop('project.bias'), 'lacks project.bias'),
+        (lambda m: m['sd'].update(extra=torch.zeros(1)), 'has unknown extra'),
+        (lambda m: m['sd'].update({'project.bias': torch.zeros(9)}), 'another shape of project.bias'),
+        (lambda m: m['args'].update(channels=16), 'another shape of project.weight and'),
+        (lambda m: m['args'].update(rim=True), 'lacks msno.msc.convs.0.interaction and'),
+        (lambda m: m['args']['encoder_spec']['args'].update(n_resblocks=2), 'lacks encoder.body.1.body.0.weight and'),
+        (
+            lambda m: m['args']['encoder_spec'].update(name='rdn', args={'n_blocks': 1, 'n_convs': 1, 'growth': 4}),
+            'lacks encoder.shallow.0.weight and',
+        ),
+        (lambda m: m['args']['encoder_spec'].update(name='edsr-basline'), "did you mean 'edsr-baseline'"),
+        (lambda m: m.update(name='mist'), "'mist'"),
+        (lambda m: m['args'].update(head=2), "did you mean 'heads'"),
+        (
+            lambda m: m.update(name='edsr-baseline', args={'n_resblocks': 1, 'n_feats': 8}),
+            'no model that renders images',
+        ),
+        (lambda m: m.update(name='mlp', args={'in_dim': 1, 'out_dim': 3, 'hidden_list': []}), 'no model that renders'),
+        (
+            lambda m: m['args']['encoder_spec'].update(name='mlp', args={'in_dim': 1, 'out_dim': 3, 'hidden_list': []}),
+            "'mlp' is no encoder",
+        ),
+        (lambda m: m['args']['imnet_spec']['args'].update(out_dim=4), 'out_dim of imnet_spec is 3'),
+        (lambda m: m['args']['imnet_spec'].update(name='rdn', args={}), "takes no 'in_dim'"),
+        (
+            lambda m: m['args'].update(
+                position_bias_spec=copy.deepcopy(
+                    {'name': m['name'], 'args': {key: value for key, value in m['args'].items() if key != 'heads'}}
+                )
+            ),
+            'no position bias',
+        ),
+        (lambda m: m['args'].update(channels=9), '9 channels'),
+        (lambda m: m['args'].update(heads=3), '3 heads'),
+        (lambda m: m['args'].update(heads='x'), "heads is a whole number from 1 up, not 'x'"),
+        (lambda m: m['args'].update(radius=-1), 'radius'),
+        (lambda m: m['args'].update(channels=8.0), 'channels'),
+        (lambda m: m['args'].update(rim='no'), "rim is true or false, not 'no'"),
+        (lambda m: m['args'].update(fem='mirror'), "unknown padding 'mirror'"),
+        (lambda m: m['args'].update(msno_kernels=[2, 4]), 'odd numbers'),
+        (lambda m: m['args'].update(mssa_kernels=[-3, 3]), 'odd numbers'),
+        (lambda m: m['args'].update(mssa_kernels=3), 'odd numbers'),
+        (lambda m: m['args'].update(mssa_kernels=[3] * 3), 'equal chunks'),
+        (lambda m: m['args']['imnet_spec']['args'].update(hidden_list=8), 'hidden_list'),
+        (lambda m: m['args']['imnet_spec']['args'].update(out_dim='3'), "out_dim is a whole number from 1 up, not '3'"),
+        (lambda m: m['args']['imnet_spec']['args'].update(act=['gelu']), 'unknown activation'),
+        (lambda m: m['args']['position_bias_spec']['args'].update(features=6), 'multiple of 4'),
+        (lambda m: m['args']['position_bias_spec']['args'].update(max_exponent='10'), 'max_exponent'),
+        (lambda m: m['args']['encoder_spec']['args'].update(n_feats=0), 'n_feats'),
+        (lambda m: m['args']['encoder_spec']['args'].update(res_scale=None), 'res_scale'),
+        (lambda m: m['args'].update(encoder_spec='edsr'), 'spec is {name, args}'),
+        (lambda m: m['args'].update(imnet_spec={'name': ['mlp']}), 'spec is {name, args}'),
+        (lambda m: m['args']['imnet_spec'].update(args=[1]), 'args is a mapping'),
+        (lambda m: m.update(args=5), 'args is no dict'),
+        (lambda m: m.update(args=[]), 'args is no dict'),
+        (lambda m: m.update(name=['msit']), 'name is no str'),
+        (lambda m: m.update(sd=list(m['sd'])), 'sd is no dict'),
+        (lambda m: m['sd'].update({'project.bias': 3}), "'project.bias' is no tensor but a int"),
+        (lambda m: m['sd'].update({3: torch.zeros(1)}), '3'),
+        (lambda m: m.pop('sd'), 'holds no model'),
+        (lambda m: m.pop('name'), 'holds no model'),
+        (lambda m: m.update(name='amsit', args={'base_dim': 8}), 'KeyError'),
+    ],
+)
 def test_models_of_another_kind_are_refused(scratch, content, change, said):
     torch.save(changed(content, change), scratch)
     assert said in refusal(scratch)
 
 
-@pytest.mark.parametrize('content, said', [
-    ([], 'holds no model'), ({}, 'holds no model'), ({'model': []}, 'holds no model'),
-    (torch.zeros(3), 'holds no model'), (OrderedDict(weight=torch.zeros(3)), 'holds no model'),
-    ({'model': {'name': 'msit'}}, 'holds no model'),
-    ({'model': {'name': 'bicubic', 'args': {}, 'sd': {}}, 'meta': [1]}, 'meta is no dict'),
-])
+@pytest.mark.parametrize(
+    'content, said',
+    [
+        ([], 'holds no model'),
+        ({}, 'holds no model'),
+        ({'model': []}, 'holds no model'),
+        (torch.zeros(3), 'holds no model'),
+        (OrderedDict(weight=torch.zeros(3)), 'holds no model'),
+        ({'model': {'name': 'msit'}}, 'holds no model'),
+        ({'model': {'name': 'bicubic', 'args': {}, 'sd': {}}, 'meta': [1]}, 'meta is no dict'),
+    ],
+)
 def test_content_of_another_kind_is_refused(scratch, content, said):
     torch.save(content, scratch)
     assert said in refusal(scratch)
@@ -296,24 +341,30 @@ def test_a_spec_with_any_value_anywhere_gives_a_model_or_one_line(path, value):
 
 # ---------------------------------------------------------------- through a program
 
+
 @pytest.fixture
 def test(program, photos):
     """`test(weights)` runs test.py with them."""
-    Path('set.yaml').write_text(f'dataset: {{name: sr-evaluation, args: {{scale: 2, dataset: {{name: image-folder, '
-                                f'args: {{root_path: {photos}}}}}}}}}\nprotocol: benchmark\n')
+    Path('set.yaml').write_text(
+        f'dataset: {{name: sr-evaluation, args: {{scale: 2, dataset: {{name: image-folder, '
+        f'args: {{root_path: {photos}}}}}}}}}\nprotocol: benchmark\n'
+    )
     return lambda weights: program('test.py', '-config', 'set.yaml', '-model', weights, '-device', 'cpu')
 
 
 def test_programs_refuse_in_one_line_and_leave_nothing(test, content, good, tmp_path):
     path = Path('bad.pth')
     for write, said in (
-            (lambda: None, 'no such file'), (path.mkdir, 'directory'), (path.touch, 'not a whole weight file'),
-            (lambda: path.write_bytes(b'\x80\x02' + bytes(range(256))), 'weight file'),
-            (lambda: path.write_bytes(good.read_bytes()[:20_000]), 'not a whole weight file'),
-            (lambda: torch.save({'model': Code(tmp_path / 'ran')}, path), 'carries code'),
-            (lambda: torch.save(changed(content, lambda m: m['sd'].pop('project.bias')), path), 'lacks project.bias'),
-            (lambda: torch.save(changed(content, lambda m: m.update(args=5)), path), 'args is no dict'),
-            (lambda: torch.save(changed(content, lambda m: m.update(name='edsr', args={})), path), 'no model that')):
+        (lambda: None, 'no such file'),
+        (path.mkdir, 'directory'),
+        (path.touch, 'not a whole weight file'),
+        (lambda: path.write_bytes(b'\x80\x02' + bytes(range(256))), 'weight file'),
+        (lambda: path.write_bytes(good.read_bytes()[:20_000]), 'not a whole weight file'),
+        (lambda: torch.save({'model': Code(tmp_path / 'ran')}, path), 'carries code'),
+        (lambda: torch.save(changed(content, lambda m: m['sd'].pop('project.bias')), path), 'lacks project.bias'),
+        (lambda: torch.save(changed(content, lambda m: m.update(args=5)), path), 'args is no dict'),
+        (lambda: torch.save(changed(content, lambda m: m.update(name='edsr', args={})), path), 'no model that'),
+    ):
         write()
         refused(test(path), 'bad.pth: ', said)
         assert not Path('save').exists() and not Path('ran').exists()
@@ -324,8 +375,13 @@ def test_programs_refuse_in_one_line_and_leave_nothing(test, content, good, tmp_
 def test_debug_shows_where_it_was_refused(tmp_path):
     (tmp_path / 'bad.pth').write_bytes(b'no weights')
     code = 'import models; from utils import run_main; run_main(lambda: models.load("bad.pth"), debug=True)'
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True,
-                          env={'PYTHONPATH': str(ROOT), 'PATH': ''})
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={'PYTHONPATH': str(ROOT), 'PATH': ''},
+    )
     assert done.returncode == 1 and 'Traceback' in done.stderr and 'UserError: bad.pth: refused' in done.stderr
 
 

@@ -1,4 +1,5 @@
 """A model with a deeper encoder computes the same, and its new blocks learn."""
+
 import pytest
 import torch
 from conftest import TINY
@@ -39,10 +40,13 @@ def test_added_blocks_learn():
     assert all(not torch.equal(old, new) for old, new in zip(before, added))
 
 
-@pytest.mark.parametrize('encoder_spec, said', [
-    ({'name': 'edsr-baseline', 'args': {'n_resblocks': 3, 'n_feats': 8}}, '3 residual blocks already, more than 2'),
-    ({'name': 'rdn', 'args': {'n_blocks': 2, 'n_convs': 2, 'growth': 4, 'n_feats': 8}}, 'no EDSR encoder'),
-])
+@pytest.mark.parametrize(
+    'encoder_spec, said',
+    [
+        ({'name': 'edsr-baseline', 'args': {'n_resblocks': 3, 'n_feats': 8}}, '3 residual blocks already, more than 2'),
+        ({'name': 'rdn', 'args': {'n_blocks': 2, 'n_convs': 2, 'growth': 4, 'n_feats': 8}}, 'no EDSR encoder'),
+    ],
+)
 def test_what_cannot_be_made_deeper(encoder_spec, said):
     with pytest.raises(UserError, match=said):
         deepened(models.build({**TINY, 'args': {**TINY['args'], 'encoder_spec': encoder_spec}}), 2)
