@@ -4,27 +4,31 @@ import torch
 
 from models.registry import register
 from models.rendering import grid
-from models.rendering.implicit import Decoder
+from models.rendering.implicit import ImplicitModel
+from models.rendering.render import check_image
 
 
 @register('bicubic')
-class Bicubic(Decoder):
+class Bicubic(ImplicitModel):
     """MATLAB's `imresize(..., 'bicubic')` of an image kept float, at any points and any sizes.
 
     Where pixels of the output are larger than those of the LR image the kernel is as much wider (antialiasing). The
     rule in numpy is `datasets.resize.matlab_resize`.
     """
 
+    receptive_field = 10**9  # the whole image: below x1 the kernel may be as wide as that
+
     def __init__(self):
         super().__init__()
-        self.receptive_field = 10**9  # the whole image: below x1 the kernel may be as wide as that
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `(B, H, W, 3)`."""
+        check_image(lr, lr)
         return lr.permute(0, 2, 3, 1)
 
     def query(self, features, coord, cell):
-        """Colours at any points. Arguments and result as in `models.msit.MSIT.query`."""
+        """Colours at any points. Arguments and result as in `ImplicitModel.query`."""
+        grid.check_points(coord, cell, features)
         size = features.shape[1:3]
         y, x, cell = grid.points(coord, cell, size)
         at, taps = [], []
@@ -35,12 +39,12 @@ class Bicubic(Decoder):
         return blend(features, *at, *taps).squeeze(2)
 
     def floats_per_block(self, plan):
-        """As in `models.msit.MSIT.floats_per_block`, for windows of 5 x 5."""
+        """As in `ImplicitModel.floats_per_block`, for windows of 5 x 5."""
         return 25 * 3 * (grid.points_per_block(plan) + 1)
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
-        `models.msit.MSIT.query_blocks`."""
+        `ImplicitModel.query_blocks`."""
         i, j = i.expand(len(features), -1), j.expand(len(features), -1)
         (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)
         cell = plan.relative_cell.to(dy.device)

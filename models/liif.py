@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from models.registry import make_encoder, make_imnet, register
 from models.rendering import grid
-from models.rendering.implicit import Decoder
+from models.rendering.implicit import ImplicitModel, to_image
 from models.rendering.local_ensemble import block_points, corners
 from models.rendering.windows import padded, windows
 
@@ -16,16 +16,24 @@ class Features(NamedTuple):
     """What `encode` finds in an LR image of `H x W`."""
 
     maps: torch.Tensor  # (B, H + 2, W + 2, C), zeros around
-    first: torch.Tensor  # (B, H, W, hidden), what the MLP's first layer makes of every 3x3 window of the maps
 
     @property
     def size(self):
         """(H, W)"""
-        return self.first.shape[1:3]
+        return self.maps.shape[1] - 2, self.maps.shape[2] - 2
+
+
+class Plan(NamedTuple):
+    """Where blocks of output pixels lie, and what they share."""
+
+    rows: grid.Blocks
+    columns: grid.Blocks
+    relative_cell: torch.Tensor  # (2,), (2/scale_y, 2/scale_x), float64
+    first: torch.Tensor  # (B, H, W, hidden), what the MLP's first layer makes of every 3x3 window of the maps
 
 
 @register('liif')
-class LIIF(Decoder):
+class LIIF(ImplicitModel):
     """Local implicit image function, arXiv 2012.09161, with feature unfolding, local ensemble and cell decoding.
 
     `encoder_spec` and `imnet_spec` are specs of the registry (the MLP's `in_dim` is derived).
@@ -35,51 +43,61 @@ class LIIF(Decoder):
         super().__init__()
         self.encoder = make_encoder(encoder_spec)
         self.imnet = make_imnet(imnet_spec, in_dim=9 * self.encoder.out_dim + 4)
-        hidden = self.imnet.layers[0].out_features
-        self.floats_per_pixel = self.encoder.floats_per_pixel + 2 * self.encoder.out_dim + 2 * hidden
-        self.receptive_field = self.encoder.receptive_field + 2  # the corners, and the windows around them
+
+    @property
+    def receptive_field(self) -> int:
+        return self.encoder.receptive_field + 2  # the corners, and the windows around them
+
+    @property
+    def floats_per_pixel(self) -> float:
+        return self.encoder_floats() + 2 * self.encoder.out_dim + 2 * self.imnet.layers[0].out_features
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        maps, first = self.encoder((lr - 0.5) / 0.5), self.imnet.layers[0]
-        shared = F.conv2d(maps, first.weight[:, :-4].unflatten(1, (-1, 3, 3)), first.bias, padding=1)
-        return Features(padded(maps, 1), padded(shared, 0))
+        return Features(padded(self.encoded(lr), 1))
 
     def query(self, features, coord, cell):
-        """Colours at any points, as the paper states it. Arguments and result as in `models.msit.MSIT.query`."""
+        """Colours at any points, as the paper states it. Arguments and result as in `ImplicitModel.query`."""
+        grid.check_points(coord, cell, features.maps)
         y, x, cell = grid.points(coord, cell, features.size)
         colour = 0
         for corner in corners(y, x, features.size):
             window = windows(features.maps, corner.y, corner.x, 1).permute(1, 2, 0).flatten(1)  # (B * Q, 9 C)
-            latent = torch.cat([window, where(corner, cell).to(window.dtype)], dim=-1)
+            latent = torch.cat([window, told_of(corner, cell).to(window.dtype)], dim=-1)
             colour = colour + self.weighed(corner, self.imnet(latent))
-        return colour * 0.5 + 0.5
+        return to_image(colour)
+
+    def plan(self, features, rows, columns, relative_cell):
+        """As in `ImplicitModel.plan`, with the first layer of every LR pixel's window."""
+        first, maps = self.imnet.layers[0], features.maps.permute(0, 3, 1, 2)
+        weight, bias = first.weight[:, :-4].unflatten(1, (-1, 3, 3)).to(maps.dtype), first.bias.to(maps.dtype)
+        return Plan(rows, columns, relative_cell, padded(F.conv2d(maps, weight, bias), 0))
 
     def floats_per_block(self, plan):
-        """As in `models.msit.MSIT.floats_per_block`."""
+        """As in `ImplicitModel.floats_per_block`."""
         return 2 * grid.points_per_block(plan) * self.imnet.layers[0].out_features
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
-        `models.msit.MSIT.query_blocks`.
+        `ImplicitModel.query_blocks`.
 
         The first layer is applied to a window once for each LR pixel, not once for each output pixel and corner.
         """
-        batch = len(features.first)
+        batch = len(features.maps)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
         weight = self.imnet.layers[0].weight[:, -4:].t()
         colour = 0
         for corner in corners(*block_points(plan, i, j), features.size):
-            shared = windows(features.first, corner.y, corner.x, 0)[0]  # (B * P * m, hidden)
-            hidden = torch.addmm(shared, where(corner, plan.relative_cell).to(weight), weight)
+            shared = windows(plan.first, corner.y, corner.x, 0)[0]  # (B * P * m, hidden)
+            hidden = torch.addmm(shared, told_of(corner, plan.relative_cell).to(weight), weight)
             colour = colour + self.weighed(corner, self.imnet.after_first(hidden))
-        return (colour * 0.5 + 0.5).unflatten(1, (i.shape[1], -1))
+        return to_image(colour).unflatten(1, (i.shape[1], -1))
 
     def weighed(self, corner, colour):
         """A corner's share of the colour, `(B, Q, 3)`, of its `colour (B * Q, 3)`."""
         return corner.weight[..., None].to(self.imnet.layers[0].weight) * colour.unflatten(0, corner.weight.shape)
 
 
-def where(corner, cell):
+def told_of(corner, cell):
     """What the MLP is told besides the features, `(B * Q, 4)`: the offset from the corner and the relative cell."""
     return torch.cat([corner.offset, cell.to(corner.offset).expand_as(corner.offset)], dim=-1).flatten(0, 1)

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.registry import make_encoder, make_imnet, register
 from models.rendering import grid
-from models.rendering.implicit import Decoder
+from models.rendering.implicit import ImplicitModel, to_image, to_network
 from models.rendering.local_ensemble import block_points, corners
 from models.rendering.windows import padded, windows
 from utils import UserError, is_whole
@@ -28,7 +28,7 @@ class Features(NamedTuple):
 
 
 @register('lte')
-class LTE(Decoder):
+class LTE(ImplicitModel):
     """Local texture estimator, arXiv 2111.08918, with local ensemble and the LR image added.
 
     `encoder_spec` and `imnet_spec` are specs of the registry (the MLP's `in_dim` is derived); `hidden_dim` is twice the
@@ -44,27 +44,34 @@ class LTE(Decoder):
         self.freq = nn.Conv2d(self.encoder.out_dim, hidden_dim, 3, padding=1)
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
         self.imnet = make_imnet(imnet_spec, in_dim=hidden_dim)
-        self.floats_per_pixel = self.encoder.floats_per_pixel + 5 * hidden_dim
-        self.receptive_field = self.encoder.receptive_field + 2  # the corners, and the 3x3 kernels
+
+    @property
+    def receptive_field(self) -> int:
+        return self.encoder.receptive_field + 2  # the corners, and the 3x3 kernels
+
+    @property
+    def floats_per_pixel(self) -> float:
+        return self.encoder_floats() + 5 * self.coef.out_channels
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        lr = (lr - 0.5) / 0.5
-        maps = self.encoder(lr)
+        maps = self.encoded(lr)
+        lr = to_network(lr).to(maps.dtype)
         frequency = self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)  # published: y and x in turn
         return Features(padded(lr, 0), padded(self.coef(maps), 0), padded(frequency, 0))
 
     def query(self, features, coord, cell):
-        """Colours at any points, as the paper states it. Arguments and result as in `models.msit.MSIT.query`."""
+        """Colours at any points, as the paper states it. Arguments and result as in `ImplicitModel.query`."""
+        grid.check_points(coord, cell, features.lr)
         return self.colours(features, *grid.points(coord, cell, features.size))
 
     def floats_per_block(self, plan):
-        """As in `models.msit.MSIT.floats_per_block`."""
+        """As in `ImplicitModel.floats_per_block`."""
         return 3 * grid.points_per_block(plan) * self.coef.out_channels
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
-        `models.msit.MSIT.query_blocks`. The waves differ from pixel to pixel: what pixels share ends with `encode`."""
+        `ImplicitModel.query_blocks`. The waves differ from pixel to pixel: what pixels share ends with `encode`."""
         batch = len(features.lr)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
         cell = plan.relative_cell.to(features.lr.device).reshape(1, 1, 2)
@@ -84,4 +91,4 @@ class LTE(Decoder):
             told = self.imnet(amplitude * torch.cat([angle.cos(), angle.sin()], dim=-1))
             weight, bilinear = (share[..., None].to(lr.dtype) for share in (corner.weight, corner.bilinear))
             colour = colour + weight * told + bilinear * lr
-        return colour * 0.5 + 0.5
+        return to_image(colour)

@@ -16,7 +16,7 @@ from models.native import msit_decoder
 from models.native.library import SIZES, in_blocks
 from models.registry import make_encoder, make_imnet, make_position_bias, register
 from models.rendering import first_layer, grid
-from models.rendering.render import render
+from models.rendering.implicit import ImplicitModel, to_image, to_network
 from models.rendering.windows import nearest, padded, window_index, windows
 from utils import UserError, check_whole
 
@@ -37,7 +37,7 @@ class Features(NamedTuple):
 
 
 @register('msit')
-class MSIT(nn.Module):
+class MSIT(ImplicitModel):
     """Multi-scale implicit transformer, arXiv 2403.06536.
 
     `encoder_spec` and `imnet_spec` are specs of the registry (the MLP's `in_dim` is derived); `channels` C; `heads` of
@@ -65,14 +65,20 @@ class MSIT(nn.Module):
         if not isinstance(rim, bool):
             raise UserError(f'msit: rim is true or false, not {rim!r}')
         self.radius = radius
-        self.window = (2 * radius + 1) ** 2
+        self.window_pixels = (2 * radius + 1) ** 2
         self.encoder = make_encoder(encoder_spec)
         self.project = nn.Conv2d(self.encoder.out_dim, channels, 1)
         self.msno = MSNO(channels, msno_kernels, fem, rim)
         self.mssa = MSSA(channels, heads, mssa_kernels, partial(make_position_bias, position_bias_spec), rim)
-        self.imnet = make_imnet(imnet_spec, self.window * channels + 2)
-        self.floats_per_pixel = self.encoder.floats_per_pixel + 14 * channels  # that encoding holds at a time
-        self.receptive_field = sum(part.receptive_field for part in (self.encoder, self.msno, self.mssa)) + radius
+        self.imnet = make_imnet(imnet_spec, self.window_pixels * channels + 2)
+
+    @property
+    def receptive_field(self) -> int:
+        return sum(part.receptive_field for part in (self.encoder, self.msno, self.mssa)) + self.radius
+
+    @property
+    def floats_per_pixel(self) -> float:
+        return self.encoder_floats() + 14 * self.project.out_channels
 
     def encode(self, lr):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
@@ -116,12 +122,12 @@ class MSIT(nn.Module):
             # there large kernels are three times as fast with the channels last,
             # but a backward pass takes 12 times as long
             lr = lr.contiguous(memory_format=torch.channels_last)
-        return self.project(self.encoder((lr - 0.5) / 0.5))
+        return self.project(self.encoded(lr))
 
     def features(self, lr, mapped, around=None):
         """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""
         query_key, value = self.mssa(self.msno(mapped, around))
-        skipped = padded((lr - 0.5) / 0.5, 1, 'replicate')
+        skipped = padded(to_network(lr), 1, 'replicate')
         return Features(skipped, *(self.heads_apart(maps) for maps in (query_key, value)))
 
     def heads_apart(self, maps):
@@ -135,18 +141,19 @@ class MSIT(nn.Module):
         `coord (B, Q, 2)` (y, x) in [-1, 1]; `cell (2,)`, `(B, 2)` or `(B, Q, 2)`, the size of a pixel in the same
         units. Both best in float64 (`models.rendering.grid`). Returns `(B, Q, 3)` in the scale of [0, 1], not clamped.
         """
+        grid.check_points(coord, cell, features.lr)
         y, x, offset = self.locate(features, coord)
         weight = bilinear_weights(offset)[:, :, None]  # (B, Q, 1, 9)
         query, keys = self.gather(features, y, x, weight)
         values = windows(heads_together(features.value), y, x, self.radius)  # (K, N, C)
         attention = self.weigh(query, keys, offset).permute(2, 0, 1)  # (K, N, heads)
         n, heads = attention.shape[1:]
-        latent = values.reshape(self.window, n, heads, -1) * attention[..., None].to(values.dtype)
+        latent = values.reshape(self.window_pixels, n, heads, -1) * attention[..., None].to(values.dtype)
         latent = latent.transpose(0, 1).reshape(n, -1)  # (N, K * C)
         cell = cell.to(coord) if cell.ndim == 3 else cell.to(coord).reshape(-1, 1, 2)
         cell = (cell * cell.new_tensor(features.size)).expand(coord.shape).reshape(n, 2)
         colour = self.imnet(torch.cat([latent, cell.to(latent.dtype)], dim=-1)).reshape(*y.shape, -1)
-        return (colour + self.skip(features, y, x, weight).squeeze(2)) * 0.5 + 0.5
+        return to_image(colour + self.skip(features, y, x, weight).squeeze(2))
 
     def attention(self, features, coord):
         """The weights with which each head attends to the LR pixels around points `coord (B, Q, 2)`, as in `query`:
@@ -161,7 +168,7 @@ class MSIT(nn.Module):
         features like these, and for gradients only if made with them."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
-        weight = first.weight[:, :-2].unflatten(1, (self.window, self.mssa.heads, -1)).permute(2, 1, 3, 0)
+        weight = first.weight[:, :-2].unflatten(1, (self.window_pixels, self.mssa.heads, -1)).permute(2, 1, 3, 0)
         weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
         along = [
             self.mssa.bias_along(axis, grid.on(first.weight.device, blocks.offset), self.radius)
@@ -177,7 +184,9 @@ class MSIT(nn.Module):
         """About how many numbers `query_blocks` holds at a time for each block of a plan."""
         hidden = in_blocks(self.imnet.layers[0].out_features)
         shared_at_once = hidden if isinstance(plan.layer, first_layer.Layer) else SIZES['COLUMNS']
-        return self.window * shared_at_once + grid.points_per_block(plan) * (hidden + in_blocks(self.window))
+        return self.window_pixels * shared_at_once + grid.points_per_block(plan) * (
+            hidden + in_blocks(self.window_pixels)
+        )
 
     def query_blocks(self, features, plan, i, j):
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.
@@ -198,14 +207,7 @@ class MSIT(nn.Module):
         else:
             colour = msit_decoder.colours(*arguments)
         colour = colour.reshape(*weight.shape[:3], -1)
-        return (colour + self.skip(features, y, x, weight)) * 0.5 + 0.5
-
-    def render(self, lr, size, **options):
-        """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped.
-
-        `options`: `tile`, `precision`, `progress`, see `models.rendering.render.render`.
-        """
-        return render(self, lr, size, **options)
+        return to_image(colour + self.skip(features, y, x, weight))
 
     # ------------------------------------------------------------ parts
 
@@ -230,7 +232,7 @@ class MSIT(nn.Module):
         Q, 2)`."""
         n, heads = query.shape[0], self.mssa.heads
         bias = sum(self.mssa.bias_along(axis, offset[..., axis], self.radius) for axis in (0, 1))
-        keys = keys.reshape(self.window, n * heads, -1).permute(1, 2, 0)  # (N * heads, d, K)
+        keys = keys.reshape(self.window_pixels, n * heads, -1).permute(1, 2, 0)  # (N * heads, d, K)
         attention = attend(query.reshape(n * heads, 1, -1), keys, bias.reshape(n * heads, 1, -1))
         return attention.reshape(n, heads, -1)
 

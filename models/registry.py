@@ -26,8 +26,12 @@ def make_part(role, spec, has, **injected):
 
 
 def make_encoder(spec):
-    """The encoder of a spec."""
-    return make_part('encoder', spec, 'out_dim')
+    """The encoder of a spec. Raises UserError if it does not say what a model has to know of it."""
+    made = make(spec)
+    lacking = [name for name in ('out_dim', 'receptive_field') if not hasattr(made, name)]
+    if lacking:
+        raise UserError(f'{spec["name"]!r} is no encoder: it has no {" and no ".join(lacking)}')
+    return made
 
 
 def make_imnet(spec, in_dim):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from utils import UserError
+
 
 def pixel_centres(h, w, device='cpu'):
     """Coordinates of all pixels, row by row: `(h * w, 2)`, (y, x) in [-1, 1], float64 where `device` has it."""
@@ -118,9 +120,19 @@ def snapped(position, n_lr):
     return torch.where((position - centre).abs() <= slack(position, n_lr), centre, position)
 
 
+def check_points(coord: torch.Tensor, cell: torch.Tensor, maps: torch.Tensor) -> None:
+    """Raise UserError if `coord` or `cell` is not what `query` takes for features that are held in `maps (B, ...)`."""
+    if coord.ndim != 3 or coord.shape[-1] != 2 or not coord.is_floating_point():
+        raise UserError(f'coord is floating point (B, Q, 2), not {coord.dtype} {tuple(coord.shape)}')
+    if cell.shape not in ((2,), (len(coord), 2), coord.shape) or not cell.is_floating_point():
+        raise UserError(f'cell is floating point (2,), (B, 2) or (B, Q, 2), not {cell.dtype} {tuple(cell.shape)}')
+    if coord.device.type != maps.device.type:
+        raise UserError(f'coord is on {coord.device}, the features on {maps.device}')
+
+
 def points(coord, cell, lr_size):
     """What `query` is given, in LR pixels: `y` and `x (B, Q)`, 0 at the first pixel's centre, and the relative cell,
-    `(B, Q, 2)` or with sizes of 1 where it does not vary. See `models.msit.MSIT.query`."""
+    `(B, Q, 2)` or with sizes of 1 where it does not vary. See `models.rendering.implicit.ImplicitModel.query`."""
     size = coord.new_tensor(lr_size)
     y, x = (((coord + 1) * size - 1) / 2).unbind(-1)
     cell = cell.to(coord)

@@ -1,28 +1,151 @@
-"""What the decoders share whose plan is no more than where output pixels lie."""
+"""The interface of all models: encode an LR image once, ask for colours anywhere."""
 
+import abc
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import nn
 
 from models.rendering import grid
-from models.rendering.render import render
+from models.rendering.memory import peak_floats
+from models.rendering.render import check_image, render
+from utils import UserError
+
+FLOATS_PER_POINT = 4  # times the widest linear layer: what a point is estimated to hold while `query` evaluates it
 
 
-class Decoder(nn.Module):
-    """A decoder has `encode`, with its `receptive_field` and `floats_per_pixel`, `query`, and `query_blocks` with its
-    `floats_per_block`."""
+class ImplicitModel(nn.Module, abc.ABC):
+    """A model that renders an LR image at any size.
 
-    def encode_part(self, lr, y, x):
-        """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the
-        image goes on."""
-        return self.encode(lr[:, :, y, x])
+    A subclass gives `encode`, `query` and `receptive_field`; that is enough to render, to train and to evaluate. One
+    that gives `plan`, `query_blocks` and `floats_per_block` as well renders faster, because the output pixels of an LR
+    pixel can share work.
 
-    def plan(self, features, rows, columns, relative_cell):
-        """What `query_blocks` needs to know of an output size: the `grid.Blocks` of both axes and the relative cell,
-        (2/scale_y, 2/scale_x), `(2,)`."""
+    Images enter and leave in [0, 1], are `(B, 3, H, W)`, and the networks work in [-1, 1]. `self.encoder`, where there
+    is one, is a module with `out_dim` and `receptive_field` (`models.registry.make_encoder`); it may have
+    `floats_per_pixel`, about how many numbers it holds for each pixel at its peak (measured where absent), and
+    `window`: it computes in windows of so many pixels that start at multiples of it, so that tiles have to as well.
+    """
+
+    # ------------------------------------------------------------ what a model gives
+
+    @abc.abstractmethod
+    def encode(self, lr: torch.Tensor) -> Any:
+        """LR images `(B, 3, H, W)` in [0, 1] to features: any object that `query` understands.
+
+        The features of a pixel depend on no pixel that is more than `receptive_field` away.
+        """
+
+    @abc.abstractmethod
+    def query(self, features: Any, coord: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+        """Colours at any points, each evaluated by itself.
+
+        `coord (B, Q, 2)`, (y, x) in [-1, 1], which span the encoded image; `cell (2,)`, `(B, 2)` or `(B, Q, 2)`, the
+        size of an output pixel in the same units; both best in float64 (`models.rendering.grid`). Returns `(B, Q, 3)`
+        on the scale of [0, 1], not clamped.
+        """
+
+    @property
+    @abc.abstractmethod
+    def receptive_field(self) -> int:
+        """How many LR pixels to each side the colour of a point in an LR pixel depends on: the margin of a tile."""
+
+    # ------------------------------------------------------------ what a model may give
+
+    def plan(self, features: Any, rows: grid.Blocks, columns: grid.Blocks, relative_cell: torch.Tensor) -> Any:
+        """What `query_blocks` needs to know of an output size and can share among all blocks.
+
+        `rows` and `columns`: the output pixels of each axis, by the LR pixels they belong to; `relative_cell (2,)`: the
+        size of an output pixel where an LR pixel counts 2, (2/scale_y, 2/scale_x).
+        """
         return grid.Layout(rows, columns, relative_cell)
 
-    def render(self, lr, size, **options):
+    def query_blocks(self, features: Any, plan: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        """Colours of all output pixels that belong to some LR pixels.
+
+        `i`, `j` int64 `(B, P)`, or `(1, P)` for the same in all images: which of the plan's rows and columns of blocks.
+        Returns `(B, P, my * mx, 3)` on the scale of [0, 1], not clamped. As it stands here it asks `query`.
+        """
+        (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)
+        y, x = torch.broadcast_tensors((y[..., None] + dy)[..., :, None], (x[..., None] + dx)[..., None, :])
+        batch, size = features_shape(features)
+        points = torch.stack([y.flatten(1), x.flatten(1)], dim=-1).expand(batch, -1, -1)  # (B, P * my * mx, 2)
+        extent = points.new_tensor(size)
+        coord, cell = (2 * points + 1) / extent - 1, plan.relative_cell.to(extent) / extent
+        return self.query(features, coord, cell).unflatten(1, (i.shape[1], -1))
+
+    def floats_per_block(self, plan: Any) -> float:
+        """About how many numbers `query_blocks` holds at its peak for each block of a plan."""
+        widest = max((m.in_features + m.out_features for m in self.modules() if isinstance(m, nn.Linear)), default=64)
+        return FLOATS_PER_POINT * widest * grid.points_per_block(plan)
+
+    @functools.cached_property
+    def floats_per_pixel(self) -> float:
+        """About how many numbers `encode` holds at its peak for each LR pixel; measured where a model does not say."""
+        return peak_floats(self.encode, self)
+
+    # ------------------------------------------------------------ what all models share
+
+    def encode_part(self, lr: torch.Tensor, y: slice, x: slice) -> Any:
+        """`encode` of the part `lr[:, :, y, x]`, right but for a margin of `receptive_field` where the image goes
+        on."""
+        return self.encode(lr[:, :, y, x])
+
+    def render(self, lr: torch.Tensor, size: Sequence[int], **options: Any) -> torch.Tensor:
         """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped.
 
-        `options`: `tile`, `precision`, `progress`, see `models.rendering.render.render`.
+        `options`: `tile`, `precision`, `progress`, `part`, see `models.rendering.render.render`.
         """
         return render(self, lr, size, **options)
+
+    @property
+    def window(self) -> int:
+        """LR pixels of which the starts of tiles are multiples: the encoder's `window`, or 1."""
+        return getattr(getattr(self, 'encoder', None), 'window', 1)
+
+    def encoder_floats(self) -> float:
+        """About how many numbers the encoder holds at its peak for each pixel."""
+        if not hasattr(self.encoder, 'floats_per_pixel'):
+            return self.measured_encoder_floats
+        return self.encoder.floats_per_pixel
+
+    @functools.cached_property
+    def measured_encoder_floats(self) -> float:
+        return peak_floats(self.encoder, self.encoder)
+
+    def encoded(self, lr: torch.Tensor) -> torch.Tensor:
+        """The encoder's features of `lr (B, 3, H, W)` in [0, 1]: `(B, out_dim, H, W)`.
+
+        Raises UserError for an input that is no LR image of this model's device, and for features of another shape.
+        """
+        like = next(self.parameters(), lr)
+        check_image(lr, like)
+        maps = self.encoder(to_network(lr.to(like.dtype)))
+        expected = (len(lr), self.encoder.out_dim, *lr.shape[-2:])
+        if not isinstance(maps, torch.Tensor) or maps.shape != expected:
+            shape = tuple(maps.shape) if isinstance(maps, torch.Tensor) else type(maps).__name__
+            raise UserError(
+                f'the encoder {type(self.encoder).__name__} gives {shape} for an LR image of {tuple(lr.shape)}, not '
+                f'{expected}: (B, out_dim, H, W), with the height and width of its input'
+            )
+        return maps
+
+
+def to_network(image: torch.Tensor) -> torch.Tensor:
+    """Colours in [0, 1] on the networks' scale, [-1, 1]."""
+    return (image - 0.5) / 0.5
+
+
+def to_image(colour: torch.Tensor) -> torch.Tensor:
+    """Colours on the networks' scale, [-1, 1], in [0, 1]."""
+    return colour * 0.5 + 0.5
+
+
+def features_shape(features: Any) -> tuple[int, tuple[int, int]]:
+    """Batch size and LR size (H, W) of features: of the `(B, ..., H, W)` tensor that they are or begin with, or as
+    their attribute `size` says."""
+    first = features if isinstance(features, torch.Tensor) else next(x for x in features if isinstance(x, torch.Tensor))
+    size = first.shape[-2:] if isinstance(features, torch.Tensor) or not hasattr(features, 'size') else features.size
+    return len(first), (int(size[0]), int(size[1]))

@@ -7,6 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from models.device import PRECISIONS, free_memory
@@ -36,6 +37,7 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
     Raises UserError for a size or tile that is not positive, a part that is not inside, an unknown precision, and when
     memory does not suffice for the smallest tile.
     """
+    lr = check_input(model, lr)
     check(lr, size, tile, precision, part)
     (height, width), (h, w) = lr.shape[-2:], map(int, size)
     part = part or (range(h), range(w))
@@ -80,9 +82,31 @@ def progress_bar(total, shown):
             appear.cancel()
 
 
+def check_input(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
+    """`lr` in the precision of the model. Raises UserError if it is no LR image that the model can render."""
+    like = next(model.parameters(), lr)
+    check_image(lr, like)
+    if like is not lr and any(part.training for part in model.modules()):
+        raise UserError(
+            'the model is in training mode, in which batch norm takes statistics of what it sees: call .eval()'
+        )
+    if not lr.isfinite().all():
+        raise UserError('the LR image has values that are not finite')
+    return lr.to(like.dtype)
+
+
+def check_image(lr: torch.Tensor, like: torch.Tensor) -> None:
+    """Raise UserError if `lr` is no batch of LR images on the device of `like`."""
+    if not isinstance(lr, torch.Tensor) or lr.ndim != 4 or lr.shape[1] != 3 or min(lr.shape) < 1:
+        shape = tuple(lr.shape) if isinstance(lr, torch.Tensor) else type(lr).__name__
+        raise UserError(f'an LR image is a tensor (B, 3, H, W), not {shape}')
+    if not lr.is_floating_point():
+        raise UserError(f'an LR image is floating point in [0, 1], not {lr.dtype}: divide 8-bit values by 255')
+    if lr.device.type != like.device.type:
+        raise UserError(f'the LR image is on {lr.device}, the model on {like.device}')
+
+
 def check(lr, size, tile, precision, part=None):
-    if lr.ndim != 4 or lr.shape[1] != 3 or min(lr.shape) < 1:
-        raise UserError(f'an LR image is (B, 3, H, W), not {tuple(lr.shape)}')
     if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
@@ -136,10 +160,7 @@ def cut_in_four(region):
 def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
     """Write the output pixels that belong to the LR pixels of `region` to `out`, and tell `bar` of every block."""
     top, bottom, left, right = region
-    y, x = (
-        slice(max(first - model.receptive_field, 0), last + model.receptive_field)
-        for first, last in ((top, bottom), (left, right))
-    )
+    y, x = (with_margin(*ends, model.receptive_field, model.window) for ends in ((top, bottom), (left, right)))
     rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
     if not len(rows.pixels) or not len(columns.pixels):
         return
@@ -150,6 +171,12 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
         warnings.warn(f'in {precision} the output is not finite: it is made in {better}', stacklevel=4)
         bar.n = done
         decode(model, lr, *where, 'fp32', out, bar)
+
+
+def with_margin(first, last, margin, window):
+    """The LR pixels `first` to `last - 1` of an axis with a margin on both sides, which starts and ends at multiples of
+    `window` (or with the image, whose end a slice may exceed)."""
+    return slice(max(first - margin, 0) // window * window, -(-(last + margin) // window) * window)
 
 
 def cut(blocks, first, last, origin):

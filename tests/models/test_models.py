@@ -308,7 +308,10 @@ kernels = st.lists(st.sampled_from([1, 3, 5, 7]), min_size=1, max_size=3)
 def test_reach_of_msno_and_mssa(sizes, fem, rim, seed):
     torch.manual_seed(seed)
     channels = 8 * len(sizes)
-    msno, mssa = MSNO(channels, sizes, fem, rim).double().eval(), MSSA(channels, 2, sizes, None, rim).double().eval()
+    msno, mssa = (
+        MSNO(channels, sizes, fem, rim).double().eval(),
+        MSSA(channels, 2, sizes, lambda heads: None, rim).double().eval(),
+    )
     assert reach(msno, 15, 17, channels) == msno.receptive_field == max(sizes) // 2 + (fem is not None)
     assert reach(lambda z: torch.cat(mssa(z), dim=1), 15, 17, channels) == mssa.receptive_field
 

@@ -1,0 +1,53 @@
+"""How many numbers a computation holds at its peak, counted on tensors without data."""
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+SIDE = 32  # pixels of the image that is counted on
+
+
+def peak_floats(work: Callable[[torch.Tensor], Any], owner: nn.Module) -> float:
+    """About how many numbers a pixel `work`, the module `owner` or a method of it, holds at its peak for an image
+    `(1, 3, H, W)`. Nothing is computed: a copy on torch's device `meta` is asked."""
+    counted = copy.deepcopy(owner).to('meta')
+    work = counted if work is owner else getattr(counted, work.__name__)
+    with torch.inference_mode(), Counter() as counter:
+        work(torch.empty(1, 3, SIDE, SIDE, device='meta'))
+    return counter.peak / SIDE**2
+
+
+class Counter(TorchDispatchMode):
+    """Counts the numbers of all tensors that operations have made and that still exist: `peak` is the most of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.add(tensor)
+        return result
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.known:
+            return
+        many = storage.nbytes() // tensor.element_size()
+        self.known.add(storage._cdata)
+        self.held += many
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self.forget, storage._cdata, many)
+
+    def forget(self, key: int, many: int) -> None:
+        self.known.discard(key)
+        self.held -= many
