@@ -9,6 +9,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import load_file
 
 from datasets.image_folder import read_rgb
 from datasets.resize import degrade, matlab_resize, matlab_taps, parse_scale, pil_resize, scale_pair, sizes
@@ -134,6 +135,22 @@ def test_published_lr_images_are_reproduced_to_the_last_bit(name, scale):
     lr, hr = degrade(read_rgb(SHARED / f'data/benchmark/Set5/{name}.png'), scale)
     assert np.array_equal(lr, published)
     assert hr.shape == (lr.shape[0] * scale, lr.shape[1] * scale, 3)
+
+
+@pytest.mark.parametrize('corner', ['top_left', 'bottom_left'])
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_matlab_is_reproduced_to_the_last_bit(corner, scale):
+    """Corners of two of these published LR images, and of the HR images that MATLAB made them of.
+
+    The two LR pixels next to where an HR corner was cut off depend on pixels beyond the cut, and are left out.
+    """
+    golden = load_file(ROOT / 'tests/golden/matlab_bicubic.safetensors')
+    hr, expected = golden[f'{corner}_x{scale}_hr'], golden[f'{corner}_x{scale}_lr']
+    lr, _ = degrade(hr, scale)
+    kept = len(lr) - 2
+    rows = slice(kept) if corner.startswith('top') else slice(-kept, None)
+    assert expected.shape == (kept, kept, 3)
+    assert np.array_equal(lr[rows, :kept], expected)
 
 
 # ---------------------------------------------------------------- the protocol
