@@ -415,7 +415,9 @@ def test_damage_in_one_set_leaves_the_images_that_were_there(prepare, tmp_path):
     refused(prepare('set5', '-from', folder(tmp_path / 'bad', SET5 | {'Set5/HR/woman.png': b''})), 'woman')
     assert contents(tmp_path / 'data') == before
     other = {name.replace('baby', 'other'): data for name, data in SET5.items()}
-    refused(prepare('set5', '-from', folder(tmp_path / 'other', other)), 'images that the source does not have', 'baby.png')
+    refused(
+        prepare('set5', '-from', folder(tmp_path / 'other', other)), 'images that the source does not have', 'baby.png'
+    )
     assert contents(tmp_path / 'data') == before
     succeeded(prepare('set5', '-from', folder(tmp_path / 'any', SET5)))
     assert_set5(tmp_path / 'data')
