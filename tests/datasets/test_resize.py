@@ -140,9 +140,9 @@ def test_published_lr_images_are_reproduced_to_the_last_bit(name, scale):
 @pytest.mark.parametrize('corner', ['top_left', 'bottom_left'])
 @pytest.mark.parametrize('scale', [2, 3, 4])
 def test_matlab_is_reproduced_to_the_last_bit(corner, scale):
-    """Corners of two of these published LR images, and of the HR images that MATLAB made them of.
+    """Corners of two published LR images, made by MATLAB, and of their HR images (butterfly and woman of Set5).
 
-    The two LR pixels next to where an HR corner was cut off depend on pixels beyond the cut, and are left out.
+    The two LR rows and columns next to the cut depend on HR pixels beyond it and are left out.
     """
     golden = load_file(ROOT / 'tests/golden/matlab_bicubic.safetensors')
     hr, expected = golden[f'{corner}_x{scale}_hr'], golden[f'{corner}_x{scale}_lr']
