@@ -89,7 +89,7 @@ def by_matlab(scale: Sequence[float]) -> bool:
 
 
 def scale_pair(scale: Any) -> tuple[float, ...]:
-    """The (sy, sx) of a scale given as a number or a pair, also in text. Raises UserError if they are not positive and finite."""
+    """The (sy, sx) of a number or a pair, which may be text. Raises UserError if they are not positive and finite."""
     try:
         pair = tuple(float(s) for s in (scale if isinstance(scale, (list, tuple)) else (scale, scale)))
     except (TypeError, ValueError):

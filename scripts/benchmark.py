@@ -162,8 +162,8 @@ def product_rate(device, dtype):
 
 
 def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
-    """Measure all models at one size in turns, so that other load on the machine affects all of them alike. A turn is as
-    many runs as start within `turn` seconds, so that caches and memory are as in steady work.
+    """Measure all models at one size in turns, so that other load on the machine affects all of them alike. A turn is
+    as many runs as start within `turn` seconds, so that caches and memory are as in steady work.
 
     `contenders`: models by name. Returns a dict of medians for each name and precision; with `against_query`, those in
     fp32 include `query`.

@@ -1,4 +1,4 @@
-"""prepare_data.py: what it recognises, refuses and finishes, with archives and a server of the tests' own."""
+"""prepare_data.py: what it recognises, refuses and completes, with archives and a server made by the tests."""
 
 import hashlib
 import http.server
@@ -61,7 +61,7 @@ def folder(path, files):
 
 
 def contents(root):
-    """All files below a folder: their bytes and when they were written."""
+    """All files in a folder and its subfolders: their bytes and modification times."""
     files = [file for file in root.rglob('*') if file.is_file()]
     return {file.relative_to(root).as_posix(): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 
@@ -391,7 +391,7 @@ def cut(path, size):
 
 
 def flipped(path, member):
-    """The archive with a bit of `member`, which is stored in it as it is, flipped."""
+    """The archive with one bit of `member` flipped, which is stored in it uncompressed."""
     data = bytearray(path.read_bytes())
     data[data.index(member) + len(member) // 2] ^= 1
     path.write_bytes(data)

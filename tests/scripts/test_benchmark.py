@@ -1,4 +1,4 @@
-"""scripts/benchmark.py: what it measures of which models. How long things take is not tested."""
+"""scripts/benchmark.py: what it measures, and of which models. No test depends on a time."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""The set-up of the two commands, with a Python that only writes down what it is asked to do."""
+"""The set-up of the two commands, with a fake Python that only logs its arguments."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ needs_bash = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason='there
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the scripts, in a folder with a space, and `bin`, the only programs: the tools and a fake Python."""
+    """A copy of the scripts in a folder with a space, and `bin`, the only programs: the tools and a fake Python."""
     folder = tmp_path / 'my project'
     shutil.copytree(ROOT / 'scripts', folder / 'scripts', ignore=shutil.ignore_patterns('*.py', '__pycache__'))
     (folder / 'tests').mkdir()
@@ -39,7 +39,7 @@ def project(tmp_path):
 
 
 def run(project, script, *arguments, cwd='/', old=''):
-    """The finished process and what Python was asked to do."""
+    """The finished process, and the arguments of each call of Python."""
     log = project / 'log'
     log.write_text('')
     command = [shutil.which('bash'), os.path.relpath(project / 'scripts' / script, cwd), *arguments]
