@@ -1,28 +1,32 @@
-"""How LR images are made: MATLAB's bicubic and PIL's, and which of them the protocol takes.
+"""How LR images are made: by MATLAB's or PIL's bicubic, as the evaluation protocol prescribes.
 
-The MATLAB rule was checked against LR images published with benchmark papers, without a differing pixel.
+The MATLAB rule reproduces LR images that were published with benchmark papers without a differing pixel.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from utils import UserError
 
+Scale = float | Sequence[float]  # one number, or (sy, sx)
 
-def cubic(x):
+
+def cubic(x: np.ndarray) -> np.ndarray:
     """The cubic convolution kernel with a = -1/2 (Keys, 1981)."""
     x = np.abs(x)
     inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
 
 
-def matlab_taps(n_in, n_out, scale):
-    """Weights and indices, both `(n_out, taps)`, that resize an axis by `scale` = output / input.
+def matlab_taps(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The weights and indices, both `(n_out, taps)`, that resize an axis by `scale` = output / input.
 
-    When reducing, the kernel is widened by 1/scale (antialiasing); weights sum to 1; taps outside are clamped to the
-    border.
+    When reducing, the kernel is widened by 1/scale (antialiasing). The weights of an output pixel sum to 1, and taps
+    beyond the border read the border pixel.
     """
     stretch = max(1 / scale, 1)
     centre = (np.arange(n_out) + 0.5) / scale - 0.5
@@ -31,16 +35,16 @@ def matlab_taps(n_in, n_out, scale):
     return weight / weight.sum(axis=1, keepdims=True), index.clip(0, n_in - 1).astype(np.int64)
 
 
-def matlab_resize(image, size, scale, to_uint8=True):
+def matlab_resize(image: np.ndarray, size: Sequence[int], scale: Sequence[float], to_uint8: bool = True) -> np.ndarray:
     """MATLAB's `imresize(image, scale, 'bicubic')`: rows first, then columns.
 
     `image (H, W)` or `(H, W, C)`, 0..255; `size` (h, w); `scale` (sy, sx), output / input. With `to_uint8` the values
-    are rounded half up and clipped after each pass, as MATLAB does with a uint8 image; otherwise the result stays
-    float64, as with a double image.
+    are rounded half up and clipped after each pass, as MATLAB does for a uint8 image; otherwise the result is float64,
+    as for a double image.
     """
     for axis in (0, 1):
         weight, index = matlab_taps(image.shape[axis], size[axis], scale[axis])
-        taps = np.take(image.astype(np.float64), index, axis=axis)  # the axis becomes two: out, tap
+        taps = np.take(image.astype(np.float64), index, axis=axis)  # the axis becomes two: output pixel, tap
         weight = weight.reshape((1,) * axis + weight.shape + (1,) * (image.ndim - 1 - axis))
         image = (taps * weight).sum(axis=axis + 1)
         if to_uint8:
@@ -48,16 +52,17 @@ def matlab_resize(image, size, scale, to_uint8=True):
     return image
 
 
-def pil_resize(image, size):
+def pil_resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """PIL's antialiased bicubic of a uint8 image `(H, W)` or `(H, W, 3)` to `size` (h, w)."""
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
-def degrade(hr, scale):
+def degrade(hr: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     """The LR image of `hr` by the evaluation protocol, and the part of `hr` that it shows.
 
-    `hr (H, W)` or `(H, W, 3)` uint8; `scale` a number, or (sy, sx). At x2, x3 and x4 MATLAB's bicubic of the image
-    cropped to a multiple; at any other scale PIL's, with `floor(n / s)` LR pixels of `round(lr s)` HR pixels.
+    `hr (H, W)` or `(H, W, 3)` uint8; `scale` a number, or (sy, sx). At x2, x3 and x4 the image is cropped to a multiple
+    of the scale and reduced by MATLAB's bicubic. At any other scale, an axis of n HR pixels has `m = floor(n / s)` LR
+    pixels; it is cropped to `round(m s)` HR pixels and reduced by PIL's bicubic.
     Returns `(lr, hr)`, uint8.
     Raises UserError for a scale that is not positive and finite or leaves no LR pixel.
     """
@@ -69,22 +74,22 @@ def degrade(hr, scale):
     return pil_resize(hr, lr_size), hr
 
 
-def sizes(size, scale):
-    """The protocol's sizes at `scale` (sy, sx) for an HR image of `size` (h, w): of the LR image, and of the part of
-    the HR image that it shows. Raises UserError if no LR pixel is left."""
+def sizes(size: Sequence[int], scale: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """For an HR image of `size` (h, w) at `scale` (sy, sx): the size of the LR image, and that of the part of the HR
+    image that it shows. Raises UserError if no LR pixel is left."""
     lr_size = tuple(math.floor(n / s + 1e-9) for n, s in zip(size, scale))
     if min(lr_size) < 1:
         raise UserError(f'an image of {size[0]} x {size[1]} pixels is too small for scale {scale[0]:g} x {scale[1]:g}')
     return lr_size, tuple(round(n * s) for n, s in zip(lr_size, scale))
 
 
-def by_matlab(scale):
-    """Whether the protocol makes the LR images of a scale (sy, sx) by MATLAB's bicubic; PIL's otherwise."""
+def by_matlab(scale: Sequence[float]) -> bool:
+    """Whether the protocol uses MATLAB's bicubic at a scale (sy, sx), and not PIL's."""
     return scale[0] == scale[1] and scale[0] in (2, 3, 4)
 
 
-def scale_pair(scale):
-    """(sy, sx) of a scale given as a number or a pair. Raises UserError if it is not positive and finite."""
+def scale_pair(scale: Any) -> tuple[float, ...]:
+    """The (sy, sx) of a number or a pair, which may be text. Raises UserError if they are not positive and finite."""
     try:
         pair = tuple(float(s) for s in (scale if isinstance(scale, (list, tuple)) else (scale, scale)))
     except (TypeError, ValueError):
@@ -94,8 +99,8 @@ def scale_pair(scale):
     return pair
 
 
-def parse_scale(text):
-    """(sy, sx) of '3.3', or of '2x3.5': height x width. Raises UserError as `scale_pair` does."""
+def parse_scale(text: str) -> tuple[float, ...]:
+    """The (sy, sx) of a text such as '3.3', or '2x3.5' for height x width. Raises UserError as `scale_pair` does."""
     parts = text.split('x')
     try:
         return scale_pair(parts if parts[1:] else text)

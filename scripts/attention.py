@@ -34,7 +34,7 @@ def parse():
     parser.add_argument('-pixel', required=True, type=pixel, metavar='Y,X', help='of the output')
     parser.add_argument('-model', required=True, type=Path, metavar='FILE', help='weights')
     parser.add_argument('-output', required=True, type=Path, metavar='FILE', help='the figure')
-    parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
+    parser.add_argument('-device', help='cpu, cuda, cuda:1, mps (default: chosen automatically)')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()
 
@@ -48,7 +48,7 @@ def main(args):
     device = choose_device(args.device)
     model = models.load(args.model).to(device)
     if not hasattr(model, 'attention'):
-        raise UserError(f'{args.model}: a model of the kind {model.spec["name"]!r} has no attention')
+        raise UserError(f'{args.model}: a model of the kind {model.spec["name"]!r} has no attention to draw')
     weights = attention(model, lr.to(device), args.pixel, size).cpu()
     nearest, point = place(args.pixel, lr.shape[1:], size)
     write_image(args.output, Picture(to_tensor(draw(lr, weights, nearest, point))))
@@ -60,21 +60,22 @@ def main(args):
 
 @torch.inference_mode()
 def attention(model, lr, pixel, size):
-    """The weights of each head on the window of an output pixel (y, x): `(heads, 2 r + 1, 2 r + 1)`."""
+    """Each head's attention weights in the window of an output pixel (y, x): `(heads, 2 r + 1, 2 r + 1)`."""
     coord = torch.tensor([(2 * i + 1) / n - 1 for i, n in zip(pixel, size)], dtype=torch.float64, device=lr.device)
     weights = model.attention(model.encode(lr[None]), coord[None, None])[0, 0]
     return weights.unflatten(-1, (2 * model.radius + 1, -1))
 
 
 def place(pixel, lr_size, size):
-    """Where an output pixel (y, x) lies on the LR image: the LR pixel it belongs to, and its centre in LR pixels."""
+    """The position of an output pixel (y, x) on the LR image: its nearest LR pixel, and its centre in LR pixels."""
     nearest = [int(grid.nearest_index(m, n)[i]) for i, m, n in zip(pixel, lr_size, size)]
     return nearest, [(i + 0.5) * m / n - 0.5 for i, m, n in zip(pixel, lr_size, size)]
 
 
 def draw(lr, weights, nearest, point):
-    """An image `(h, w, 3)` uint8: the LR image with the window marked, then for each head the part around the window
-    under the head's weights, all in the same colours. The window goes on beyond the image, as MSSA's does."""
+    """A figure `(h, w, 3)` uint8: the LR image with the window marked, then for each head the part around the window
+    with the head's weights laid over it, all on the same colour scale. Like MSSA's, the window may reach beyond the
+    image."""
     rows = -(-len(weights) // COLUMNS)
     figure = Figure(figsize=(3.2 * (COLUMNS + 1), 3 * rows), layout='constrained', dpi=120)
     grid_spec = figure.add_gridspec(rows, COLUMNS + 1)
@@ -106,7 +107,7 @@ def draw(lr, weights, nearest, point):
 
 
 def show(axes, lr, point):
-    """The LR image, and the point, (y, x) in LR pixels, on it."""
+    """Draw the LR image, and on it the point (y, x), in LR pixels."""
     axes.imshow(lr.permute(1, 2, 0).numpy(), interpolation='nearest')
     axes.plot(*reversed(point), '+', color='cyan')
     axes.axis('off')
@@ -117,7 +118,7 @@ def pixel(text):
     try:
         y, x = map(int, text.split(','))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a row and a column, as 120,200') from None
+        raise argparse.ArgumentTypeError(f'{text!r} is not a row and a column such as 120,200') from None
     return y, x
 
 

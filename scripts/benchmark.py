@@ -1,4 +1,4 @@
-"""Speed and peak memory of models: of `render`, and of `query`, the evaluation point by point, beside it.
+"""Measure the speed and peak memory of `render` and, beside it, of `query`, the evaluation point by point.
 
 python scripts/benchmark.py -models edsr_baseline_MsIT edsr_baseline_liif edsr_baseline_lte -scales 2 4 8
 """
@@ -28,9 +28,9 @@ from models.rendering import first_layer, grid  # noqa: E402
 from models.training.profile import Clock  # noqa: E402
 from utils import Parser, UserError, load_config, run_main, write_json  # noqa: E402
 
-LONG_PRODUCT = 0.1  # seconds: a product of matrices that takes as long is large enough to tell the rate
-CHUNK = 30000  # points that `query` takes at once
-PARTS = {  # of rendering: the functions that each consists of
+LONG_PRODUCT = 0.1  # seconds: a matrix product that takes this long is large enough to measure the rate
+CHUNK = 30000  # points in a call of `query`
+PARTS = {  # of rendering: the functions whose time each of them counts
     'encoding': ['model.encode_part'],
     'first layer': ['decoder.first_layer', 'shared.first_layer'],
     'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
@@ -48,7 +48,7 @@ def by_query(model, lr, size):
 
 
 def timed(work, device, turn=0):
-    """Seconds that `work` takes, the median of as many runs as begin within `turn` seconds."""
+    """Seconds that `work` takes: the median of as many runs as start within `turn` seconds."""
     seconds = []
     while sum(seconds) < turn or not seconds:
         synchronize(device)
@@ -60,15 +60,15 @@ def timed(work, device, turn=0):
 
 
 def peak_memory(work, device):
-    """Bytes that `work` takes at its peak beyond what was held before; None where the system does not tell."""
+    """Peak memory of `work` in bytes, beyond what was held before; None where the system does not report it."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # glibc: what earlier work left is not held any more
-        Path('/proc/self/clear_refs').write_text('5')  # Linux: the peak is counted from here
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: return freed memory to the system
+        Path('/proc/self/clear_refs').write_text('5')  # Linux: reset the peak
         before = resident('VmRSS')
         work()
         return resident('VmHWM') - before
@@ -77,13 +77,14 @@ def peak_memory(work, device):
 
 
 def resident(key):
+    """A size of this process's memory in bytes, by its name in /proc/self/status."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def multiply_adds(work):
-    """Multiply-adds of the matrix products and convolutions in `work`, those that it takes by the methods of
-    `models.layers.convolution` but for the transforms. The decoder's are seen where torch evaluates it."""
+    """Multiply-adds of the matrix products and convolutions in `work`. For the fast methods of
+    `models.layers.convolution`, transforms do not count. The decoder is evaluated by torch, which can be counted."""
     by_winograd = []
 
     def counted(x, weight, bias):
@@ -103,7 +104,7 @@ def multiply_adds(work):
 
 @contextlib.contextmanager
 def one_thread():
-    """For what watches no other."""
+    """Run on one thread, as counters and clocks see only that of the caller."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -113,12 +114,12 @@ def one_thread():
 
 
 def flops_of_baddbmm(into, a, b, out_shape=None, **_):
-    """Of `baddbmm_`, which torch's counter does not know: of the shapes, twice the multiply-adds."""
+    """Twice the multiply-adds of `baddbmm_`, which torch's counter does not know, from its shapes."""
     return 2 * math.prod(a) * b[-1]
 
 
 def parts_of_render(work, model, device):
-    """Shares of the time that `work`, a rendering, takes on one thread, by the names of `PARTS`, and of the 'rest'."""
+    """Shares of the time that a rendering, `work`, spends in each of `PARTS` and in the 'rest', on one thread."""
     clock = Clock(device)
 
     def watch(owner, name, part):
@@ -143,9 +144,9 @@ def parts_of_render(work, model, device):
 
 
 def product_rates(device, precisions):
-    """Multiply-adds per second of a large matrix product in each precision, the best of several: by `torch.mm` and as
-    the MLP's layers compute it. Smaller where a large one takes long, as in bf16 on a CPU that has no instructions for
-    it."""
+    """Multiply-adds per second of a large matrix product in each precision: the best of several runs, by `torch.mm` and
+    as the MLP's layers compute it. The matrices are smaller where a large product takes long, as in bf16 on a CPU
+    without instructions for it."""
     return {precision: product_rate(device, PRECISIONS[precision] or torch.float32) for precision in precisions}
 
 
@@ -161,11 +162,11 @@ def product_rate(device, dtype):
 
 
 def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
-    """All models at one size in turns, so that what else the machine does is the same for all of them. A turn
-    is as many runs as begin within `turn` seconds: caches and memory are then as in steady work.
+    """Measure all models at one size in turns, so that other load on the machine affects all of them alike. A turn is
+    as many runs as start within `turn` seconds, so that caches and memory are as in steady work.
 
-    `contenders`: models by name. Returns a dict of medians for each name and precision; with `against_query` those of
-    fp32 have `query` beside `render`.
+    `contenders`: models by name. Returns a dict of medians for each name and precision; with `against_query`, those in
+    fp32 include `query`.
     """
     works = {}
     for name, model in contenders.items():
@@ -180,7 +181,7 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
     rows = {}
     for (name, precision, way), work in works.items():
         row = rows.setdefault((name, precision), {'model': name, 'precision': precision})
-        runs = seconds[name, precision, way][1:]  # the first one warms up
+        runs = seconds[name, precision, way][1:]  # the first turn warms up
         row |= {
             f'{way} seconds': statistics.median(runs),
             f'{way} memory': peak_memory(work, lr.device),
@@ -197,7 +198,8 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
 
 
 def build(name):
-    """A model from a weight file, or with random weights from a training config (a path, or what follows `train_`)."""
+    """A model from a weight file, or with random weights from a training config (its path, or its name without `train_`
+    and ending)."""
     if name.endswith('.pth') or name in models.WITHOUT_WEIGHTS:
         return models.load(name)
     path = Path(name) if name.endswith('.yaml') else ROOT / 'configs' / 'train' / f'train_{name}.yaml'
@@ -212,11 +214,11 @@ def pair(text):
     except ValueError:
         values = []
     if len(values) not in (1, 2) or min(values) <= 0:
-        raise UserError(f'{text!r} is not a size or scale, as 48x48, 4 or 2x3.5')
+        raise UserError(f'{text!r} is not a size or scale such as 48x48, 4 or 2x3.5')
     return values[0], values[-1]
 
 
-COLUMNS = {  # what stands above a column: the row's key, its format, and what it is multiplied with
+COLUMNS = {  # headings: the key of a row, its format, and a factor
     'model': ('model', '', None),
     'precision': ('precision', '', None),
     'input': ('input', '', None),
@@ -233,7 +235,7 @@ COLUMNS = {  # what stands above a column: the row's key, its format, and what i
 
 
 def table(rows):
-    """The rows as Markdown; what was not measured is left empty."""
+    """The rows as a Markdown table; cells of what was not measured are empty."""
     lines = [list(COLUMNS), ['---'] * len(COLUMNS)]
     for row in rows:
         lines.append(
@@ -251,16 +253,16 @@ def parse():
         '-models',
         nargs='+',
         default=['edsr_baseline_MsIT'],
-        help='weight files, training configs, or names of these; bicubic',
+        help='weight files, training configs or their names, or bicubic',
     )
-    parser.add_argument('-inputs', nargs='+', default=['48x48'], help='LR sizes, height x width')
+    parser.add_argument('-inputs', nargs='+', default=['48x48'], help='LR sizes, height x width, as 48x48')
     parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
     parser.add_argument('-precision', nargs='+', default=['fp32'], choices=PRECISIONS, help='precisions of render')
     parser.add_argument('-repeats', type=int, default=3, help='interleaved turns')
-    parser.add_argument('-turn', type=float, default=2, help='seconds of a turn, several runs of short work')
+    parser.add_argument('-turn', type=float, default=2, help='seconds of a turn: short work is run several times')
     parser.add_argument('-no-query', action='store_true', help='leave out the evaluation point by point')
     parser.add_argument('-output', type=Path, help='JSON file')
-    parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
+    parser.add_argument('-device', help='cpu, cuda, cuda:1, mps (default: chosen automatically)')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()
 
@@ -281,7 +283,7 @@ def main(args):
             for row in benchmark(contenders, lr, size, args.precision, args.repeats, args.turn, not args.no_query):
                 row |= {'input': f'{height}x{width}', 'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale))}
                 rows.append(row)
-    # again, as the machine may have been busy
+    # measured again, as the machine may have been busy
     rates = {name: max(rate, rates[name]) for name, rate in product_rates(device, args.precision).items()}
     for row in rows:
         row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[row['precision']]

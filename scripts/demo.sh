@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Super-resolves the bundled photo with the bundled weights, and puts the result beside bicubic.
+# Enlarges the bundled photo with the bundled weights, and writes a figure of the result beside bicubic.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 environment requirements.txt

@@ -1,6 +1,6 @@
-# Sourced by the other scripts. `environment FILE...` sees to it that $python, of the .venv in the repository, has what
-# the requirement FILEs (relative to the repository) ask for. A file is installed when it is new or has changed: a copy
-# of it in .venv, made after the installation has succeeded, says that it is done.
+# Sourced by the other scripts. `environment FILE...` makes the repository's .venv if needed and installs the requirement
+# FILEs (relative to the repository) in it; $python is its interpreter. A file is installed if it is new or has changed:
+# after a successful installation, a copy of it is kept in .venv to compare with.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -20,14 +20,14 @@ environment() {
         echo "installing $file"
         rm -f "$stamp"
         if ! "$python" -m pip install --no-input --disable-pip-version-check -r "$root/$file"; then
-            echo "error: $file could not be installed; run the script again to go on" >&2
+            echo "error: $file could not be installed; run the script again to continue" >&2
             return 1
         fi
         cp "$root/$file" "$stamp"
     done
 }
 
-# The name of a Python that can make the environment.
+# Prints the name of a Python that can make the environment.
 base_python() {
     local name
     for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
@@ -40,7 +40,7 @@ base_python() {
     return 1
 }
 
-# Whether the interpreter $1 runs, is 3.10 or newer and has the module $2.
+# Succeeds if the interpreter $1 runs, is 3.10 or newer and has the module $2.
 usable() {
     "$1" -c "import sys, venv, $2; sys.exit(sys.version_info < (3, 10))" >/dev/null 2>&1
 }

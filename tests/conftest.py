@@ -1,4 +1,4 @@
-"""What several test files use."""
+"""Fixtures and helpers of several test files."""
 
 import runpy
 import sys
@@ -43,7 +43,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def config(photos):
-    """The config of a training that takes a second: two stages of six steps."""
+    """The config of a training of about a second: two stages of six steps."""
     folder = {'name': 'image-folder', 'args': {'root_path': str(photos), 'cache': 'in_memory'}}
     stage = {'rim': False, 'scales': [1, 2], 'steps': 6, 'lr': 1e-3, 'warmup_steps': 2, 'warmup_lr': 1e-5}
     return {
@@ -89,7 +89,7 @@ def program(tmp_path, monkeypatch, capfd):
 
 
 def refused(result, *said):
-    """The program ended with status 2 and one line on stderr that has the words `said`."""
+    """Assert that the program ended with status 2 and one line on stderr that contains each of `said`."""
     status, out, err = result
     assert status == 2 and out == '' and err.startswith('error: ') and err.count('\n') == 1, (out, err)
     for words in said:

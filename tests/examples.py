@@ -59,7 +59,7 @@ def specs(draw):
 
 
 def built(spec, seed=0, dtype=torch.float64):
-    """A model with random weights, RIM and batch norm not at their neutral start."""
+    """A model with random weights, RIM and batch norm included, which are neutral when new."""
     torch.manual_seed(seed)
     model = models.build(spec)
     for name, value in model.state_dict().items():
@@ -78,7 +78,7 @@ def by_query(model, lr, size, dtype=torch.float64):
 
 
 def in_torch():
-    """A context in which the compiled code is not used, as where there is none."""
+    """A context in which compiled code is not used, as on a system without it."""
     return mock.patch.object(library, 'usable_on', return_value=False)
 
 

@@ -43,7 +43,7 @@ def saved(image, format, **options):
 
 
 def png(size, depth, colour_type, data, *chunks, interlace=0, begin=SIGNATURES['png']):
-    """A PNG of what it is told: `data`, rows after their filters' numbers; `chunks`, (name, data), before these."""
+    """A PNG from its parts: `data`, rows that begin with their filter's number; `chunks`, (name, data), before it."""
     header = struct.pack('>LLBBBBB', *size[::-1], depth, colour_type, 0, 0, interlace)
     parts = [(b'IHDR', header), *chunks, (b'IDAT', zlib.compress(data)), (b'IEND', b'')]
     return begin + b''.join(
@@ -52,7 +52,7 @@ def png(size, depth, colour_type, data, *chunks, interlace=0, begin=SIGNATURES['
 
 
 def rows(channels, depth=8, size=SIZE):
-    """Random rows of PNG, none of them filtered."""
+    """Random rows of a PNG without filters."""
     length = -(-size[1] * channels * depth // 8)
     content = np.random.default_rng(depth).integers(0, 256, (size[0], length), np.uint8)
     return np.concatenate([np.zeros((size[0], 1), np.uint8), content], axis=1).tobytes()
@@ -167,7 +167,7 @@ def odd_alpha():
 
 
 def told_wrongly():
-    """Whole pictures with nonsense in EXIF data, profiles and resolutions."""
+    """Complete images with nonsense in EXIF data, profiles and resolutions."""
     made = {}
     rgb, jpeg, webp = rows(3), Image.fromarray(samples(3)), {'lossless': True}
     for value in (*range(10), 255, 65535):
@@ -222,7 +222,7 @@ def told_wrongly():
 
 
 def renamed_and_nested():
-    """Images with something else behind or within them."""
+    """Images with other data after or within them."""
     made = {}
     pictures = {
         'png': png(SIZE, 8, 2, rows(3)),
@@ -249,7 +249,7 @@ def renamed_and_nested():
 
 
 def flipped():
-    """One to four bytes changed, anywhere."""
+    """Files with one to four bytes changed anywhere."""
     rng, made = np.random.default_rng(1), {}
     for name, content in whole().items():
         for k in range(5):
@@ -269,7 +269,7 @@ def truncated():
 
 
 def shifted():
-    """Bytes put in, left out or twice."""
+    """Files with bytes inserted, removed or repeated."""
     rng, made = np.random.default_rng(2), {}
     for name, content in whole().items():
         at, length = int(rng.integers(0, len(content))), int(rng.integers(1, 9))
@@ -280,7 +280,7 @@ def shifted():
 
 
 def sizes():
-    """Sizes that are not, or too many."""
+    """Files that state a wrong or enormous size."""
     made = {}
     pairs = [
         (0, 0),

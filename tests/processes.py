@@ -1,4 +1,4 @@
-"""Trainings in processes of their own that start at once, forked from a server that has imported everything."""
+"""Trainings in processes of their own that start quickly, forked from a server that has imported everything."""
 
 import io
 import multiprocessing

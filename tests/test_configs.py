@@ -1,4 +1,4 @@
-"""The training configs that come along state the published recipe; any value anywhere in a config is run or refused."""
+"""The bundled training configs state the published recipe; any value anywhere in a config is run or refused."""
 
 from pathlib import Path
 
@@ -143,7 +143,7 @@ def test_the_shipped_weights_are_of_the_light_config():
 
 
 def test_configs_state_only_what_differs():
-    """No key of a config has the value that it would inherit anyway; a spec with another name inherits nothing."""
+    """No config repeats a value that it would inherit; a spec with another name inherits nothing."""
 
     def repeated(content, below):
         if content.get('name') != below.get('name'):

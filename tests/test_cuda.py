@@ -1,4 +1,4 @@
-"""What holds on a CPU holds on a GPU too; skipped where there is none."""
+"""What holds on a CPU holds on a GPU too; skipped if there is no GPU."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""demo.py as people call it: what it writes and prints, and one line and status 2 for every mistake."""
+"""demo.py as users call it: what it writes and prints, and one line and status 2 for every mistake."""
 
 import functools
 import importlib.util
@@ -231,7 +231,7 @@ def test_what_is_lost_is_said(demo):
 
 
 def test_from_another_folder(tmp_path, weights):
-    """As a process of its own, started elsewhere, with the paths of the file's own folder."""
+    """In a process of its own, with paths relative to the current folder."""
     write_image(tmp_path / 'in.png', Picture(torch.rand(3, 4, 4)))
     command = [sys.executable, DEMO, '-input', 'in.png', '-model', weights, '-scale', '2', '-output', 'out.png']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

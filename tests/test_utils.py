@@ -232,7 +232,7 @@ def test_merging(below, above):
     assert set(merged) == set(below) | set(above)
 
     def says(whole, part):
-        """Whether all that `part` says is in `whole`."""
+        """Whether `whole` contains everything in `part`."""
         return (
             part == whole
             if not isinstance(part, dict)

@@ -21,7 +21,7 @@ from utils import UserError, about, atomic_path, nearest
 
 Image.init()  # before, `Image.open` does not know all formats by name
 READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF']
-INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # pixels; above it Pillow speaks of a bomb
+INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow speaks of a bomb
 LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC', 'gamma': 'gamma'}
 
 

@@ -1,1 +1,1 @@
-"""Getting data sets: archives and downloads."""
+"""Obtaining data sets: downloads, and files in archives."""

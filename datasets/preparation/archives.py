@@ -1,34 +1,36 @@
-"""Files of a folder or of an archive, read one at a time: nothing of an archive is unpacked to disk."""
+"""Read the files of a folder or an archive one at a time, without unpacking the archive to disk."""
 
 import contextlib
 import stat
 import tarfile
 import zipfile
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from utils import UserError
 
-ARCHIVE_LIMIT = 2**36  # bytes that an archive may hold, unpacked; more is taken for a trap
-FILE_LIMIT = 2**28  # bytes of a file that is read
+ARCHIVE_LIMIT = 2**36  # bytes of an archive's content; more is taken for a decompression bomb
+FILE_LIMIT = 2**28  # bytes of one file
 
 
 class Damaged(UserError):
-    """What is wrong with the archive or folder `path`."""
+    """An archive or folder, `path`, that cannot be read."""
 
-    def __init__(self, path, what):
+    def __init__(self, path: Path, what: str):
         super().__init__(f'{path}: {what}')
         self.path = path
 
 
 @contextlib.contextmanager
-def open_files(path):
-    """The files of a folder, a zip or a tar archive (also compressed): a dict of their names, `folder/sub/file.png`, to
-    functions that return their bytes. In the order of the archive, in which they are read fastest.
+def open_files(path: str | Path) -> Iterator[dict[str, Callable[[], bytes]]]:
+    """The files of a folder, a zip or a tar archive (also compressed), as a dict of names, `folder/sub/file.png`, to
+    functions that return a file's bytes. They are in the order of the archive, which is the fastest to read.
 
-    A name begins with that of the folder, or of the archive without its ending. Links in an archive are left out.
-    Raises UserError, as the functions do, for what is missing, damaged, no archive, absurdly large, or has members that
-    lie outside it.
+    A name begins with that of the folder, or that of the archive without its ending. Links in an archive are skipped.
+    Raises UserError if `path` is missing, damaged, too large, neither a folder nor an archive, or an archive with
+    members that lie outside it. The functions raise UserError for damaged and too large files.
     """
     path = Path(path)
     if path.is_dir():
@@ -42,19 +44,21 @@ def open_files(path):
         raise UserError(f'{path}: no such file or folder')
     stem = path.name.split('.')[0]
     with contextlib.ExitStack() as stack:
+        members: list[tuple[str, int, Any]]  # name, size in bytes, and what `reader` takes
+        reader: Callable
         with damage(path):
             if zipfile.is_zipfile(path):
-                archive = stack.enter_context(zipfile.ZipFile(path))
+                zip_file = stack.enter_context(zipfile.ZipFile(path))
                 members = [
                     (info.filename, info.file_size, info)
-                    for info in archive.infolist()
+                    for info in zip_file.infolist()
                     if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16)
                 ]
-                reader = archive.open
+                reader = zip_file.open
             elif tarfile.is_tarfile(path):
-                archive = stack.enter_context(tarfile.open(path))
-                members = [(info.name, info.size, info) for info in measured(archive) if info.isreg()]
-                reader = archive.extractfile
+                tar_file = stack.enter_context(tarfile.open(path))
+                members = [(info.name, info.size, info) for info in members_of(tar_file) if info.isreg()]
+                reader = tar_file.extractfile
             else:
                 raise UserError('neither a folder nor a zip or tar archive')
             if sum(size for _, size, _ in members) > ARCHIVE_LIMIT:
@@ -66,8 +70,8 @@ def open_files(path):
         yield {f'{stem}/{name}': partial(read, path, name, reader, [info]) for name, _, info in members}
 
 
-def measured(archive):
-    """The members of a tar archive, which are found only by unpacking it: not further than `ARCHIVE_LIMIT`."""
+def members_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar archive. As finding them means decompressing it, this ends beyond `ARCHIVE_LIMIT`."""
     total = 0
     for info in archive:
         yield info
@@ -76,8 +80,8 @@ def measured(archive):
             return
 
 
-def read(path, name, reader, args):
-    """The bytes of the file `name` in `path`, which `reader(*args)` opens."""
+def read(path: Path, name: str, reader: Callable, args: list) -> bytes:
+    """The bytes of the file `name` in `path`; `reader(*args)` opens it."""
     with damage(path, f'{name}: '):
         with reader(*args) as file:
             data = file.read(FILE_LIMIT + 1)
@@ -87,11 +91,11 @@ def read(path, name, reader, args):
 
 
 @contextlib.contextmanager
-def damage(path, member=''):
-    """Whatever goes wrong in this context is an error about `path`, or a `member` of it."""
+def damage(path: Path, member: str = '') -> Iterator[None]:
+    """Turn any error in this context into `Damaged`, which names `path` and a `member` of it."""
     try:
         yield
     except UserError as error:
         raise Damaged(path, f'{member}{error}') from error
-    except Exception as error:  # on damaged files, decoders raise whatever comes to pass
+    except Exception as error:  # decoders raise errors of any kind on damaged files
         raise Damaged(path, f'{member}damaged or unreadable ({getattr(error, "strerror", None) or error})') from error

@@ -1,9 +1,11 @@
-"""Downloads that go on where they stopped."""
+"""Downloads that continue where they were interrupted."""
 
 import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -13,12 +15,12 @@ TIMEOUT = 60  # seconds without an answer
 BLOCK = 2**16  # bytes
 
 
-def download(url, path):
-    """Download `url`, of HTTP or HTTPS, to `path`, which is there only when it is whole.
+def download(url: str, path: Path) -> None:
+    """Download an HTTP or HTTPS `url` to `path`, which exists only once it is complete.
 
-    Until then the bytes are in `<path>.part`, and in `<path>.tag` what the server calls this version of the file:
-    called again, the download goes on if the server still has that version, and begins anew if not.
-    Raises UserError if the server cannot be reached, refuses, or stops before the end.
+    Until then the bytes are in `<path>.part`, and the server's name for this version of the file is in `<path>.tag`.
+    Another call continues the download if the server still has that version, and starts again if not.
+    Raises UserError if the server cannot be reached, refuses, or ends the transfer early.
     """
     part, tag = (path.with_name(path.name + ending) for ending in ('.part', '.tag'))
     known = tag.read_text(encoding='latin-1') if tag.is_file() else ''
@@ -39,17 +41,18 @@ def download(url, path):
     except urllib.error.HTTPError as error:
         if there and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
-            return download(url, path)
+            download(url, path)
+            return
         raise UserError(f'{url}: the server answers {error.code} ({error.reason})') from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise UserError(f'{url}: {getattr(error, "reason", error)}; run again to go on') from error
+        raise UserError(f'{url}: {getattr(error, "reason", error)}; run again to continue') from error
     if size not in (None, part.stat().st_size):
-        raise UserError(f'{url}: ended after {part.stat().st_size:,} of {size:,} bytes; run again to go on')
+        raise UserError(f'{url}: ended after {part.stat().st_size:,} of {size:,} bytes; run again to continue')
     os.replace(part, path)
     tag.unlink()
 
 
-def version(headers):
-    """What a server calls the version of a file that it sends: a value for If-Range (RFC 9110, section 13.1.5)."""
+def version(headers: Mapping[str, str]) -> str:
+    """The server's name for the version of the file it sends, a value for If-Range (RFC 9110, section 13.1.5)."""
     etag = headers.get('ETag', '')
     return etag if etag.startswith('"') else headers.get('Last-Modified', '')

@@ -1,11 +1,11 @@
-/* Decoding the output pixels of LR pixels, for models/native/msit_decoder.py. */
+/* MSIT's decoder: from the attention to the colours of the output pixels, for models/native/msit_decoder.py. */
 #include <math.h>
 #include "product.h"
 
 typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t)0)) integer;
 typedef integer mask __attribute__((vector_size(BYTES), may_alias));
 
-enum { FEW = 16 / sizeof(real) };           /* numbers of the narrowest register */
+enum { FEW = 16 / sizeof(real) };           /* numbers in the narrowest register */
 typedef real few __attribute__((vector_size(16), may_alias));
 typedef integer few_mask __attribute__((vector_size(16), may_alias));
 
@@ -14,7 +14,7 @@ static inline vector chosen(mask where, vector yes, vector no)
     return (vector)(((mask)yes & where) | ((mask)no & ~where));
 }
 
-static inline vector larger(vector a, vector b) { return chosen(a < b, b, a); }     /* a where it is not a number */
+static inline vector larger(vector a, vector b) { return chosen(a < b, b, a); }     /* a where it is NaN */
 
 static inline real largest_of(vector x)
 {
@@ -45,7 +45,7 @@ static inline real sum_of(vector x)
     return sum;
 }
 
-/* e^x for x from 0 down, the smallest normal number below all others: 2^n e^rest with |rest| <= log(2) / 2 */
+/* e^x for x <= 0, not below about the smallest normal number: 2^n e^rest with |rest| <= log(2) / 2 */
 static inline vector exponential(vector x)
 {
     enum { SINGLE = sizeof(real) == 4, TERMS = SINGLE ? 8 : 14, FRACTION = SINGLE ? 23 : 52 };
@@ -56,14 +56,15 @@ static inline vector exponential(vector x)
     const real lowest = SINGLE ? -87 : -708;
     x = larger(x, (vector){0} + lowest);
     const vector sum = x * (real)1.4426950408889634 + round, n = sum - round;
-    const vector rest = x - n * (real)0.693145751953125 - n * (real)1.428606820309417232e-6;    /* log(2), in two */
+    const vector rest = x - n * (real)0.693145751953125 - n * (real)1.428606820309417232e-6;  /* log(2) = their sum */
     vector y = (vector){0} + series[TERMS - 1];
     for (int k = TERMS - 2; k >= 0; k--)
         y = y * rest + series[k];
     return y * (vector)(((mask)sum << FRACTION) + (bias << FRACTION));
 }
 
-/* x Phi(x), the normal distribution by Abramowitz and Stegun's formula 7.1.26, right to 1.5e-7 */
+/* GELU, x Phi(x). In float, Phi is by formula 7.1.26 of Abramowitz and Stegun, whose erf has an error of at most
+   1.5e-7; in double, by the C library. */
 static inline vector gelu(vector x)
 {
     if (sizeof(real) > 4) {
@@ -78,7 +79,7 @@ static inline vector gelu(vector x)
     return x * chosen(x < 0, tail, 1 - tail);
 }
 
-/* c = a b for up to ROWS rows; those of a, b and c are so far apart */
+/* c = a b for up to ROWS rows of a; the strides are the distances between the rows of a, b and c */
 static void rows_times(long rows, long inner, const real *first, long stride, const real *b, long b_stride,
                        long columns, real *c, long c_stride)
 {
@@ -90,7 +91,7 @@ static void rows_times(long rows, long inner, const real *first, long stride, co
 
 static inline long in_units(long n) { return (n + UNIT - 1) / UNIT * UNIT; }
 
-/* The softmax of up to ROWS rows of n numbers, in place */
+/* The softmax of each of up to ROWS rows of n numbers, in place */
 static void softmax(real *logits, long rows, long n)
 {
     real of[ROWS];
@@ -115,16 +116,16 @@ static void softmax(real *logits, long rows, long n)
 }
 
 /* attention (n, my * mx, units) = softmax(queries . keys / sqrt(d) + bias), for one head: the keys are the pixels of
-   `maps` (pixels, d) at index (side * side, n), the queries their middle 3 x 3 weighed by near (n, my * mx, 9). The
+   `maps` (pixels, d) at index (side * side, n), the queries their middle 3 x 3 weighted by near (n, my * mx, 9). The
    bias is the sum of rows (., my, units) at i (n) and columns (., mx, units) at j (n), -infinity from side * side on.
-   `units` are side * side in whole UNITs. room: 18 + d + ROWS rows of `wide` numbers, 0 where nothing was written */
+   `units` is side * side rounded up to whole UNITs. room: 18 + d + ROWS rows of `wide` numbers, initially 0 */
 static void find_attention(real *attention, const real *near, const real *maps, const int64_t *index, const real *rows,
                            const int64_t *i, const real *columns, const int64_t *j, real *room,
                            long n, long my, long mx, long d, long side, long wide)
 {
     const long window = side * side, m = my * mx, units = in_units(window);
     const real scale = 1 / sqrt(d);
-    const int keys_first = 9 * (d + m) * window < m * d * (9 + window);     /* near (middle keys) is fewer products */
+    const int keys_first = 9 * (d + m) * window < m * d * (9 + window);  /* near (middle keys) takes fewer products */
     real *middle = room, *keys = middle + 9 * wide, *products = keys + d * wide, *query = products + 9 * wide;
     for (long p = 0; p < n; p++) {
         for (long k = 0; k < window; k++) {
@@ -160,9 +161,9 @@ static void find_attention(real *attention, const real *near, const real *maps, 
     }
 }
 
-/* hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, units) times what each LR pixel's output pixels
-   share, for one head: the pixels of `values` (pixels, d) at index (window, n), each times its own weight. Of GROUP LR
-   pixels at a time, so that what is shared stays in the cache together with its weights.
+/* For one head, hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, units) * shared, where `shared`
+   is what the output pixels of an LR pixel share: the pixels of `values` (pixels, d) at index (window, n), each times
+   its own weight. GROUP LR pixels are handled at a time, so that `shared` stays in the cache together with the weights.
    weight: (columns / COLUMNS, window, d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, window,
    COLUMNS) */
 static void add_shared(real *hidden, const real *attention, const real *values, const int64_t *index,
@@ -194,10 +195,10 @@ static void add_shared(real *hidden, const real *attention, const real *values, 
         }
 }
 
-/* The first layer before its activation: hidden (width / COLUMNS, n * my * mx, COLUMNS). For all heads what
-   find_attention and add_shared need for one, with `heads` as the first axis; `pixels`, `n_rows` and `n_columns` are
-   the lengths of the next. constant: (width); room: (18 + d + ROWS) * wide + n * my * mx * units + GROUP *
-   window * COLUMNS */
+/* The first layer before its activation: hidden (width / COLUMNS, n * my * mx, COLUMNS). The arrays are those of
+   find_attention and add_shared for all heads, which are their first axis; `pixels`, `n_rows` and `n_columns` are the
+   lengths of the second. constant: (width); room: (18 + d + ROWS) * wide + n * my * mx * units + GROUP * window *
+   COLUMNS */
 void first_layer(real *hidden, const real *near, const real *query_key, const real *values, const int64_t *index,
                  const real *rows, const int64_t *i, const real *columns, const int64_t *j, const real *weight,
                  const real *constant, real *room, long n, long my, long mx, long heads, long d, long side,
@@ -215,9 +216,9 @@ void first_layer(real *hidden, const real *near, const real *query_key, const re
     }
 }
 
-/* out (rows, width[layers]) = what the layers make of hidden (width[0] / COLUMNS, rows, COLUMNS), each of which is an
-   activation and a product: weight[l] in blocks of (width[l], COLUMNS), bias[l] (width[l + 1]). STRIP rows go through
-   all layers at a time, so that they stay in the cache. room: (2, STRIP, the largest width) */
+/* The layers of the MLP after the first, each an activation and a product: out (rows, width[layers]) from hidden
+   (width[0] / COLUMNS, rows, COLUMNS). weight[l] comes in blocks of (width[l], COLUMNS), bias[l] is (width[l + 1]).
+   STRIP rows at a time go through all layers, so that they stay in the cache. room: (2, STRIP, the largest width) */
 void perceptron(real *out, const real *hidden, const real *const *weight, const real *const *bias, const long *width,
                 long layers, long is_gelu, long rows, real *room)
 {

@@ -1,5 +1,5 @@
-/* Products of small matrices whose sums stay in registers. models/native/library.py says what REAL (float or double),
-   ROWS, COLUMNS and UNIT are. Columns come in blocks of COLUMNS; the last may be narrower, but whole UNITs. */
+/* Products of small matrices whose sums stay in registers. models/native/library.py defines REAL (float or double),
+   ROWS, COLUMNS and UNIT. Columns come in blocks of COLUMNS; the last may be narrower, but is a multiple of UNIT. */
 #pragma once
 #include <stdint.h>
 
@@ -10,8 +10,8 @@
 typedef REAL real;
 
 #if defined(__AVX512F__)
-#define BYTES 64                            /* of a vector register */
-#define VECTORS 4                           /* of them that hold a row of a product, ROWS rows at a time */
+#define BYTES 64                            /* in a vector register */
+#define VECTORS 4                           /* registers for a row of a product; ROWS rows at a time */
 #elif defined(__AVX__)
 #define BYTES 32
 #define VECTORS 2
@@ -27,8 +27,8 @@ static inline vector load(const real *from) { return *(const vector *)from; }
 static inline void store(real *to, vector x) { *(vector *)to = x; }
 static inline long at_most(long most, long n) { return n < most ? n : most; }
 
-/* c (rows, vectors * LANES) = start + a (rows, inner) b (inner, vectors * LANES), each row of a at its own place;
-   start NULL: 0 */
+/* c (rows, vectors * LANES) = start + a (rows, inner) b (inner, vectors * LANES), where each row of a has its own
+   address; NULL as start means 0 */
 static inline __attribute__((always_inline)) void product(
     const int rows, const int vectors, long inner, const real *const *a, const real *b, long b_stride,
     const real *start, long start_stride, real *c, long c_stride)
@@ -46,7 +46,7 @@ static inline __attribute__((always_inline)) void product(
             store(c + r * c_stride + v * LANES, sum[r][v]);
 }
 
-/* The same for 1 to ROWS rows and any number of UNITs of columns */
+/* The same for 1 to ROWS rows and any multiple of UNIT columns */
 static void multiply(long rows, long inner, const real *const *a, const real *b, long b_stride, const real *start,
                      long start_stride, real *c, long c_stride, long columns)
 {

@@ -1,7 +1,7 @@
-/* Convolution by Winograd's F(4 x 4, 3 x 3), for models/native/winograd.py: of tiles of 4 x 4 output pixels, whose
-   6 x 6 input pixels and whose kernels are turned into values of polynomials at 6 x 6 points, where to convolve is to
-   multiply. Along an axis the points are 0, 3/4, -3/4, 3/2, -3/2 and infinity, which in float32 lose half as much as
-   the usual 0, 1, -1, 2, -2 and infinity. Lines of numbers are transformed in place, `step` apart. */
+/* Convolution by Winograd's F(4 x 4, 3 x 3), for models/native/winograd.py. For each tile of 4 x 4 output pixels, its
+   6 x 6 input pixels and the kernel are transformed to the values of polynomials at 6 x 6 points, where a convolution
+   is a product. Along an axis the points are 0, 3/4, -3/4, 3/2, -3/2 and infinity, which lose half as much in float32
+   as the usual 0, 1, -1, 2, -2 and infinity. The transforms work in place on numbers that are `step` apart. */
 #include "product.h"
 #ifdef _OPENMP
 #include <omp.h>
@@ -13,7 +13,7 @@
 #define B ((real)1.5)
 #define INLINE static inline __attribute__((always_inline))
 
-/* six pixels */
+/* Transforms six pixels. */
 INLINE void transform_pixels(vector *x, const int step)
 {
     const vector x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step], x4 = x[4 * step], x5 = x[5 * step];
@@ -27,7 +27,7 @@ INLINE void transform_pixels(vector *x, const int step)
     x[5 * step] = A * A * B * B * x1 - (A * A + B * B) * x3 + x5;
 }
 
-/* three taps of a kernel, to six numbers */
+/* Transforms three taps of a kernel to six numbers. */
 INLINE void transform_taps(vector *x, const int step)
 {
     const vector x0 = x[0], x1 = x[step], x2 = x[2 * step];
@@ -42,7 +42,7 @@ INLINE void transform_taps(vector *x, const int step)
     x[5 * step] = x2;
 }
 
-/* six products, to four output pixels */
+/* Transforms six products to four output pixels. */
 INLINE void transform_back(vector *x, const int step)
 {
     const vector even_a = x[step] + x[2 * step], odd_a = A * (x[step] - x[2 * step]);
@@ -54,10 +54,11 @@ INLINE void transform_back(vector *x, const int step)
 }
 
 /* out (batch, height, width, out_channels) = x * weight + bias (out_channels), of the same height and width. x has its
-   channels last; pixels, rows and images are so many numbers apart. weight (out_channels, channels, k, k), k odd, is
-   cut into `parts` x `parts` kernels of 3 x 3, filled up with zeros. Channels come in UNITs.
-   kernel: room for 36 * parts * parts * channels * out_channels; room: for each thread 36 * TILES * (channels +
-   out_channels) */
+   channels last; `pixel`, `row` and `image` are the distances between its pixels, rows and images. weight
+   (out_channels, channels, k, k), k odd, is cut into `parts` x `parts` kernels of 3 x 3, padded with zeros. Both
+   numbers of channels are multiples of UNIT.
+   kernel: room for 36 * parts * parts * channels * out_channels numbers; room: for each thread 36 * TILES * (channels
+   + out_channels) */
 void convolve(real *out, const real *x, const real *weight, const real *bias, real *kernel, real *room, long batch,
               long height, long width, long channels, long out_channels, long k, long pixel, long row, long image,
               long threads)

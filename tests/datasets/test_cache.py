@@ -1,4 +1,4 @@
-"""Images that are decoded once: the same pixels, nothing decoded or copied again, and where the cache lies."""
+"""Images that are decoded once: the same pixels, nothing decoded or copied again, and where the cache is."""
 
 import pickle
 from pathlib import Path

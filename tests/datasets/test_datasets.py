@@ -196,7 +196,7 @@ def test_arguments_of_the_wrong_kind_are_refused(folder, args, said):
 
 @pytest.fixture
 def pairs(folder, tmp_path):
-    """The folder of LR images at x2 that belong to `folder`; a sample of each way to name them."""
+    """A folder of LR images at x2 for `folder`, with one name of each kind."""
     for k, name in ((1, 'img_1.png'), (2, 'img_2x2.png'), (10, 'img_10_x2.bmp')):
         save(tmp_path / 'lr', name, degrade(random_image(k, 20, 24, 3), 2)[0])
     return tmp_path / 'lr'
@@ -336,7 +336,7 @@ def test_wrappers_refuse_datasets_of_another_kind(folder, pairs):
 
 
 class Gradient:
-    """Two images in which a pixel's value says where it is: (y, x, number of the image)."""
+    """Two images in which the value of a pixel is its position: (y, x, number of the image)."""
 
     def __init__(self, height=40, width=50):
         y, x = np.mgrid[:height, :width].astype(np.uint8)
@@ -473,7 +473,7 @@ def test_an_image_smaller_than_the_largest_crop_is_named(tmp_path):
 
 @pytest.mark.parametrize('shrink, smallest', [(0.1, 0.4), (0.6, 0.6), (1, 1)])  # 0.4: a whole image, 40 pixels high
 def test_half_of_the_samples_are_cut_from_a_reduced_image(shrink, smallest):
-    """How fast the colours of `Gradient` change tells how far a crop was reduced."""
+    """The slope of the colours of `Gradient` shows by how much a crop was reduced."""
     samples = training(shrink=shrink, scale_min=2, scale_max=2, patch=8, batch_size=4, steps=50, augment=False)
     factors = []
     for n in range(len(samples)):

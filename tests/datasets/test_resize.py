@@ -9,6 +9,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import load_file
 
 from datasets.image_folder import read_rgb
 from datasets.resize import degrade, matlab_resize, matlab_taps, parse_scale, pil_resize, scale_pair, sizes
@@ -35,7 +36,7 @@ def random_image(seed, *size):
 
 
 def kernel(x):
-    """The cubic of Keys (1981), a = -1/2, of a fraction."""
+    """The cubic of Keys (1981), a = -1/2, at a fraction."""
     x = abs(x)
     if x <= 1:
         return Fraction(3, 2) * x**3 - Fraction(5, 2) * x**2 + 1
@@ -43,7 +44,7 @@ def kernel(x):
 
 
 def resized_line(line, n_out, scale):
-    """A line of whole numbers by MATLAB's rule, exactly: a list of fractions."""
+    """A line of integers resized by MATLAB's rule, exactly: a list of fractions."""
     widened = max(1 / scale, 1)
     result = []
     for k in range(n_out):
@@ -65,7 +66,7 @@ def exact_in_binary(scale):
 @settings(max_examples=80)
 @given(seed=st.integers(0, 2**32), n_in=st.integers(1, 24), scale=SCALES, columns=st.booleans())
 def test_one_axis_is_the_exact_sum_rounded_half_up(seed, n_in, scale, columns):
-    """With weights that are no binary fractions, a sum of exactly half may fall to either side."""
+    """If the weights are not binary fractions, a sum of exactly one half may be rounded either way."""
     n_out = max(1, math.floor(n_in * scale))
     line = random_image(seed, n_in)
     image, size, factors = line[:, None], (n_out, 1), (float(scale), 1)
@@ -91,7 +92,7 @@ def test_one_axis_is_the_exact_sum_rounded_half_up(seed, n_in, scale, columns):
     to_uint8=st.booleans(),
 )
 def test_an_image_is_its_rows_and_then_its_columns(seed, size, channels, scale, to_uint8):
-    """Each channel by itself, and rounded in between."""
+    """Each channel separately, with rounding between the two passes."""
     image = random_image(seed, *size, *([channels] if channels else []))
     (h, w), scale = [max(1, math.floor(n * s)) for n, s in zip(size, scale)], tuple(map(float, scale))
     result = matlab_resize(image, (h, w), scale, to_uint8)
@@ -134,6 +135,22 @@ def test_published_lr_images_are_reproduced_to_the_last_bit(name, scale):
     lr, hr = degrade(read_rgb(SHARED / f'data/benchmark/Set5/{name}.png'), scale)
     assert np.array_equal(lr, published)
     assert hr.shape == (lr.shape[0] * scale, lr.shape[1] * scale, 3)
+
+
+@pytest.mark.parametrize('corner', ['top_left', 'bottom_left'])
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_matlab_is_reproduced_to_the_last_bit(corner, scale):
+    """Corners of two published LR images, made by MATLAB, and of their HR images (butterfly and woman of Set5).
+
+    The two LR rows and columns next to the cut depend on HR pixels beyond it and are left out.
+    """
+    golden = load_file(ROOT / 'tests/golden/matlab_bicubic.safetensors')
+    hr, expected = golden[f'{corner}_x{scale}_hr'], golden[f'{corner}_x{scale}_lr']
+    lr, _ = degrade(hr, scale)
+    kept = len(lr) - 2
+    rows = slice(kept) if corner.startswith('top') else slice(-kept, None)
+    assert expected.shape == (kept, kept, 3)
+    assert np.array_equal(lr[rows, :kept], expected)
 
 
 # ---------------------------------------------------------------- the protocol

@@ -1,4 +1,4 @@
-"""The evaluation loop: what it gives the model, what it makes of the output."""
+"""The evaluation loop: what it passes to the model, and how it measures the output."""
 
 import math
 import time

@@ -17,7 +17,7 @@ scales = st.tuples(*[st.floats(1, 5) | st.sampled_from([1, 2, 3, 4])] * 2)
 
 
 def images(seed, size, grey=False, noise=0.1):
-    """An image and a disturbed one, `(3, h, w)` float32 in [0, 1], smooth enough for SSIM to mean something."""
+    """An image and a noisy version of it, `(3, h, w)` float32 in [0, 1], smooth enough for a meaningful SSIM."""
     generator = torch.Generator().manual_seed(seed)
     hr = torch.rand(3, *size, generator=generator).cumsum(2)
     hr = hr / hr.amax()

@@ -1,4 +1,4 @@
-"""test.py as people call it: what it writes and prints, its configs, and one line and status 2 for every mistake."""
+"""test.py as users call it: its output, its configs, and one line and status 2 for every mistake."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def test(program, photos, weights):
-    """`test(*options)` runs test.py beside `photos`, with `set.yaml` if not told otherwise."""
+    """`test(*options)` runs test.py beside `photos`, with `set.yaml` by default."""
     Image.fromarray(np.asarray(Image.open(photos / 'photo1.png').convert('L'))[:37]).save(photos / 'photo1.png')
     Path('set.yaml').write_text(yaml.safe_dump(config()))
 
@@ -143,7 +143,7 @@ def test_lr_images_as_found(test):
 
 
 def test_infinite_psnr_is_said_and_the_json_is_json(test, monkeypatch, weights):
-    """A model that knows the answer: of the images of one colour, all but the grey 128 are given back exactly."""
+    """A model that knows the answer: it returns images of one colour exactly, except for grey 128."""
     for k in range(2):
         Image.new('RGB', (30, 30), (255 * k,) * 3).save(f'photos/photo{k}.png')
     for k in (2, 3, 4):
@@ -166,7 +166,7 @@ def test_infinite_psnr_is_said_and_the_json_is_json(test, monkeypatch, weights):
 
 
 def test_from_another_folder(test, weights, tmp_path):
-    """As a process of its own; a config beside its base, both found from where the program is started."""
+    """In a process of its own; a config beside its base, both found relative to the current folder."""
     Path('configs').mkdir()
     Path('configs/base.yaml').write_text(yaml.safe_dump(config()))
     Path('configs/set-3.yaml').write_text('base: base.yaml\ndataset: {args: {scale: 3}}\n')

@@ -1,4 +1,4 @@
-"""Convolution by spectra against direct convolution, and when it is taken."""
+"""Convolution by Fourier transforms against direct convolution, and when it is used."""
 
 from unittest import mock
 
@@ -17,7 +17,7 @@ side = st.integers(1, 70)
 
 
 def problem(k, height, width, batch=1, channels=2, out_channels=3, dtype=torch.float64, seed=0):
-    """Random image, kernels and bias, and what direct convolution makes of them."""
+    """A random image, kernels and bias, and the result of direct convolution."""
     torch.manual_seed(seed)
     x, weight, bias = (
         torch.randn(*shape, dtype=dtype)
@@ -27,7 +27,7 @@ def problem(k, height, width, batch=1, channels=2, out_channels=3, dtype=torch.f
 
 
 def ways_taken(*arguments):
-    """The output of `conv2d`, and whether it came from spectra."""
+    """The output of `same_conv2d`, and whether Fourier transforms were used."""
     with mock.patch.object(fft_convolution, 'fft_conv2d', wraps=fft_convolution.fft_conv2d) as spectra:
         return convolution.same_conv2d(*arguments), spectra.called
 
@@ -44,7 +44,7 @@ def ways_taken(*arguments):
 )
 @settings(max_examples=100, deadline=None)
 def test_spectra_convolve(length, **sizes):
-    """Images of one block and of several, of whole blocks and not, smaller than the kernel and larger."""
+    """Images of one and of several blocks, of complete and incomplete ones, smaller and larger than the kernel."""
     arguments, expected = problem(**sizes)
     with mock.patch.object(fft_convolution, 'LENGTH', length):
         got = fft_convolution.fft_conv2d(*arguments)

@@ -82,7 +82,7 @@ def test_kernel_is_frozen_and_its_interaction_is_trained():
 
 @pytest.fixture(scope='module')
 def trained():
-    """A stage-1 model in float32, batch norm not at its neutral start."""
+    """A stage-1 model in float32, with random statistics of batch norm, which is neutral when new."""
     return built(TINY, seed=4, dtype=torch.float32)
 
 
@@ -105,7 +105,7 @@ def test_where_rim_is(trained):
 
 @pytest.mark.parametrize('training', [False, True])
 def test_a_stage_begins_with_what_the_last_one_computes(trained, training):
-    """Bit for bit, by both ways of rendering, and in training mode."""
+    """Bit for bit, by `query` and `render`, and in training mode."""
     model = copy.deepcopy(trained).train(training)
     staged = models.next_stage(copy.deepcopy(model))
     assert staged.training == training and staged.spec == RIM
@@ -128,7 +128,7 @@ def test_folded_model_computes_the_same(spec, seed, training):
 
 
 def test_stages_go_on(trained):
-    """Fold, a fresh RIM on top, change its weights, again: each stage begins where the last one ended."""
+    """Fold, add a fresh RIM, change its weights, and again: each stage starts where the last one ended."""
     model = copy.deepcopy(trained).double()
     lr = image(dtype=torch.float64)
     for stage in range(3):

@@ -1,4 +1,4 @@
-"""The MLP's layers: the convolution that stands for a matrix product where there is AVX-512, forced on any machine."""
+"""The MLP's layers: the convolution that replaces a matrix product on CPUs with AVX-512, forced on any machine."""
 
 from unittest import mock
 

@@ -134,7 +134,7 @@ def test_an_encoder_is_added_by_registering_it(own_encoder, decoder):
 
 
 def by_blocks(model, lr, size):
-    """All pixels as training with whole blocks asks for them: `(B, 3, h, w)`, at scales where blocks are equal."""
+    """All pixels as training with `draw: block` queries them: `(B, 3, h, w)`, at scales where blocks are equal."""
     rows, columns = (grid.Blocks(*axis) for axis in zip(lr.shape[-2:], size))
     features = model.encode(lr)
     plan = model.plan(features, rows, columns, grid.relative_cell(lr.shape[-2:], size))
@@ -276,7 +276,7 @@ def test_msit_has_its_published_size(rim):
 
 
 def reach(function, height, width, channels=3):
-    """How far from the pixel in the middle lie the pixels that `function` of an image makes its value of, at most."""
+    """The largest distance of a pixel that influences the value of `function` at the central pixel."""
     x = torch.rand(1, channels, height, width, dtype=torch.float64, requires_grad=True)
     middle = height // 2, width // 2
     function(x)[:, :, middle[0], middle[1]].square().sum().backward()
@@ -318,7 +318,7 @@ def test_reach_of_msno_and_mssa(sizes, fem, rim, seed):
 
 @every_spec
 def test_a_pixel_matters_as_far_as_said_and_no_farther(spec):
-    """Outputs of LR pixels farther away do not change at all; of those at the greatest distance some do."""
+    """Outputs of LR pixels farther away do not change at all, and some of those at that distance do."""
     model = built(spec, seed=2)
     far, scale = model.receptive_field, 3
     side = 2 * far + 5
@@ -485,7 +485,7 @@ def test_bicubic_of_a_mirrored_image_is_mirrored(height, width, h, w):
 
 @st.composite
 def odd_specs(draw):
-    """Models whose sizes are anything that fits together."""
+    """Models of any sizes that fit together."""
 
     def number(most):
         return draw(st.integers(1, most))

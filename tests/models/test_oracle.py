@@ -12,7 +12,7 @@ from models.rendering import grid
 
 
 def nearest_by_fractions(i, n_lr, n_out):
-    """The LR pixel of output pixel `i`, half to even, in exact arithmetic."""
+    """The LR pixel nearest to output pixel `i`, ties to even, in exact arithmetic."""
     return min(max(round(Fraction((2 * i + 1) * n_lr, 2 * n_out) - Fraction(1, 2)), 0), n_lr - 1)
 
 

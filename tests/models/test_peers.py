@@ -33,7 +33,7 @@ extent = st.integers(1, 24)
 
 @pytest.fixture(params=['liif', 'lte'], scope='module')
 def golden(request, tmp_path_factory):
-    """`(model, tensors)`: the golden weights in a file as it is published, loaded in float64."""
+    """`(model, tensors)`: the golden weights, loaded in float64 from a file in the published format."""
     published = json.loads((GOLDEN / f'{request.param}_config.json').read_text())
     path = tmp_path_factory.mktemp('golden') / 'published.pth'
     torch.save({'model': {**published, 'sd': load_file(GOLDEN / f'{request.param}_weights.safetensors')}}, path)
@@ -156,7 +156,7 @@ def test_render_is_query_at_every_pixel(spec, batch, height, width, h, w, tile, 
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 @pytest.mark.parametrize('scale', [0.4, 0.5, 1, 1.5, 2, 2.5, 3.3, 4, (2, 3.5)])
 def test_points_at_centres_and_between_them_are_taken_alike(spec, dtype, tolerance, scale):
-    """Among these scales are those at which output pixels lie on centres of LR pixels, or just between two."""
+    """Some of these scales put output pixels on centres of LR pixels, or exactly between two."""
     model, lr = built(spec, dtype=dtype), torch.rand(1, 3, 10, 14, dtype=dtype)
     size = tuple(round(n * s) for n, s in zip((10, 14), scale if isinstance(scale, tuple) else (scale, scale)))
     error = (model.render(lr, size) - by_query(model, lr, size, dtype)).abs().max()

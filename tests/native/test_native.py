@@ -1,4 +1,4 @@
-"""The compiled decoder against the same in torch's operations, and when there is none."""
+"""The compiled decoder against torch, and when there is none."""
 
 import os
 import shlex
@@ -104,7 +104,7 @@ def test_compiled_code_does_what_torch_does(dtype, hidden_list, act, **sizes):
 @compiled
 @pytest.mark.parametrize('dtype', TOLERANCE)
 def test_large_and_small_numbers_and_none(dtype):
-    """Logits far beyond where their exponential overflows, activations far out, and what is not a number."""
+    """Logits whose exponential would overflow, large activations, and NaN."""
     plan, features, *rest = problem(2, 8, 1, 40, 2, 3, 3, 3, dtype, seed=0)
     layer = plan.layer
     for size in (1e-30, 30, 1000):
@@ -213,7 +213,7 @@ int main(void) {
 @pytest.mark.parametrize('real', ['float', 'double'])
 @pytest.mark.parametrize('processor, needs', [('x86-64', 'sse2'), ('x86-64-v3', 'avx2'), ('native', 'sse2')])
 def test_it_stays_within_its_arrays(tmp_path, real, processor, needs):
-    """The address sanitizer watches a program of its own that calls all functions on arrays that just fit."""
+    """The address sanitizer checks a program that calls all functions with arrays of exactly the needed size."""
     if not supported(needs):
         pytest.skip(f'this processor has no {needs}')
     decoders = [
@@ -240,7 +240,7 @@ def test_it_stays_within_its_arrays(tmp_path, real, processor, needs):
     (tmp_path / 'empty.c').write_text('int main(void) { return 0; }')
 
     def run(name):
-        """What compiling said if it failed, otherwise what running the program did."""
+        """The finished compilation if it failed, otherwise the finished run of the program."""
         compiling = [*command, tmp_path / f'{name}.c', '-o', tmp_path / name, '-lm']
         done = subprocess.run(compiling, capture_output=True, text=True)
         return done if done.returncode else subprocess.run([tmp_path / name], capture_output=True, text=True)
@@ -351,7 +351,7 @@ def test_where_nothing_can_be_kept_there_is_none(afresh, monkeypatch):
 
 
 def test_an_mlp_of_a_users_own_is_torchs():
-    """Compiled is what models/mlp.py computes, not what a class that is derived from it does."""
+    """Compiled code stands for models/mlp.py, not for a class derived from it."""
 
     class Own(MLP):
         def forward(self, x):

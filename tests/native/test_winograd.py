@@ -1,4 +1,4 @@
-"""Convolution by Winograd's method against direct convolution, and when it is taken."""
+"""Convolution by Winograd's method against direct convolution, and when it is used."""
 
 from unittest import mock
 
@@ -26,7 +26,7 @@ LAYOUTS = {
 
 
 def problem(k, height, width, batch=1, channels=64, out_channels=64, dtype=torch.float64, layout='last', seed=0):
-    """Random image, kernels and bias, and what direct convolution makes of them in float64."""
+    """A random image, kernels and bias, and the result of direct convolution in float64."""
     make = torch.Generator().manual_seed(seed)
     shapes = (batch, channels, height, width), (out_channels, channels, k, k), (out_channels,)
     x, weight, bias = (torch.randn(*shape, dtype=dtype, generator=make) for shape in shapes)
@@ -77,7 +77,7 @@ def test_what_is_not_a_number_stays_where_it_is():
 
 
 def taken(*arguments):
-    """Whether `convolution.same_conv2d` takes Winograd's method, whose result is then right."""
+    """Whether `same_conv2d` uses Winograd's method; if so, its result is checked."""
     with mock.patch.object(winograd, 'winograd_conv2d', wraps=winograd.winograd_conv2d) as used:
         got = convolution.same_conv2d(*arguments)
     if used.called:

@@ -1,4 +1,4 @@
-"""The comparison picture: what it shows, for any size of image."""
+"""The comparison figure: what it shows, for images of any size."""
 
 import numpy as np
 import pytest

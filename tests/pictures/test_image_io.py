@@ -111,7 +111,7 @@ def test_transparent_colour(tmp_path, bits):
 
 
 def write_png(path, size, depth, colour_type, data, **chunks):
-    """A PNG of what is given: `data`, its rows with their filters; `chunks` by their names."""
+    """A PNG from its parts: `data`, rows with their filters; `chunks` by name."""
     header = struct.pack('>LLBBBBB', *size[::-1], depth, colour_type, 0, 0, 0)
     parts = {'IHDR': header, **chunks, 'IDAT': zlib.compress(data), 'IEND': b''}
     path.write_bytes(

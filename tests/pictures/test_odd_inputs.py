@@ -110,7 +110,7 @@ def test_what_is_no_image_is_refused(tmp_path):
 
 @st.composite
 def damaged(draw):
-    """The bytes of a good image, some of them overwritten, taken out or put in."""
+    """The bytes of a good image with some overwritten, removed or inserted."""
     content = bytearray(draw(st.sampled_from(sorted(cases(odd_files.whole).values()))))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(content)))

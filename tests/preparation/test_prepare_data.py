@@ -1,4 +1,4 @@
-"""prepare_data.py: what it recognises, refuses and finishes, with archives and a server of the tests' own."""
+"""prepare_data.py: what it recognises, refuses and completes, with archives and a server made by the tests."""
 
 import hashlib
 import http.server
@@ -61,7 +61,7 @@ def folder(path, files):
 
 
 def contents(root):
-    """All files below a folder: their bytes and when they were written."""
+    """All files in a folder and its subfolders: their bytes and modification times."""
     files = [file for file in root.rglob('*') if file.is_file()]
     return {file.relative_to(root).as_posix(): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 
@@ -202,7 +202,7 @@ def test_div2k_has_two_parts_from_sources_of_their_own(prepare, tmp_path):
     valid = zipped(tmp_path / 'valid.zip', {f'DIV2K_valid_HR/{k:04}.png': image for k in range(801, 901)})
     refused(prepare('div2k', '-from', train, valid), 'DIV2K_train_HR: 800 images are expected', 'has 799')
     assert contents(tmp_path / 'data') == {}
-    assert 'DIV2K_train_HR: left out' in succeeded(prepare('div2k', '-from', valid))
+    assert 'DIV2K_train_HR: skipped' in succeeded(prepare('div2k', '-from', valid))
     assert len(list((tmp_path / 'data/DIV2K/DIV2K_valid_LR_bicubic/X3').glob('*x3.png'))) == 100
 
 
@@ -391,7 +391,7 @@ def cut(path, size):
 
 
 def flipped(path, member):
-    """The archive with a bit of `member`, which is stored in it as it is, flipped."""
+    """The archive with one bit of `member` flipped, which is stored in it uncompressed."""
     data = bytearray(path.read_bytes())
     data[data.index(member) + len(member) // 2] ^= 1
     path.write_bytes(data)
@@ -415,7 +415,9 @@ def test_damage_in_one_set_leaves_the_images_that_were_there(prepare, tmp_path):
     refused(prepare('set5', '-from', folder(tmp_path / 'bad', SET5 | {'Set5/HR/woman.png': b''})), 'woman')
     assert contents(tmp_path / 'data') == before
     other = {name.replace('baby', 'other'): data for name, data in SET5.items()}
-    refused(prepare('set5', '-from', folder(tmp_path / 'other', other)), 'other images than the source', 'baby.png')
+    refused(
+        prepare('set5', '-from', folder(tmp_path / 'other', other)), 'images that the source does not have', 'baby.png'
+    )
     assert contents(tmp_path / 'data') == before
     succeeded(prepare('set5', '-from', folder(tmp_path / 'any', SET5)))
     assert_set5(tmp_path / 'data')
@@ -425,7 +427,7 @@ def test_wrong_arguments_are_refused(prepare, tmp_path):
     refused(prepare('set6', '-from', tmp_path), 'set6', 'urban100')
     refused(prepare('set5'), 'set5: there are no images of it', 'README.md')
     refused(prepare('set5', '-from', tmp_path, '-sha256', 'ab', 'cd'), '2 checksums were given for 1 sources')
-    refused(prepare('set5', '-from', tmp_path, '-sha256', 'ab'), 'no file, so it has no checksum')
+    refused(prepare('set5', '-from', tmp_path, '-sha256', 'ab'), 'not a file, so it has no checksum')
     refused(prepare('set5', '-from', tar(tmp_path / 'any.tar', SET5), '-sha256', 'ab'), 'any.tar: the SHA-256 is')
     (tmp_path / 'data').write_text('a file')
     refused(prepare('set5', '-from', tmp_path), 'no folder that can be written to')

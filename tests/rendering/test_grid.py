@@ -1,4 +1,4 @@
-"""Where pixels lie on each other, against exact fractions."""
+"""How LR and output pixels correspond, against exact fractions."""
 
 from fractions import Fraction
 from unittest import mock

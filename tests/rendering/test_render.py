@@ -1,4 +1,4 @@
-"""Rendering by LR pixel and by tile against the paper's way, point by point."""
+"""Rendering by LR pixel and by tile against point-by-point evaluation, as in the paper."""
 
 import time
 import warnings

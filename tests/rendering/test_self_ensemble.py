@@ -20,7 +20,7 @@ def model():
 
 
 def symmetries():
-    """The eight, written out: what is done to an image `(B, C, H, W)`, and what undoes it."""
+    """The eight transforms of an image `(B, C, H, W)`, written out, each with its inverse."""
 
     def quarter(k):
         return lambda image: image.rot90(k, (-2, -1))
@@ -89,6 +89,6 @@ def test_options_reach_the_model(model):
 
 
 def test_one_rendering_is_not_equivariant(model):
-    """Else the tests above would say nothing."""
+    """Otherwise the tests above would show nothing."""
     lr = torch.rand(1, 3, 8, 6, dtype=torch.float64)
     assert (model.render(lr.flip(-1), (13, 17)) - model.render(lr, (13, 17)).flip(-1)).abs().max() > 1e-6

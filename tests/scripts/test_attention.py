@@ -1,4 +1,4 @@
-"""MSSA's attention weights, as the model hands them out, against the golden values; the program that draws them."""
+"""The attention weights that MSIT returns, against the golden values; the program that draws them."""
 
 import json
 import runpy
@@ -76,7 +76,7 @@ def test_the_weights_are_those_of_the_pixel():
 
 
 def test_each_head_is_drawn_where_it_looks():
-    """Of two heads that each look at one corner of the window, the panels differ there and are the same elsewhere."""
+    """The panels of two heads that attend to one corner of the window each differ there and agree elsewhere."""
     script = runpy.run_path(str(ROOT / PROGRAM))
     weights = torch.zeros(2, 3, 3)
     weights[0, 0, 0] = weights[1, 2, 2] = 1

@@ -1,4 +1,4 @@
-"""scripts/compare.py as people call it: its figure, the PSNR it tells, mistakes."""
+"""scripts/compare.py as users call it: its figure, the PSNR it prints, mistakes."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ IMAGE = ROOT / 'tests/photos/chelsea.png'
 
 @pytest.fixture
 def compare(program):
-    """`compare(*options)` runs scripts/compare.py on a part of a photograph, beside the weights tiny.pth."""
+    """`compare(*options)` runs scripts/compare.py on a part of a photo, beside the weights tiny.pth."""
     Image.open(IMAGE).crop((100, 80, 190, 150)).save('cat.png')
     torch.manual_seed(0)
     model = models.build(TINY)

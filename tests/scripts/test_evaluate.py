@@ -1,4 +1,4 @@
-"""scripts/evaluate.py as people call it: its table and plot, what it does not compute twice, processes, mistakes."""
+"""scripts/evaluate.py as users call it: its table and plot, what it does not recompute, processes, mistakes."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ def table(name='evaluation'):
 
 
 def without_seconds(results):
-    """What of `table()` is the same on every machine, whatever it was doing."""
+    """The part of `table()` that does not depend on the machine and its load."""
     return {
         key: {
             **result,

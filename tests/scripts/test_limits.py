@@ -1,4 +1,4 @@
-"""The picture of what weights know and do not know."""
+"""The figure of what the weights know and do not know."""
 
 from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The set-up of the two commands, with a Python that only writes down what it is asked to do."""
+"""The set-up of the two commands, with a fake Python that only logs its arguments."""
 
 import os
 import shutil
@@ -18,12 +18,13 @@ case "$*" in
 esac
 """
 TOOLS = ['bash', 'cmp', 'cp', 'dirname', 'mkdir', 'rm', 'sh']  # all that the scripts may need besides Python
+CHECKS = ['-m ruff check', '-m ruff format --check', '-m mypy']
 needs_bash = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason='there is no bash')
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the scripts, in a folder with a space, and `bin`, the only programs: the tools and a fake Python."""
+    """A copy of the scripts in a folder with a space, and `bin`, the only programs: the tools and a fake Python."""
     folder = tmp_path / 'my project'
     shutil.copytree(ROOT / 'scripts', folder / 'scripts', ignore=shutil.ignore_patterns('*.py', '__pycache__'))
     (folder / 'tests').mkdir()
@@ -38,7 +39,7 @@ def project(tmp_path):
 
 
 def run(project, script, *arguments, cwd='/', old=''):
-    """The finished process and what Python was asked to do."""
+    """The finished process, and the arguments of each call of Python."""
     log = project / 'log'
     log.write_text('')
     command = [shutil.which('bash'), os.path.relpath(project / 'scripts' / script, cwd), *arguments]
@@ -70,12 +71,12 @@ def test_set_up_is_done_once(project):
 def test_only_what_is_missing_or_changed_is_installed(project):
     run(project, 'demo.sh')
     done, asked = run(project, 'test.sh', '-k', 'some test')
-    assert done.returncode == 0 and [line.split()[-1] for line in asked] == ['project/tests/requirements.txt', 'test']
-    assert asked[-1] == '-m pytest -q -k some test'
+    assert done.returncode == 0 and asked[0].endswith('project/tests/requirements.txt')
+    assert asked[1:] == [*CHECKS, '-m pytest -q -k some test']
 
     (project / 'requirements.txt').write_text('torch\neinops\n')
     _, asked = run(project, 'test.sh')
-    assert [line.split()[-1] for line in asked] == ['project/requirements.txt', '-q']
+    assert asked[0].endswith('project/requirements.txt') and asked[1:] == [*CHECKS, '-m pytest -q']
 
 
 @needs_bash
@@ -107,7 +108,10 @@ def test_old_python_is_refused_in_one_line(project):
 
 
 @needs_bash
-def test_the_suite_s_status_is_the_script_s(project):
+@pytest.mark.parametrize('failing', [*CHECKS, '-m pytest -q'])
+def test_a_failure_of_any_part_is_the_script_s_and_stops_no_other(project, failing):
     run(project, 'test.sh')
-    (project / '.venv/bin/python').write_text('#!/bin/sh\ntest "$2" != pytest || exit 5\n')
-    assert run(project, 'test.sh')[0].returncode == 5
+    fake = project / '.venv/bin/python'
+    fake.write_text(f'#!/bin/sh\necho "$*" >> "$LOG"\ntest "$*" != "{failing}" || exit 5\n')
+    done, asked = run(project, 'test.sh')
+    assert done.returncode == 5 and asked == [*CHECKS, '-m pytest -q']

@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same gradients, one folder; and one goes on where two have stopped."""
+"""Two processes train like one: the same gradients, one folder; and one process resumes where two stopped."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ from models.training.run import Run
 
 
 def start_ranks(count, function, *arguments):
-    """`function(*arguments)` in `count` processes, ranks as torchrun makes them."""
+    """Run `function(*arguments)` in `count` processes, with ranks as torchrun sets them."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
@@ -47,7 +47,7 @@ def test_every_sample_of_a_step_is_seen_once(ranks, parts):
 
 
 def gradients(config, folder):
-    """Of a step, and the weights after two more, in float64 with frozen batch norm, to `folder/<ranks>-<parts>.pth`."""
+    """Save the gradients of a step, and the weights after two more, in float64 with frozen batch norm."""
     torch.set_default_dtype(torch.float64)
     run = Run(config, folder, parallel.join('cpu'))
     run.begin_stage()
@@ -87,7 +87,7 @@ def test_gradients_equal_those_of_one_process_with_the_double_batch(tmp_path, co
 
 @pytest.fixture
 def arguments(tmp_path, config):
-    """`arguments(name, *options)` of `processes.train`."""
+    """`arguments(name, *options)`: the arguments of `processes.train`."""
 
     def of(name, *options):
         (tmp_path / f'{name}.yaml').write_text(yaml.safe_dump(config))
@@ -149,7 +149,7 @@ def test_torchrun(tmp_path, config):
 
 
 def train_and_leave(*arguments):
-    """Threads that the ranks share by gloo are there before `parallel.leave` and have ended after it."""
+    """The threads of gloo exist before `parallel.leave` and have ended after it."""
 
     def names():
         return [(task / 'comm').read_text() for task in Path('/proc/self/task').iterdir()]

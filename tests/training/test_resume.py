@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped and resumed end as if they had run through, to the last bit."""
+"""Runs that are killed or stopped, and resumed, end as if never interrupted, to the last bit."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def checkpoint(tmp_path, name, file='last.pth'):
 
 
 def equal(a, b):
-    """Whether two nests of dicts, lists, tensors and numbers are the same to the last bit."""
+    """Whether two nested structures of dicts, lists, tensors and numbers are the same to the last bit."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
@@ -30,7 +30,7 @@ def equal(a, b):
 
 
 def assert_equal_runs(tmp_path, a, b):
-    """Checkpoint, best result and stages' results are the same."""
+    """Assert that checkpoint, best result and the results of the stages are the same."""
     for file in ('last.pth', 'best.pth', 'stage1.pth', 'stage2.pth'):
         assert equal(checkpoint(tmp_path, a, file), checkpoint(tmp_path, b, file)), file
 
@@ -137,7 +137,7 @@ def test_stopped_in_a_step_and_resumed(tmp_path, config):
 
 
 def interrupt(run, moments):
-    """Let a signal come to `run` at the first of the `moments`."""
+    """Send a signal to `run` at the first of the `moments`."""
     if not moments:
         return
     what, step = moments[0].split()
@@ -169,7 +169,7 @@ def test_time_limit_validates_saves_and_resumes(tmp_path, start, config):
 
 
 def log_of(tmp_path, name):
-    """The entries of a run's log, those of a whole line."""
+    """The entries of a run's log, without a last line that is incomplete."""
     file = tmp_path / 'save' / name / 'log.jsonl'
     return [json.loads(line) for line in (file.read_text().split('\n')[:-1] if file.is_file() else [])]
 

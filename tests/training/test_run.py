@@ -1,4 +1,4 @@
-"""A training step: its gradient, what is skipped, what parts and compilation leave as it is."""
+"""A training step: its gradient, which steps are skipped, and that accumulation and compilation change nothing."""
 
 import copy
 import functools

@@ -13,7 +13,7 @@ MULTI_STEP = {**COSINE, 'schedule': 'multi-step', 'milestones': [40, 70], 'gamma
 
 
 def rates(stage, steps):
-    """The learning rates at `steps`, set in this order."""
+    """The learning rates at `steps`, visited in this order."""
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=stage['lr'])
     schedule = stages.schedule(optimizer, stages.in_steps(stage, 1))
     found = []

@@ -1,4 +1,4 @@
-"""The bundled weights on the bundled photographs."""
+"""The bundled weights on the bundled photos."""
 
 import hashlib
 import runpy

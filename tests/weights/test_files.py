@@ -40,12 +40,12 @@ def content(good):
 
 @pytest.fixture(scope='module')
 def scratch(tmp_path_factory):
-    """A path to write files to, again and again."""
+    """A path that is written to repeatedly."""
     return tmp_path_factory.mktemp('scratch') / 'scratch.pth'
 
 
 def refusal(path):
-    """What `models.load` says to refuse a file; one line that begins with its path."""
+    """The error of `models.load` for a file: one line that begins with its path."""
     with pytest.raises(UserError) as caught:
         models.load(path)
     assert str(caught.value).startswith(f'{path}: ') and '\n' not in str(caught.value)
@@ -92,7 +92,7 @@ def test_rim_is_folded_on_loading(tmp_path):
 
 
 def leaves(value):
-    """The types of all that a nested structure holds."""
+    """The types of everything in a nested structure."""
     if isinstance(value, dict):
         return {kind for pair in value.items() for part in pair for kind in leaves(part)}
     if isinstance(value, (list, tuple)):
@@ -191,7 +191,7 @@ def test_damaged_files_give_a_model_or_one_line(scratch, good, form, data, recwa
 
 
 class Code:
-    """Pickled, this calls a function when it is read."""
+    """An object whose pickle calls a function when it is read."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -330,7 +330,7 @@ def test_content_of_another_kind_is_refused(scratch, content, said):
 @settings(max_examples=150)
 @given(path=st.sampled_from(list(places(TINY['args']))), value=anything)
 def test_a_spec_with_any_value_anywhere_gives_a_model_or_one_line(path, value):
-    """Not only in weight files, which `models.load` reads: also in the config of a training."""
+    """In the config of a training too, not only in weight files."""
     try:
         model = models.build({**TINY, 'args': replaced(TINY['args'], path, value)})
     except UserError as error:
@@ -344,7 +344,7 @@ def test_a_spec_with_any_value_anywhere_gives_a_model_or_one_line(path, value):
 
 @pytest.fixture
 def test(program, photos):
-    """`test(weights)` runs test.py with them."""
+    """`test(weights)` runs test.py with these weights."""
     Path('set.yaml').write_text(
         f'dataset: {{name: sr-evaluation, args: {{scale: 2, dataset: {{name: image-folder, '
         f'args: {{root_path: {photos}}}}}}}}}\nprotocol: benchmark\n'

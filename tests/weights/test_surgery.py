@@ -1,4 +1,4 @@
-"""A model with a deeper encoder computes the same, and its new blocks learn."""
+"""A model whose encoder was deepened computes the same, and its new blocks learn."""
 
 import pytest
 import torch
