@@ -11,16 +11,17 @@ AT_FIRST = 0.1  # of its usual size: what a block adds
 
 
 class Block(nn.Module):
-    """`x + conv(relu(conv(x)))`, `(B, n_feats, H, W)` to the same, where the last convolution starts small: a deep
-    chain of blocks is nearly the identity at first, and can be trained at a high learning rate.
+    """`x + conv(relu(conv(x)))`, `(B, n_feats, H, W)` to the same by way of `hidden` channels.
 
-    Source of the idea: ESRGAN (Wang et al., arXiv 1809.00219, section 3.1, smaller initialisation); with zero instead
-    of a tenth, SkipInit (De and Smith, arXiv 2002.10444).
+    What is handed from block to block is narrow and what a block thinks with wide, which makes more of the same number
+    of parameters: WDSR (Yu et al., arXiv 1808.08718, section 3.1). The last convolution starts small, so that a deep
+    chain of blocks is nearly the identity at first and can be trained at a high learning rate: ESRGAN (Wang et al.,
+    arXiv 1809.00219, section 3.1, smaller initialisation).
     """
 
-    def __init__(self, n_feats):
+    def __init__(self, n_feats, hidden):
         super().__init__()
-        self.body = nn.Sequential(Conv2d(n_feats, n_feats, 3), nn.ReLU(), Conv2d(n_feats, n_feats, 3))
+        self.body = nn.Sequential(Conv2d(n_feats, hidden, 3), nn.ReLU(), Conv2d(hidden, n_feats, 3))
         with torch.no_grad():
             for parameter in self.body[-1].parameters():
                 parameter.mul_(AT_FIRST)
@@ -42,14 +43,14 @@ class Light(nn.Module):
     Raises UserError for sizes that make no sense.
     """
 
-    def __init__(self, n_blocks=11, n_feats=48):
+    def __init__(self, n_blocks=13, n_feats=32, hidden=64):
         super().__init__()
-        check_whole('light', n_blocks=n_blocks, n_feats=n_feats)
+        check_whole('light', n_blocks=n_blocks, n_feats=n_feats, hidden=hidden)
         self.out_dim = n_feats
         self.receptive_field = 2 * n_blocks + 2
-        self.floats_per_pixel = 4 * n_feats
+        self.floats_per_pixel = 2 * n_feats + 2 * hidden
         self.head = Conv2d(3, n_feats, 3)
-        self.blocks = nn.Sequential(*[Block(n_feats) for _ in range(n_blocks)])
+        self.blocks = nn.Sequential(*[Block(n_feats, hidden) for _ in range(n_blocks)])
         self.tail = Conv2d(n_feats, n_feats, 3)
 
     def forward(self, x):

@@ -28,7 +28,10 @@ PUBLISHED = {
     )
 }
 
-OTHERS = ['train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_edsr_baseline_liif', 'train_edsr_baseline_lte']
+OTHERS = [
+    *('train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_light_MSIT'),
+    *('train_edsr_baseline_liif', 'train_edsr_baseline_lte'),
+]
 
 
 def read(name):

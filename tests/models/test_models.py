@@ -25,7 +25,7 @@ ENCODERS = {  # small ones, of every kind that is registered
     'edsr-baseline': {'n_resblocks': 1, 'n_feats': 5},
     'edsr': {'n_resblocks': 2, 'n_feats': 4},
     'rdn': {'n_blocks': 2, 'n_convs': 3, 'growth': 2, 'n_feats': 4},
-    'light': {'n_blocks': 2, 'n_feats': 4},
+    'light': {'n_blocks': 2, 'n_feats': 4, 'hidden': 5},
 }
 IMNET = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8, 8], 'act': 'gelu'}}
 DECODERS = {
@@ -291,7 +291,7 @@ def test_reach_of_encoders(depth, width, n_convs, seed):
     for spec in (
         {'name': 'edsr-baseline', 'args': {'n_resblocks': depth, 'n_feats': 4 * width}},
         {'name': 'edsr', 'args': {'n_resblocks': depth, 'n_feats': 4 * width}},
-        {'name': 'light', 'args': {'n_blocks': depth, 'n_feats': 4 * width}},
+        {'name': 'light', 'args': {'n_blocks': depth, 'n_feats': 4 * width, 'hidden': 8}},
         {'name': 'rdn', 'args': {'n_blocks': depth, 'n_convs': n_convs, 'growth': width, 'n_feats': 8}},
     ):
         torch.manual_seed(seed)
