@@ -17,6 +17,7 @@ from models.native.library import SIZES, in_blocks
 from models.registry import make_encoder, make_imnet, make_position_bias, register
 from models.rendering import first_layer, grid
 from models.rendering.implicit import ImplicitModel, to_image, to_network
+from models.rendering.render import check_image
 from models.rendering.windows import nearest, padded, window_index, windows
 from utils import UserError, check_whole
 
@@ -118,6 +119,7 @@ class MSIT(ImplicitModel):
 
     def projected(self, lr):
         """The encoder's features of `lr (B, 3, H, W)`, projected to C channels: `(B, C, H, W)`."""
+        check_image(lr, self.project.weight)
         if lr.device.type == 'cpu' and not torch.is_grad_enabled():
             # there large kernels are three times as fast with the channels last,
             # but a backward pass takes 12 times as long
