@@ -18,8 +18,9 @@ def peak_floats(work: Callable[[torch.Tensor], Any], owner: nn.Module) -> float:
     `(1, 3, H, W)`. Nothing is computed: a copy on torch's device `meta` is asked."""
     counted = copy.deepcopy(owner).to('meta')
     work = counted if work is owner else getattr(counted, work.__name__)
+    dtype = next((parameter.dtype for parameter in counted.parameters()), None)
     with torch.inference_mode(), Counter() as counter:
-        work(torch.empty(1, 3, SIDE, SIDE, device='meta'))
+        work(torch.empty(1, 3, SIDE, SIDE, dtype=dtype, device='meta'))
     return counter.peak / SIDE**2
 
 

@@ -175,8 +175,12 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
 
 def with_margin(first, last, margin, window):
     """The LR pixels `first` to `last - 1` of an axis with a margin on both sides, which starts and ends at multiples of
-    `window` (or with the image, whose end a slice may exceed)."""
-    return slice(max(first - margin, 0) // window * window, -(-(last + margin) // window) * window)
+    `window` (or with the image, whose end a slice may exceed).
+
+    It starts at an even pixel, because a point between two LR pixels belongs to the even one (`grid.nearest_index`).
+    """
+    step = math.lcm(window, 2)
+    return slice(max(first - margin, 0) // step * step, -(-(last + margin) // window) * window)
 
 
 def cut(blocks, first, last, origin):
