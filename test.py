@@ -3,8 +3,8 @@
 python test.py -config configs/test/test-set5-4.yaml -model modelzoo/EDSR_light_MSIT.pth
 """
 
+import argparse
 import math
-import sys
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from models.evaluation.sets import caption, make_set, read_config
 from utils import Parser, UserError, about, check_folder, run_main, write_json, write_text
 
 
-def parse():
+def parse() -> argparse.Namespace:
     parser = Parser('Evaluate a model on a benchmark set.')
     parser.add_argument('-config', required=True, type=Path, metavar='FILE', help='what on, see configs/test')
     parser.add_argument('-model', required=True, type=Path, metavar='FILE', help='weights')
@@ -30,7 +30,7 @@ def parse():
     return parser.parse_args()
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     config = read_config(args.config)
     protocol = config['protocol']
     with about(args.config):
@@ -40,7 +40,7 @@ def main(args):
     device = choose_device(args.device)
     model = models.load(args.model).to(device)
 
-    def receive(name, image):
+    def receive(name: str, image: torch.Tensor) -> None:
         if not image.isfinite().all():
             raise UserError(f'{name}: the model makes values that are not finite')
         if args.save_images:
@@ -52,7 +52,6 @@ def main(args):
         dataset,
         protocol,
         device,
-        progress=sys.stderr.isatty(),
         eight_bit=args.eight_bit,
         each=receive,
         ensemble=args.ensemble,
@@ -74,7 +73,7 @@ def main(args):
     print(f'written: {folder / stem}.txt and .json' + (f', images in {folder / stem}' if args.save_images else ''))
 
 
-def table(results):
+def table(results: dict) -> str:
     """The results as text: one line an image, and the means of the images' values."""
     images = results['images']
     width = max(len(image['name']) for image in [*images, {'name': 'average'}])

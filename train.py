@@ -18,7 +18,19 @@ from models.device import PRECISIONS
 from models.training import parallel, stages
 from models.training.profile import profile
 from models.training.run import TIME_LIMIT, Run
-from utils import Parser, UserError, about, atomic_path, check_keys, load_config, run_main, write_json
+from utils import (
+    Parser,
+    UserError,
+    about,
+    atomic_path,
+    check_complete,
+    check_keys,
+    is_number,
+    is_whole,
+    load_config,
+    run_main,
+    write_json,
+)
 
 SCHEMA = {
     'model': {'name': None, 'args': None},
@@ -53,18 +65,17 @@ WHOLE = {
     'seed': 0,
     'max_bad_steps': 0,
 }  # the smallest that makes sense
+DEFAULTS = Path(__file__).resolve().parent / 'configs' / 'train' / 'base.yaml'
 FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed')  # what a run that is resumed cannot change
 
 
 def read_config(path):
     """The config at `path`, its keys checked. Raises UserError for what is missing, unknown or makes no sense."""
     config = load_config(path, SCHEMA)
+    check_complete(config, SCHEMA, path, DEFAULTS)
     with about(path):
-        for key in SCHEMA:
-            if key not in config:
-                raise UserError(f'the key {key!r} is missing')
         for key, smallest in WHOLE.items():
-            if type(config[key]) is not int or config[key] < smallest:
+            if not is_whole(config[key], smallest):
                 raise UserError(f'{key} is a whole number from {smallest} up, not {config[key]!r}')
         for key in ('channels_last', 'compile'):
             if not isinstance(config[key], bool):
@@ -75,7 +86,7 @@ def read_config(path):
             raise UserError(f'init is a weight file or null, not {config["init"]!r}')
         for key, largest in (('clip_grad', math.inf), ('ema_decay', 1)):
             value = config[key]
-            if value is not None and not (stages.is_number(value) and 0 < value < largest):
+            if value is not None and not (is_number(value) and 0 < value < largest):
                 raise UserError(f'{key} is a number between 0 and {largest} or null, not {value!r}')
         if isinstance(config['stages'], dict):  # null takes a stage of the base away
             config['stages'] = {name: stage for name, stage in config['stages'].items() if stage is not None}
@@ -100,7 +111,7 @@ def check_validation(validation):
         if not validation or validation.get(key) is None:
             raise UserError(f'validation: the key {key!r} is missing')
     scales = validation['scales']
-    if not isinstance(scales, list) or not all(stages.is_number(scale) and scale > 0 for scale in scales):
+    if not isinstance(scales, list) or not all(is_number(scale) and scale > 0 for scale in scales):
         raise UserError(f'validation: scales is a list of numbers above 0, not {scales!r}')
 
 
@@ -139,7 +150,7 @@ def parse():
     return parser.parse_args()
 
 
-def check_folder(folder, config, resume):
+def check_run(folder, config, resume):
     """Raise UserError if a run of this config cannot be begun, or gone on with, in `folder`."""
     if not resume:
         if folder.exists():
@@ -169,7 +180,7 @@ def train(config, device, args):
     """Run what is left of a config's stages; returns the exit status. Nothing holds the run then."""
     folder = Path('save') / (args.name or Path(args.config).stem)
     if not args.profile:
-        check_folder(folder, config, args.resume)
+        check_run(folder, config, args.resume)
     with parallel.first_alone():  # which decodes the images, if they are to be cached
         run = Run(config, folder, device)
     if args.resume and (folder / 'last.pth').is_file():

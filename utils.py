@@ -1,4 +1,4 @@
-"""What the three programs share: errors, arguments, registries, configs, atomic files."""
+"""What the programs share: errors and notes, command lines, checks, registries, configs, files, progress."""
 
 import argparse
 import contextlib
@@ -9,19 +9,29 @@ import math
 import os
 import re
 import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
+from tqdm import tqdm
 
-# ---------------------------------------------------------------- errors
+# ---------------------------------------------------------------- errors and notes
 
 
 class UserError(Exception):
     """A mistake of the user's, told in one line: the programs print it and exit with status 2."""
 
 
+class Note(UserWarning):
+    """What a user should know though nothing failed: `warnings.warn(text, Note)`. Programs print it in one line."""
+
+
 @contextlib.contextmanager
-def about(what):
+def about(what: object) -> Iterator[None]:
     """A `UserError` raised in this context says what it is about."""
     try:
         yield
@@ -29,14 +39,17 @@ def about(what):
         raise UserError(f'{what}: {error}') from error
 
 
-def run_main(main, debug=False):
+def run_main(main: Callable[[], int | None], debug: bool = False) -> NoReturn:
     """Run `main()` as a program and leave with its exit status.
 
     `UserError` and too little memory end in one line on stderr and status 2, Ctrl-C in status 130; with `debug` the
-    traceback is shown.
+    traceback is shown. A `Note` is one line on stderr; of several processes, the first prints them.
     """
     try:
-        status = main()
+        with warnings.catch_warnings():
+            warnings.simplefilter('always' if os.environ.get('RANK', '0') == '0' else 'ignore', Note)
+            warnings.showwarning = shown_as_note(warnings.showwarning)
+            status = main()
     except (UserError, MemoryError, RuntimeError) as error:
         if debug or not (isinstance(error, UserError) or is_out_of_memory(error)):
             raise
@@ -51,39 +64,131 @@ def run_main(main, debug=False):
     sys.exit(status or 0)
 
 
-def is_out_of_memory(error):
+def shown_as_note(showwarning: Callable[..., None]) -> Callable[..., None]:
+    """`showwarning`, that of the module `warnings`, but for a `Note`, which is printed in one line."""
+
+    def show(message, category, *where, **more):
+        if issubclass(category, Note):
+            print(f'note: {" ".join(str(message).split())}', file=sys.stderr)
+        else:
+            showwarning(message, category, *where, **more)
+
+    return show
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory did not suffice: Python's, or torch's of any device."""
     said = str(error) if isinstance(error, RuntimeError) else ''
     return isinstance(error, MemoryError) or "can't allocate memory" in said or 'out of memory' in said
 
 
-def one_or_two_dashes(argv):
-    """`-model x`, `--model x` and `--model=x` are one option: long options lose their second dash for argparse."""
-    return [a[1:] if a.startswith('--') and len(a) > 2 else a for a in argv]
-
-
-def nearest(name, known):
+def nearest(name: object, known: Iterable) -> str:
     """', did you mean X?' or '', and the list of what is known."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
     hint = f', did you mean {close[0]!r}?' if close else ''
     return f'{hint} (known: {", ".join(sorted(map(str, known)))})'
 
 
+# ---------------------------------------------------------------- command lines
+
+
+def one_or_two_dashes(argv: list[str]) -> list[str]:
+    """`-model x`, `--model x` and `--model=x` are one option: long options lose their second dash for argparse."""
+    return [a[1:] if a.startswith('--') and len(a) > 2 else a for a in argv]
+
+
 class Parser(argparse.ArgumentParser):
     """Arguments of a program: options with one or two dashes, never abbreviated; mistakes end in one line, status 2."""
 
-    def __init__(self, description):
+    def __init__(self, description: str):
         super().__init__(description=description, allow_abbrev=False, add_help=False)
         self.add_argument('-h', '-help', action='help', help='show this and stop')
 
-    def parse_args(self):
+    def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
         return super().parse_args(one_or_two_dashes(sys.argv[1:]))
 
     def _get_option_tuples(self, option_string):
         return []  # what an option may abbreviate: nothing, which `allow_abbrev` says of two dashes only
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f'error: {" ".join(message.split())}\n')
+
+
+def positive(text: str) -> int:
+    """'64' to 64."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:19])):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 up')
+    return int(text[:19])
+
+
+def pixel(text: str) -> tuple[int, int]:
+    """'310,420' to (310, 420)."""
+    return numbers_apart(text, ',', 2, lambda y, x: min(y, x) >= 0, 'a row and a column of the image, as 310,420')
+
+
+def size(text: str) -> tuple[int, int]:
+    """'48x64' to (48, 64), height and width; '48' to (48, 48)."""
+    kind = 'a height and width in pixels, as 48x64'
+    if 'x' not in text:
+        return numbers_apart(text, 'x', 1, lambda n: n >= 1, kind) * 2
+    return numbers_apart(text, 'x', 2, lambda h, w: min(h, w) >= 1, kind)
+
+
+def part(text: str) -> tuple[int, int, int, int]:
+    """'10,20,28,28' to (top, left, height, width)."""
+    kind = 'a top, left, height and width in pixels, as 10,20,28,28'
+    return numbers_apart(text, ',', 4, lambda y, x, h, w: min(y, x) >= 0 and min(h, w) >= 1, kind)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """'2/8' to (2, 8)."""
+    return numbers_apart(text, '/', 2, lambda k, n: 1 <= k <= n, 'one of a number of shares, as 2/8')
+
+
+def numbers_apart(text: str, separator: str, count: int, good: Callable[..., bool], kind: str) -> tuple:
+    """`count` whole numbers of any sign between separators. Raises ArgumentTypeError, saying what `kind` of text is
+    wanted, for anything else and for numbers that are not `good`."""
+    try:
+        numbers = tuple(map(int, text.split(separator)))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count or not good(*numbers):
+        raise argparse.ArgumentTypeError(f'{text!r} is not {kind}')
+    return numbers
+
+
+# ---------------------------------------------------------------- checks of what configs and callers state
+
+
+def is_whole(value: object, smallest: int = 1) -> bool:
+    """Whether `value` is a whole number from `smallest` up."""
+    return type(value) is int and value >= smallest
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number, and not true or false."""
+    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf  # type: ignore
+
+
+def check_whole(what: str, smallest: int = 1, **values: object) -> None:
+    """Raise UserError if one of the arguments `values` of `what` is no whole number from `smallest` up."""
+    for name, value in values.items():
+        if not is_whole(value, smallest):
+            raise UserError(f'{what}: {name} is a whole number from {smallest} up, not {value!r}')
+
+
+def check_numbers(what: str, **values: object) -> None:
+    """Raise UserError if one of the arguments `values` of `what` is no finite number."""
+    for name, value in values.items():
+        if not is_number(value):
+            raise UserError(f'{what}: {name} is a number, not {value!r}')
+
+
+def check_paths(what: str, **values: object) -> None:
+    """Raise UserError if one of the arguments `values` of `what` is no path."""
+    for name, value in values.items():
+        if not isinstance(value, (str, Path)):
+            raise UserError(f'{what}: {name} is the path of a file or folder, not {value!r}')
 
 
 # ---------------------------------------------------------------- registries
@@ -92,11 +197,11 @@ class Parser(argparse.ArgumentParser):
 class Registry:
     """Names to constructors; `make(spec)` builds from `{'name': ..., 'args': {...}}`."""
 
-    def __init__(self, kind):
+    def __init__(self, kind: str):
         self.kind = kind
-        self.entries = {}
+        self.entries: dict[str, Callable] = {}
 
-    def register(self, name):
+    def register(self, name: str) -> Callable[[Callable], Callable]:
         """Decorator. Raises ValueError if the name is taken; a failed registration changes nothing."""
 
         def add(constructor):
@@ -107,7 +212,7 @@ class Registry:
 
         return add
 
-    def make(self, spec, **injected):
+    def make(self, spec: object, **injected: Any) -> Any:
         """Build what `spec` names. `injected` are arguments that the caller derives; a spec may not state them.
 
         Raises UserError for a malformed spec, an unknown name or argument, a missing argument, and a name whose
@@ -135,22 +240,10 @@ class Registry:
         return constructor(**args, **injected)
 
 
-def is_whole(value, smallest=1):
-    """Whether `value` is a whole number from `smallest` up."""
-    return type(value) is int and value >= smallest
-
-
-def check_whole(what, **values):
-    """Raise UserError if one of the arguments `values` of `what` is no whole number from 1 up."""
-    for name, value in values.items():
-        if not is_whole(value):
-            raise UserError(f'{what}: {name} is a whole number from 1 up, not {value!r}')
-
-
 # ---------------------------------------------------------------- configs
 
 
-def load_config(path, schema=None):
+def load_config(path: str | Path, schema: dict | None = None) -> dict:
     """Read a YAML config. `base: other.yaml` (or a list of them), relative to the file, is read first and overridden
     key by key; with `schema`, a nested dict of the known keys (None: anything goes below), an unknown key is refused.
 
@@ -163,7 +256,7 @@ def load_config(path, schema=None):
     return config
 
 
-def _load_with_bases(path, above):
+def _load_with_bases(path: Path, above: tuple) -> dict:
     if path.resolve() in above:
         raise UserError(f'{path}: configs inherit from each other in a circle')
     try:
@@ -179,7 +272,7 @@ def _load_with_bases(path, above):
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f'{path}: base is a file or a list of files, not {bases!r}')
-    merged = {}
+    merged: dict = {}
     for base in bases:
         merged = merge(merged, _load_with_bases(path.parent / base, (*above, path.resolve())))
     return merge(merged, config)
@@ -201,7 +294,7 @@ ConfigLoader.add_implicit_resolver(
 )
 
 
-def merge(below, above):
+def merge(below: Any, above: Any) -> Any:
     """`above` laid over `below`, mapping by mapping; a spec with another `name` replaces the whole spec."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
@@ -213,7 +306,7 @@ def merge(below, above):
     return merged
 
 
-def check_keys(config, schema, where):
+def check_keys(config: dict, schema: dict, where: str) -> None:
     """Refuse keys of the nested dict `config` that `schema` does not have, naming the nearest known one."""
     for key, value in config.items():
         if key not in schema:
@@ -224,11 +317,24 @@ def check_keys(config, schema, where):
             check_keys(value, schema[key], f'{where}: {key}')
 
 
+def check_complete(config: dict, keys: Iterable[str], path: str | Path, base: Path) -> None:
+    """Raise UserError, saying where defaults come from, if `config`, read from `path`, lacks some of the `keys`; `base`
+    is the config that has them."""
+    lacking = [key for key in keys if key not in config]
+    if lacking:
+        wanted = os.path.relpath(base, Path(path).resolve().parent)
+        others = f' and {len(lacking) - 1} more' if lacking[1:] else ''
+        raise UserError(
+            f'{path}: the key {lacking[0]!r} is missing{others}; defaults come from the config that `base:` names, '
+            f'here for example base: {wanted}'
+        )
+
+
 # ---------------------------------------------------------------- files
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
 
     The file is flushed to disk first, so `path` is at every moment the old file or the whole new one.
@@ -244,14 +350,14 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-def check_folder(folder):
+def check_folder(folder: Path) -> None:
     """Raise UserError, before any work, if `folder` cannot be made or written to."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f'{folder}: {there.resolve()} is no folder that can be written to')
 
 
-def write_text(path, text):
+def write_text(path: Path, text: str) -> None:
     """Write `text` and a line's end to `path`, all or nothing. Raises UserError if that cannot be."""
     try:
         with atomic_path(path) as temporary:
@@ -260,12 +366,12 @@ def write_text(path, text):
         raise UserError(f'{path}: cannot be written ({error.strerror})') from error
 
 
-def write_json(path, data):
+def write_json(path: Path, data: Any) -> None:
     """As `write_text`, data as JSON, which has no infinity: the string 'inf' stands in its place."""
     write_text(path, json.dumps(finite(data), indent=1, allow_nan=False))
 
 
-def finite(data):
+def finite(data: Any) -> Any:
     """`data`, of dicts and lists, with the string 'inf' for infinity."""
     if isinstance(data, dict):
         return {key: finite(value) for key, value in data.items()}
@@ -274,8 +380,55 @@ def finite(data):
     return 'inf' if data == math.inf else data
 
 
-def labelled(files):
-    """Pairs of a label and a file's name, each file once: its stem, or the whole name where stems are the same."""
-    files = list(dict.fromkeys(files))
-    stems = [Path(file).stem for file in files]
-    return [(stem if stems.count(stem) == 1 else file, file) for stem, file in zip(stems, files)]
+def distinct_names(files: Iterable[str | Path]) -> dict[str | Path, str]:
+    """A short name for each of the `files`: its stem; the file's name where stems are the same; the whole path where
+    these are the same too. No two files have the same name."""
+    names = {file: Path(file).stem for file in files}
+    for longer in (lambda file: Path(file).name, str):
+        while True:
+            counts = Counter(names.values())
+            alike = [file for file, name in names.items() if counts[name] > 1 and name != longer(file)]
+            if not alike:
+                break
+            names |= {file: longer(file) for file in alike}
+    return names
+
+
+def labelled(files: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of a label (see `distinct_names`) and a file's name, each file once."""
+    return [(name, str(file)) for file, name in distinct_names(files).items()]
+
+
+# ---------------------------------------------------------------- progress
+
+
+EVERY = 10  # seconds between two lines about progress in a log
+
+
+class Lines:
+    """A stream for tqdm, which writes each state of its bar to stderr as a line of its own."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass
+
+
+def progress(total: int, unit: str = 'image', shown: bool = True) -> tqdm:
+    """A bar that shows how much of `total` is done, where stderr is a terminal; elsewhere, as in the log of a job, a
+    line every `EVERY` seconds at most."""
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit=unit, disable=not shown)
+    return tqdm(
+        total=total,
+        unit=unit,
+        disable=not shown,
+        file=Lines(),
+        mininterval=EVERY,
+        miniters=1,
+        delay=EVERY,
+        ncols=0,
+        leave=False,
+    )

@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from utils import UserError, atomic_path
 
+READING = 2  # counts the ways in which images have been decoded: copies from before a change are not used
+
 
 class MappedImages:
     """The images of `files`, a sequence of uint8 arrays `(H, W, 3)` that are views of the cache file.
@@ -21,7 +23,7 @@ class MappedImages:
 
     def __init__(self, root, files, read):
         stamps = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-        name = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+        name = hashlib.sha256(json.dumps([READING, stamps]).encode()).hexdigest()[:16]
         folders, failed = (root / '.cache', Path('.cache')), []
         for folder in folders:
             self.file, index = (folder / name).resolve().with_suffix('.bin'), folder / f'{name}.json'

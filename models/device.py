@@ -1,6 +1,9 @@
 """Devices: which one to compute on, its clock, its free memory, and the precisions that a computation may have."""
 
 import os
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -29,6 +32,15 @@ def synchronize(device):
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
         torch.mps.synchronize()
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What `work()` returns and the seconds it took on `device`."""
+    synchronize(device)
+    began = time.perf_counter()
+    result = work()
+    synchronize(device)
+    return result, time.perf_counter() - began
 
 
 def free_memory(device):

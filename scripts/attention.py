@@ -3,7 +3,6 @@
 python scripts/attention.py -input photo.png -scale 4 -pixel 120,200 -model weights.pth -output attention.png
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from datasets.pictures.image_io import Picture, check_output, read_image, write_
 from datasets.resize import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.rendering import grid  # noqa: E402
-from utils import Parser, UserError, run_main  # noqa: E402
+from utils import Parser, UserError, pixel, run_main  # noqa: E402
 
 COLUMNS = 4  # heads beside each other
 SURROUNDING = 4  # LR pixels shown around the window
@@ -111,15 +110,6 @@ def show(axes, lr, point):
     axes.imshow(lr.permute(1, 2, 0).numpy(), interpolation='nearest')
     axes.plot(*reversed(point), '+', color='cyan')
     axes.axis('off')
-
-
-def pixel(text):
-    """'120,200' to (y, x)."""
-    try:
-        y, x = map(int, text.split(','))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a row and a column such as 120,200') from None
-    return y, x
 
 
 if __name__ == '__main__':

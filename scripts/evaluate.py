@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import distributed
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,6 +37,7 @@ from utils import (  # noqa: E402
     labelled,
     merge,
     nearest,
+    progress,
     run_main,
     write_json,
     write_text,
@@ -205,7 +205,7 @@ def compute(cells, store, rank, folder, device, args):
         raise UserError('the images or the weights are not those of the first process')
     jobs = [(key, i) for key in todo for i in range(len(by_key[key].dataset))]
     ready = set()
-    with tqdm(total=len(jobs), unit='image', disable=rank != 0 or not sys.stderr.isatty()) as bar:
+    with progress(len(jobs), shown=rank == 0) as bar:
         while (job := store.add('jobs', 1) - 1) < len(jobs):
             bar.update(job - bar.n)
             key, i = jobs[job]

@@ -20,7 +20,7 @@ from datasets.pictures.transparency import over_white, with_colour_everywhere
 from utils import UserError, about, atomic_path, nearest
 
 Image.init()  # before, `Image.open` does not know all formats by name
-READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF']
+READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM']
 INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow speaks of a bomb
 LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC', 'gamma': 'gamma'}
 
@@ -161,6 +161,8 @@ def load(image):
     if image.mode.startswith('I;16'):
         samples = np.asarray(image).astype(np.uint16)[..., None]
         return 65535 - samples if inverted else samples, notes
+    if image.mode == 'I' and image.format == 'PPM':  # grey of up to 16 bits, which Pillow brings to 16
+        return np.asarray(image).astype(np.uint16)[..., None], notes
     if image.mode in ('I', 'F'):
         raise UserError('samples of 32 bits; images of 8 and 16 bits can be read')
     if image.mode == 'CMYK':

@@ -1,11 +1,9 @@
 """What a stage of training is: its keys in a config, its length in steps, its learning rate."""
 
-import math
-
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
 from models.training.objective import LOSSES
-from utils import UserError, nearest
+from utils import UserError, is_number, is_whole, nearest
 
 REQUIRED = ('rim', 'scales', 'lr')
 UNITS = ('steps', 'epochs')
@@ -62,17 +60,13 @@ def check(stage):
     loss = stage.get('loss') or 'l1'
     if loss not in tuple(LOSSES):
         raise UserError(f'loss is one of {", ".join(LOSSES)}, not {loss!r}')
-    if 'blocks' in given and not (type(stage['blocks']) is int and stage['blocks'] > 0):
+    if 'blocks' in given and not is_whole(stage['blocks']):
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):
         raise UserError(f'shrink is above 0 and at most 1, not {stage["shrink"]!r}')
     milestones = stage.get('milestones') or []
     if not isinstance(milestones, list) or not all(map(is_number, milestones)) or milestones != sorted(milestones):
         raise UserError(f'milestones is an ascending list of {unit(stage)}, not {milestones!r}')
-
-
-def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def unit(stage):

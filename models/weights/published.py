@@ -35,14 +35,14 @@ MSIT_NAMES = (
 UNUSED = re.compile(r'^(encoder\.(sub_mean|add_mean)\.|amsno\.lem\.)')
 
 
-def is_published(args):
+def is_published(args: dict) -> bool:
     """Whether `args` are those of a published model's file: all of these tell their encoder not to upsample."""
     encoder = args.get('encoder_spec')
     encoder_args = encoder.get('args') if isinstance(encoder, dict) else None
     return isinstance(encoder_args, dict) and 'no_upsampling' in encoder_args
 
 
-def from_published(name, args, state):
+def from_published(name: str, args: dict, state: dict) -> tuple[dict, dict]:
     """The spec and state dict, in this project's terms, of a published `amsit`, `liif` or `lte` checkpoint.
 
     Raises UserError for another model or a configuration that the published code could run but this project does not
@@ -57,7 +57,7 @@ def from_published(name, args, state):
     return make_spec(args, state), rename(state, names + ENCODER_NAMES)
 
 
-def msit_spec(args, state):
+def msit_spec(args: dict, state: dict) -> dict:
     return {
         'name': 'msit',
         'args': {
@@ -75,18 +75,18 @@ def msit_spec(args, state):
     }
 
 
-def liif_spec(args, state):
+def liif_spec(args: dict, state: dict) -> dict:
     return {
         'name': 'liif',
         'args': {'encoder_spec': encoder_spec(args['encoder_spec']), 'imnet_spec': imnet_spec(args['imnet_spec'])},
     }
 
 
-def lte_spec(args, state):
+def lte_spec(args: dict, state: dict) -> dict:
     return {'name': 'lte', 'args': {**liif_spec(args, state)['args'], 'hidden_dim': args.get('hidden_dim', 256)}}
 
 
-def encoder_spec(spec):
+def encoder_spec(spec: dict) -> dict:
     args = dict(spec.get('args') or {})
     args.pop('no_upsampling', None)
     if spec['name'] == 'rdn':
@@ -95,11 +95,11 @@ def encoder_spec(spec):
     return {'name': spec['name'], 'args': args}
 
 
-def imnet_spec(spec):
+def imnet_spec(spec: dict) -> dict:
     return {'name': 'mlp', 'args': dict(spec.get('args') or {})}
 
 
-def position_bias_spec(spec):
+def position_bias_spec(spec: dict | None) -> dict | None:
     if spec is None:
         return None
     args = spec.get('args', {})
@@ -108,7 +108,7 @@ def position_bias_spec(spec):
     return {'name': 'sinusoid', 'args': {'features': args['enc_dims'], 'max_exponent': args['posenc_scale']}}
 
 
-def rename(state, names):
+def rename(state: dict, names: tuple) -> dict:
     renamed = {}
     for key, value in state.items():
         if UNUSED.match(key):
@@ -121,7 +121,7 @@ def rename(state, names):
 
 # Published name to what makes its spec, the only values of some arguments, and the parameter names besides the
 # encoder's.
-SPECS = {
+SPECS: dict[str, tuple] = {
     'amsit': (msit_spec, {'imnet_num': 1, 'conv_num': 1, 'is_cell': True, 'local_attn': True}, MSIT_NAMES),
     'liif': (liif_spec, {'local_ensemble': True, 'feat_unfold': True, 'cell_decode': True}, ()),
     'lte': (lte_spec, {}, ()),

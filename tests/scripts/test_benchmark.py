@@ -121,14 +121,14 @@ def test_what_takes_longest_has_the_largest_share(part, name, monkeypatch):
 
 def test_a_turn_is_of_several_runs_and_gives_their_median(monkeypatch):
     """By a clock that only the work moves: 8 s for the first run, 1 s for each of the others."""
-    timed, runs = runpy.run_path(str(ROOT / PROGRAM))['timed'], []
+    median_seconds, runs = runpy.run_path(str(ROOT / PROGRAM))['median_seconds'], []
     monkeypatch.setattr(time, 'perf_counter', lambda: sum(runs))
 
     def work():
         runs.append(1 if runs else 8)
 
-    assert timed(work, torch.device('cpu'), 12) == 1 and len(runs) == 5
-    assert timed(work, torch.device('cpu')) == 1 and len(runs) == 6
+    assert median_seconds(work, torch.device('cpu'), 12) == 1 and len(runs) == 5
+    assert median_seconds(work, torch.device('cpu')) == 1 and len(runs) == 6
 
 
 @pytest.mark.parametrize(
