@@ -281,7 +281,7 @@ def _load_with_bases(path: Path, above: tuple) -> dict:
 class ConfigLoader(yaml.SafeLoader):
     """YAML in which `1e-4` is a number, as people expect, and not a string; a key may not be there twice."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:

@@ -28,7 +28,7 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
-def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, float]) -> dict:
+def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict:
     """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `degrade` says.
 
     `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
@@ -53,7 +53,7 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def measure(self, i: int) -> tuple[str, tuple[int, int], tuple[float, float]]:
+    def measure(self, i: int) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
         """Name, HR size (h, w) and scale (sy, sx) of item `i`, without making its LR image."""
         name = self.dataset.name(i)
         with about(name):
@@ -77,7 +77,7 @@ class PairedEvaluation:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def measure(self, i: int) -> tuple[str, tuple[int, int], tuple[float, float]]:
+    def measure(self, i: int) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
         """Name, HR size (h, w) and scale (sy, sx) of item `i`."""
         item = self[i]
         return item['name'], tuple(item['hr'].shape[-2:]), item['scale']

@@ -17,7 +17,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -104,7 +104,7 @@ def read(path: str | Path) -> Any:
             raise UserError(f'{path}: not a whole weight file ({type(error).__name__})') from error
 
 
-def is_safetensors(file) -> bool:
+def is_safetensors(file: BinaryIO) -> bool:
     """Whether an open file, at its beginning, is of that kind or should be by its name: a length, then JSON."""
     head = file.read(9)
     file.seek(0)
