@@ -8,7 +8,9 @@ import json
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -42,25 +44,45 @@ def about(what: object) -> Iterator[None]:
 def run_main(main: Callable[[], int | None], debug: bool = False) -> NoReturn:
     """Run `main()` as a program and leave with its exit status.
 
-    `UserError` and too little memory end in one line on stderr and status 2, Ctrl-C in status 130; with `debug` the
-    traceback is shown. A `Note` is one line on stderr; of several processes, the first prints them.
+    `UserError`, too little memory and a stdout that takes no more end in one line on stderr and status 2, Ctrl-C in
+    status 130, SIGTERM, SIGHUP and a closed pipe in status 128 + the signal's number; files that are being written
+    vanish. With `debug` the traceback is shown. Characters that the terminal cannot show are printed as escapes.
+    A `Note` is one line on stderr; of several processes, the first prints them.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+    said = None
     try:
-        with warnings.catch_warnings():
+        with signals_raise(), warnings.catch_warnings():
             warnings.simplefilter('always' if os.environ.get('RANK', '0') == '0' else 'ignore', Note)
             warnings.showwarning = shown_as_note(warnings.showwarning)
             status = main()
+            if sys.stdout:
+                sys.stdout.flush()
     except (UserError, MemoryError, RuntimeError) as error:
         if debug or not (isinstance(error, UserError) or is_out_of_memory(error)):
             raise
         message = str(error) if isinstance(error, UserError) else 'there is not enough memory for this'
-        print(f'error: {" ".join(message.split())}', file=sys.stderr)
-        status = 2
+        said, status = f'error: {" ".join(message.split())}', 2
+    except BrokenPipeError:
+        status = 128 + 13  # as a program that SIGPIPE ends
+    except OSError as error:  # one of a file has the file's name
+        if debug or error.filename is not None:
+            raise
+        said, status = f'error: stdout cannot be written ({error.strerror})', 2
     except KeyboardInterrupt:
         if debug:
             raise
-        print('interrupted', file=sys.stderr)
-        status = 130
+        said, status = 'interrupted', 130
+    with contextlib.suppress(OSError):
+        if said:
+            print(said, file=sys.stderr)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # what is left goes nowhere, or Python would complain of it when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status or 0)
 
 
@@ -77,6 +99,30 @@ def shown_as_note(showwarning: Callable[..., None]) -> Callable[..., None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """In this context SIGTERM and SIGHUP raise SystemExit, once, and SIGINT KeyboardInterrupt, unless they are ignored
+    or have handlers already."""
+    ending = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+
+    def stop(number, frame):
+        for other in set(ending) & set(before):
+            signal.signal(other, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in [(number, stop) for number in ending] + [(signal.SIGINT, signal.default_int_handler)]:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in set(before) - {signal.SIGINT}:
+            signal.signal(number, before[number])
+
+
+def is_out_of_memory(error):
     """Whether an exception says that memory did not suffice: Python's, or torch's of any device."""
     said = str(error) if isinstance(error, RuntimeError) else ''
     return isinstance(error, MemoryError) or "can't allocate memory" in said or 'out of memory' in said
@@ -106,6 +152,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
         return super().parse_args(one_or_two_dashes(sys.argv[1:]))
+    def parse_args(self):
+        return super().parse_intermixed_args(one_or_two_dashes(sys.argv[1:]))
 
     def _get_option_tuples(self, option_string):
         return []  # what an option may abbreviate: nothing, which `allow_abbrev` says of two dashes only
@@ -340,7 +388,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The file is flushed to disk first, so `path` is at every moment the old file or the whole new one.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}.partial{path.suffix}')
+    temporary = path.with_name(f'.{path.stem[:24]}.{os.getpid()}.partial{path.suffix}')  # file systems limit names
     try:
         yield temporary
         with open(temporary, 'rb') as file:
@@ -352,9 +400,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def check_folder(folder: Path) -> None:
     """Raise UserError, before any work, if `folder` cannot be made or written to."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f'{folder}: {there.resolve()} is no folder that can be written to')
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK):
+        raise UserError(f'{folder}: {os.path.realpath(there)} is no folder that can be written to')
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ The MATLAB rule reproduces LR images that were published with benchmark papers w
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,11 +101,16 @@ def scale_pair(scale: Any) -> tuple[float, ...]:
 
 
 def parse_scale(text: str) -> tuple[float, ...]:
-    """The (sy, sx) of a text such as '3.3', or '2x3.5' for height x width. Raises UserError as `scale_pair` does."""
-    parts = text.split('x')
+    """(sy, sx) of '3.3' or '2x' (both), or of '2,3.5' or '2x3.5': height, width. Raises UserError as `scale_pair` does.
+
+    For all programs: what people type.
+    """
+    parts = [part.strip() for part in re.split('[,x×]', text.lower())]
+    if parts[1:] == [''] and ',' not in text:
+        parts = parts[:1]
     try:
-        return scale_pair(parts if parts[1:] else text)
+        return scale_pair(parts if parts[1:] else parts[0])
     except UserError as error:
         raise UserError(
-            f'a scale is a positive number, or two of them as 2x3.5 (height x width), not {text!r}'
+            f'a scale is a positive number, or two of them as 2x3.5 or 2,3.5 (height, width), not {text!r}'
         ) from error

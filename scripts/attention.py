@@ -11,12 +11,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torchvision.transforms.functional import to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models  # noqa: E402
-from datasets.pictures.image_io import Picture, check_output, read_image, write_image  # noqa: E402
+from datasets.pictures.image_io import check_output, read_image, write_figure  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.rendering import grid  # noqa: E402
@@ -50,7 +49,7 @@ def main(args):
         raise UserError(f'{args.model}: a model of the kind {model.spec["name"]!r} has no attention to draw')
     weights = attention(model, lr.to(device), args.pixel, size).cpu()
     nearest, point = place(args.pixel, lr.shape[1:], size)
-    write_image(args.output, Picture(to_tensor(draw(lr, weights, nearest, point))))
+    write_figure(args.output, draw(lr, weights, nearest, point))
     print(
         f'{len(weights)} heads, window of {weights.shape[1]} x {weights.shape[2]} LR pixels around row {nearest[0]}, '
         f'column {nearest[1]}\nwritten: {args.output}'

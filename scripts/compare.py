@@ -8,14 +8,12 @@ The LR image is made from the image, and PSNR taken on luma, as in `test.py`.
 import sys
 from pathlib import Path
 
-from torchvision.transforms.functional import to_tensor
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models  # noqa: E402
 from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.pictures.figures import LARGEST_ERROR, comparison  # noqa: E402
-from datasets.pictures.image_io import Picture, check_output, write_image  # noqa: E402
+from datasets.pictures.image_io import check_output, write_figure  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from datasets.wrappers import evaluation_item  # noqa: E402
 from models.device import choose_device  # noqa: E402
@@ -55,7 +53,7 @@ def main(args):
     for label, model in contenders:
         scores, sr = evaluate_image(model, item, 'benchmark', device, ensemble=args.ensemble)
         panels.append((f'{label}  {scores["psnr"]:.2f} dB', sr))
-    write_image(args.output, Picture(to_tensor(comparison(item['lr'], panels, args.crop, item['hr']))))
+    write_figure(args.output, comparison(item['lr'], panels, args.crop, item['hr']))
     print('\n'.join(label for label, _ in panels))
     print(f'written: {args.output}; errors from black, none, to white, {LARGEST_ERROR:.0%} of the range and more')
 
