@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -645,11 +646,33 @@ def test_debug_shows_the_traceback(tmp_path):
 # ---------------------------------------------------------------- names, folders and what cannot be read
 
 
-def started(folder, *arguments, **options):
-    """`demo.py` as a process of its own in `folder`, with bicubic on the CPU; `options` of `subprocess.run`."""
-    command = [sys.executable, DEMO, '-device', 'cpu', '-model', 'bicubic', *arguments]
-    options = {'capture_output': True, 'timeout': 120, **options}
-    return subprocess.run(command, cwd=folder, **options)
+def started(folder, *arguments, out=None, encoding='utf-8', before=None):
+    """`demo.py` in a child of this process, in `folder`, with bicubic on the CPU: its number. Its stdout is `out`, a
+    file's number, or `folder/stdout`, in an `encoding`; its stderr `folder/stderr`. `before` is called first."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.chdir(folder)
+        os.dup2(os.open('stdout', os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if out is None else out, 1)
+        os.dup2(os.open('stderr', os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        sys.stdout = open(1, 'w', encoding=encoding, closefd=False)
+        sys.stderr = open(2, 'w', encoding=encoding, errors='backslashreplace', closefd=False)
+        sys.argv = [str(DEMO), '-device', 'cpu', '-model', 'bicubic', *arguments]
+        if before:
+            before()
+        runpy.run_path(str(DEMO), run_name='__main__')
+    except SystemExit as stopped:
+        os._exit(stopped.code)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(99)
+
+
+def status_of(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def save(path, size=(3, 4)):
@@ -657,16 +680,16 @@ def save(path, size=(3, 4)):
     Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
 
 
-def test_names_that_the_terminal_cannot_print(tmp_path):
+@pytest.mark.parametrize('encoding', ['cp1252', 'ascii', 'utf-8'])
+def test_names_that_the_terminal_cannot_print(tmp_path, encoding):
     names = ['図.png', 'Grüße.png', 'a\nb.png', os.fsdecode(b'\xff.png')]
     for name in names:
         save(tmp_path / 'in' / name)
     (tmp_path / 'in' / '写真.jpg').write_text('no image')
-    for encoding in ('cp1252', 'utf-8'):
-        done = started(tmp_path, '-input', 'in', '-output', encoding, env={**os.environ, 'PYTHONIOENCODING': encoding})
-        assert done.returncode == 1 and b'4 of 5 images' in done.stdout, done
-        assert done.stderr.startswith(b'failed: ') and done.stderr.count(b'\n') == 1
-        assert sorted(os.listdir(tmp_path / encoding)) == sorted(names)
+    status = status_of(started(tmp_path, '-input', 'in', '-output', 'out', encoding=encoding))
+    said, failed = ((tmp_path / name).read_bytes() for name in ('stdout', 'stderr'))
+    assert status == 1 and b'4 of 5 images' in said and failed.startswith(b'failed: ') and failed.count(b'\n') == 1
+    assert sorted(os.listdir(tmp_path / 'out')) == sorted(names)
 
 
 @pytest.mark.parametrize('letter', ['x', 'ü', '写', '🖼'])
@@ -782,27 +805,21 @@ def test_files_left_out_are_named_by_kind_and_number(demo, monkeypatch):
     'number, suffix', [(signal.SIGTERM, 'png'), (signal.SIGHUP, 'tif'), (signal.SIGINT, 'jpg')], ids=str
 )
 def test_a_signal_leaves_no_partial_file(tmp_path, number, suffix):
-    """It comes when the file has been begun, which a wait in the writer makes sure of."""
     save(tmp_path / 'in.png')
-    waits = (
-        'import runpy, sys, time; from pathlib import Path; from models.rendering import upscaler;'
-        'strips = upscaler.Upscaler.__call__;'
-        'upscaler.Upscaler.__call__ = lambda *a: (Path("begun").touch(), time.sleep(60), strips(*a))[2];'
-        f'sys.argv = {[str(DEMO), "-model", "bicubic", "-device", "cpu", "in.png", "-o", f"out.{suffix}"]};'
-        'runpy.run_path(sys.argv[0], run_name="__main__")'
-    )
-    environment = {**os.environ, 'PYTHONPATH': str(DEMO.parent)}
-    process = subprocess.Popen([sys.executable, '-c', waits], cwd=tmp_path, stderr=subprocess.PIPE, env=environment)
-    try:
-        while not (tmp_path / 'begun').exists() and process.poll() is None:
-            time.sleep(0.05)
-        assert list(tmp_path.glob(f'.out.*.partial.{suffix}'))
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 128 + number and b'Traceback' not in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['begun', 'in.png']
+
+    def wait(*_):
+        Path('begun').touch()
+        time.sleep(600)
+
+    child = started(tmp_path, 'in.png', '-o', f'out.{suffix}', before=lambda: setattr(Upscaler, '__call__', wait))
+    while not (tmp_path / 'begun').exists():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / 'stderr').read_text()
+        time.sleep(0.01)
+    assert list(tmp_path.glob(f'.out.*.partial.{suffix}'))
+    os.kill(child, number)
+    assert status_of(child) == 128 + number
+    assert (tmp_path / 'stderr').read_text() == ('interrupted\n' if number == signal.SIGINT else '')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['begun', 'in.png', 'stderr', 'stdout']
 
 
 def test_ctrl_c_while_torch_is_imported_shows_no_traceback(tmp_path):
@@ -812,7 +829,7 @@ def test_ctrl_c_while_torch_is_imported_shows_no_traceback(tmp_path):
         if b'torch' in line:
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGINT and b'Traceback' not in err and b'KeyboardInterrupt' not in err
 
 
@@ -822,14 +839,13 @@ def test_a_closed_pipe_and_a_full_disk_behind_stdout(tmp_path, output):
     command = ['-input', 'in.png', '-output', output, '-overwrite']
     reader, writer = os.pipe()
     os.close(reader)
-    with open(writer, 'wb') as pipe:
-        done = started(tmp_path, *command, capture_output=False, stdout=pipe, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (141, b'')
-    with open('/dev/full', 'wb') as full:
-        done = started(tmp_path, *command, capture_output=False, stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == 2 and done.stderr == b'error: stdout cannot be written (No space left on device)\n'
-    written = [path for path in tmp_path.rglob('*') if path.is_file()]
-    assert len(written) == 2 and not any('partial' in path.name for path in written)
+    assert status_of(started(tmp_path, *command, out=writer)) == 141 and (tmp_path / 'stderr').read_text() == ''
+    full = os.open('/dev/full', os.O_WRONLY)
+    assert status_of(started(tmp_path, *command, out=full)) == 2
+    assert (tmp_path / 'stderr').read_text() == 'error: stdout cannot be written (No space left on device)\n'
+    os.close(writer), os.close(full)
+    written = sorted(path.name for path in tmp_path.rglob('*') if path.is_file())
+    assert written == sorted(['in.png', 'stderr', 'in.png' if output == 'out/' else 'out.png'])
 
 
 # ---------------------------------------------------------------- habits

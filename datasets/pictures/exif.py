@@ -70,7 +70,7 @@ STACKS = b'ImageJ=', b'{"shape"', b'shape=', b'<OME', b'<?xml'  # how descriptio
 class Layout(NamedTuple):
     """How the directories of a file are stored, all for `struct`."""
 
-    count: str
+    number: str  # of entries
     entry: str
     offset: str
     sizes: dict  # bytes of a value, by its type
@@ -93,7 +93,8 @@ def read(file: BinaryIO) -> tuple[Exif, list[str]]:
     Orientation is reset: the image is taken to be upright. Raises ValueError if they are no such data.
     """
     begin = exactly(file, 8)
-    order, layout, lost = {b'II': '<', b'MM': '>'}.get(begin[:2], '<'), CLASSIC, []
+    lost: list[str] = []
+    order, layout = {b'II': '<', b'MM': '>'}.get(begin[:2], '<'), CLASSIC
     (start,) = struct.unpack(order + 'L', begin[4:])
     if begin == BEGIN_BIG[order]:
         layout, (start,) = BIG, struct.unpack(order + 'Q', exactly(file, 8))
@@ -122,7 +123,7 @@ def directory(file, order, at, lost, layout=CLASSIC, within=(PHOTO, GPS)):
     added to the list `lost`."""
     inline = struct.calcsize('=' + layout.offset)  # bytes of a value that stands in its entry
     file.seek(at)
-    (count,) = struct.unpack(order + layout.count, exactly(file, struct.calcsize('=' + layout.count)))
+    (count,) = struct.unpack(order + layout.number, exactly(file, struct.calcsize('=' + layout.number)))
     if count > LARGEST:
         raise ValueError('damaged')
     table = exactly(file, struct.calcsize('=' + layout.entry) * count)
