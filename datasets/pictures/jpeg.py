@@ -29,7 +29,7 @@ def without_its_end(content: bytes) -> Image.Image | None:
 def has_all_scans(content: bytes) -> bool:
     """Whether the scans that begin in a JPEG file hold all bits of all coefficients. Source: ITU-T T.81, sections B.2
     and G.1."""
-    at, missing = 2, {None}  # missing: components and their coefficients
+    at, missing = 2, {(0, 0)}  # missing: components and their coefficients
     while at + 4 <= len(content):
         marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], 'big')
         segment = content[at + 4 : at + 2 + length]

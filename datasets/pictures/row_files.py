@@ -71,7 +71,7 @@ class PngFile:
         rows = np.ascontiguousarray(samples, f'>u{self.header.bits // 8}').view(np.uint8).reshape(len(samples), -1)
         for top in range(0, len(rows), self.header.rows_at_once):
             part = rows[top : top + self.header.rows_at_once]
-            data = self.deflate.compress(filtered(part, self.above, step))
+            data = self.deflate.compress(filtered(part, self.above, step).tobytes())
             self.above = part[-1]
             if data:
                 self.chunk(b'IDAT', data)
@@ -113,7 +113,8 @@ class TiffFile:
         self.file, self.header = file, header
         self.order = header.exif.order if header.exif else '<'
         self.waiting = np.empty((0, header.size[1], header.channels), f'u{header.bits // 8}')
-        self.offsets, self.lengths = [], []
+        self.offsets: list[int] = []
+        self.lengths: list[int] = []
         file.write(bytes(8))
 
     def write(self, samples: np.ndarray) -> None:
@@ -125,7 +126,7 @@ class TiffFile:
     def strip(self, samples: np.ndarray) -> None:
         differences = samples.copy()
         differences[:, 1:] -= samples[:, :-1]
-        data = zlib.compress(differences.astype(f'{self.order}u{self.header.bits // 8}'))
+        data = zlib.compress(differences.astype(f'{self.order}u{self.header.bits // 8}').tobytes())
         self.offsets.append(self.file.tell())
         self.lengths.append(len(data))
         self.file.write(data + bytes(len(data) % 2))
@@ -170,7 +171,7 @@ class CollectedFile:
 
     def __init__(self, file: BinaryIO, header: Header, kind: str, **options):
         self.file, self.header, self.kind, self.options = file, header, kind, options
-        self.parts = []
+        self.parts: list[np.ndarray] = []
 
     def write(self, samples: np.ndarray) -> None:
         self.parts.append(samples)

@@ -10,10 +10,10 @@ from datasets.resize import parse_scale
 from utils import UserError
 
 OUTPUT_LIMIT = 10**9  # pixels; more is taken for a slip of the finger
-Size = Callable[[tuple[int, int]], tuple[float, float]]
+Size = Callable[[tuple[int, ...]], tuple[float, ...]]
 
 
-def output_size(input_size: tuple[int, int], wanted: Size) -> tuple[int, int]:
+def output_size(input_size: tuple[int, ...], wanted: Size) -> tuple[int, ...]:
     """The output's (h, w), whole numbers, for an image of `input_size` (h, w), by what a `by_...` gave.
 
     Raises UserError for an empty size and one of more than `OUTPUT_LIMIT` pixels.
@@ -44,16 +44,17 @@ def by_resolution(text: str) -> Size:
             f'{text!r} does not say which is which: write the height, a comma, the width; {second},{first} is an image '
             f'{first} wide and {second} high'
         )
+    stated = [value.strip() for value in text.split(',')]
     try:
-        height, width = (int(value) if value.strip() else None for value in text.split(','))
-        good = (height or width) and min(side for side in (height, width) if side is not None) > 0
+        height, width = (int(value or 0) for value in stated)
+        good = any(stated) and all(side > 0 for side, value in zip((height, width), stated) if value)
     except ValueError:
         good = False
     if not good:
         raise ArgumentTypeError(f'{text!r} is not a height and a width in pixels, as 720,1280, or one of them, as 720,')
-    if height is None:
+    if not height:
         return lambda size: (in_proportion(size[0], width, size[1]), width)
-    if width is None:
+    if not width:
         return lambda size: (height, in_proportion(size[1], height, size[0]))
     return lambda size: (height, width)
 
