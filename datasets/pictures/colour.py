@@ -100,7 +100,7 @@ def cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str
         try:
             srgb = ImageCms.createProfile('sRGB')
             converted = ImageCms.profileToProfile(image, io.BytesIO(icc), srgb, outputMode='RGB')
-            return converted, 'CMYK is converted to sRGB by its colour profile'
+            return converted or image, 'CMYK is converted to sRGB by its colour profile'
         except (ImageCms.PyCMSError, OSError, ImportError):
             pass
     return image.convert('RGB'), 'CMYK is converted to RGB without a colour profile'

@@ -93,7 +93,7 @@ def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) ->
     Raises UserError for a file that is missing, no image, damaged, of more than `INPUT_LIMIT` pixels, of a format that
     needs a package that is not installed, or whose samples are not whole numbers of at most 16 bits.
     """
-    name = name or file
+    name = name or str(file)
     with warnings.catch_warnings(record=True) as caught, contextlib.ExitStack() as stack:
         warnings.simplefilter('always')
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -113,8 +113,8 @@ def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) ->
         except Exception as error:  # on damaged files, decoders raise whatever comes to pass
             said = ' '.join(str(error).split()) or type(error).__name__
             raise UserError(f'{name}: unreadable image ({said})') from error
-    said = (' '.join(str(warning.message).split()) for warning in caught)
-    return decoded._replace(notes=list(dict.fromkeys([*decoded.notes, *said])))
+    warned = (' '.join(str(warning.message).split()) for warning in caught)
+    return decoded._replace(notes=list(dict.fromkeys([*decoded.notes, *warned])))
 
 
 def opened(path):
@@ -303,7 +303,7 @@ def resolution(dpi):
 # ---------------------------------------------------------------- writing
 
 
-def check_output(path: str | os.PathLike, size: tuple[int, int] = (1, 1)) -> Format:
+def check_output(path: str | os.PathLike, size: tuple[int, ...] = (1, 1)) -> Format:
     """The format that the extension of `path` tells.
 
     Raises UserError, before any work, if an image of `size` (h, w) could not be written there.
@@ -326,7 +326,7 @@ def check_output(path: str | os.PathLike, size: tuple[int, int] = (1, 1)) -> For
 
 
 @contextlib.contextmanager
-def open_writer(path: str | os.PathLike, size: tuple[int, int], picture: Picture) -> Iterator['Writer']:
+def open_writer(path: str | os.PathLike, size: tuple[int, ...], picture: Picture) -> Iterator['Writer']:
     """Write an image of `size` (h, w) to `path`, completely or not at all, some rows at a time: gives a `Writer`.
 
     `picture`, of any size, tells the kind of the image: grey or colour, with or without alpha, bits, profile, labels,

@@ -51,7 +51,9 @@ def find_images(
     """
     given = [path for text in inputs for path in expanded(text)]
     folders = {os.path.realpath(folder) for folder in apart}
-    found, others, problems = [], Counter(), []
+    found: list[tuple[Path, Path]] = []
+    others: Counter = Counter()
+    problems: list[UserError] = []
     for path in given:
         if not os.path.isdir(path):
             found.append((path, Path(path.name)))

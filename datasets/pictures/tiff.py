@@ -28,7 +28,7 @@ def first_page(file: BinaryIO) -> tuple[tifffile.TiffPage, int]:
     comes to pass for damaged files.
     """
     pages = tifffile.TiffFile(file).pages
-    page = pages[0]
+    page = pages[0].aspage()
     bits, kind = page.bitspersample, page.sampleformat
     if kind not in (UNSIGNED, UNDEFINED) or bits == 0 or isinstance(bits, int) and bits > 16:
         kind = KINDS.get(kind, 'whole numbers') if isinstance(kind, int) else 'several kinds'
@@ -52,7 +52,7 @@ def read(page: tifffile.TiffPage) -> tuple[np.ndarray, list[str]]:
     notes. Raises UserError for colours of another kind; whatever comes to pass for damaged files."""
     bits, photometric, notes = page.bitspersample, int(page.photometric), []
     if photometric not in (*GREYS, COLOURS, CMYK):
-        kind = page.photometric.name
+        kind = tifffile.PHOTOMETRIC(photometric).name
         raise UserError(f'its colours are of the kind {kind}, with {bits} bits a sample; saved as RGB it can be read')
     stored = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (planes, H, W, samples of a plane)
     samples = np.moveaxis(stored, 0, 2).reshape(*stored.shape[1:3], -1)
@@ -95,6 +95,7 @@ def resolution(page: tifffile.TiffPage) -> tuple[float, float] | None:
     """Dots an inch, (x, y), if the page tells."""
     unit = {2: 1, 3: 2.54}.get(page.tags.valueof(296, 2))
     try:
-        return unit and tuple(unit * n / d for n, d in (page.tags.valueof(tag) for tag in (282, 283)))
+        x, y = (n / d for n, d in (page.tags.valueof(tag) for tag in (282, 283)))
     except (TypeError, ValueError, ZeroDivisionError):
         return None
+    return (unit * x, unit * y) if unit else None
