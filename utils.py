@@ -98,7 +98,6 @@ def shown_as_note(showwarning: Callable[..., None]) -> Callable[..., None]:
     return show
 
 
-def is_out_of_memory(error: BaseException) -> bool:
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
     """In this context SIGTERM and SIGHUP raise SystemExit, once, and SIGINT KeyboardInterrupt, unless they are ignored
@@ -110,7 +109,7 @@ def signals_raise() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    before = {}
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number, handler in [(number, stop) for number in ending] + [(signal.SIGINT, signal.default_int_handler)]:
             if signal.getsignal(number) == signal.SIG_DFL:
@@ -122,7 +121,7 @@ def signals_raise() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory did not suffice: Python's, or torch's of any device."""
     said = str(error) if isinstance(error, RuntimeError) else ''
     return isinstance(error, MemoryError) or "can't allocate memory" in said or 'out of memory' in said
@@ -152,6 +151,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
         return super().parse_args(one_or_two_dashes(sys.argv[1:]))
+
     def parse_args(self):
         return super().parse_intermixed_args(one_or_two_dashes(sys.argv[1:]))
 

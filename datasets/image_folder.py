@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -214,15 +212,7 @@ def read_rgb(file: str | Path | BinaryIO, name: str | None = None) -> np.ndarray
     It is read as the demo reads it (`read_image`): upright, grey as three equal channels, more than 8 bits a sample
     rounded to 8; alpha is dropped. Raises UserError as `read_image` does.
     """
-    if not isinstance(file, (str, Path)):
-        with tempfile.NamedTemporaryFile() as copy:
-            shutil.copyfileobj(file, copy)
-            copy.flush()
-            try:
-                return read_rgb(copy.name)
-            except UserError as error:
-                raise UserError(str(error).replace(copy.name, name or 'the image')) from error
-    rgb = read_image(file)[0].rgb
+    rgb = read_image(file, name)[0].rgb
     return np.ascontiguousarray((rgb * 255).round_().byte().permute(1, 2, 0).numpy())
 
 

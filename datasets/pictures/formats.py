@@ -48,7 +48,7 @@ OPTIONAL = {  # by Pillow's names
 }
 # Pillow without AVIF registers that it opens it, to say so.
 LACKING = {name: kind for name, kind in OPTIONAL.items() if name not in (Image.SAVE if name == 'AVIF' else Image.OPEN)}
-READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF', *(name for name in OPTIONAL if name not in LACKING)]
+READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', *(name for name in OPTIONAL if name not in LACKING)]
 
 FORMATS = {
     '.png': Format('PNG', 2**31 - 1, PngFile, alpha=True, bits=16, labels=True),

@@ -57,15 +57,15 @@ class Decoded(NamedTuple):
 # ---------------------------------------------------------------- reading
 
 
-def read_image(path: str | os.PathLike) -> tuple[Picture, list[str]]:
-    """Read the image file `path`: a `Picture`, turned upright by its EXIF orientation, and a list of notes on what of
+def read_image(file: str | os.PathLike | BinaryIO, name: str | None = None) -> tuple[Picture, list[str]]:
+    """Read the image in `file`: a `Picture`, turned upright by its EXIF orientation, and a list of notes on what of
     the file is not in it.
 
     Palette and CMYK images come as RGB, transparent colours as alpha, of several frames only the first. Where an image
     is fully transparent, its colour is that of what is near: see `with_colour_everywhere`.
-    Raises UserError as `read_samples` does.
+    Arguments and errors are those of `read_samples`.
     """
-    decoded = read_samples(path)
+    decoded = read_samples(file, name)
     samples = upright(decoded.samples, decoded.orientation)
     peak = np.iinfo(samples.dtype).max
     planes = torch.from_numpy(np.array(samples.transpose(2, 0, 1), order='C')).float().div_(peak)  # (C, H, W)
@@ -76,15 +76,6 @@ def read_image(path: str | os.PathLike) -> tuple[Picture, list[str]]:
     bits = 16 if peak > 255 else 8
     kept = decoded.icc, decoded.exif, decoded.dpi, decoded.labels
     return Picture(planes.expand(3, -1, -1), alpha, grey, bits, *kept), decoded.notes
-
-
-def read_rgb(file: str | os.PathLike | BinaryIO, name: str | None = None) -> np.ndarray:
-    """`(H, W, 3)` uint8, RGB, of the image in `file`, as training and evaluation take it: as stored, not turned, grey
-    as three equal channels, 16 bits rounded to 8, without alpha. Arguments and errors are those of `read_samples`."""
-    samples = read_samples(file, name).samples
-    if samples.dtype == np.uint16:
-        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.repeat(samples[..., :1], 3, axis=-1) if samples.shape[2] <= 2 else np.ascontiguousarray(samples[..., :3])
 
 
 def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) -> Decoded:
@@ -216,10 +207,12 @@ def in_16_bits(file):
 
 
 def in_8_bits(image, begin):
-    """A loaded PIL image as an array `(H, W, C)` uint8: grey, grey and alpha, RGB or RGBA; and notes."""
+    """A loaded PIL image as an array `(H, W, C)` uint8, or uint16 of PPM: grey, grey and alpha, RGB or RGBA; and notes."""
     notes, grey = [], image.info.get('transparency')
     if image.format == 'PNG' and image.mode in ('1', 'L') and isinstance(grey, int):  # told as samples are stored
         image.info['transparency'] = min(255, grey * {1: 255, 2: 85, 4: 17}.get(begin[24], 1))
+    if image.mode.startswith('I') and image.format == 'PPM':  # grey of up to 16 bits, which Pillow brings to 16
+        return np.asarray(image).astype(np.uint16)[..., None], notes
     if image.mode.startswith('I') or image.mode == 'F':
         raise UserError('its samples are of more than 8 bits, which are read of PNG and TIFF only')
     if image.mode == 'CMYK':

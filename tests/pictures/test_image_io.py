@@ -14,8 +14,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 import models
+from datasets.image_folder import read_rgb
 from datasets.pictures import exif, image_io, row_files
-from datasets.pictures.image_io import Picture, check_output, open_writer, read_image, read_rgb, write_image
+from datasets.pictures.image_io import Picture, check_output, open_writer, read_image, write_image
 from datasets.pictures.transparency import with_colour_everywhere
 from models.rendering.upscaler import Upscaler
 from utils import UserError
