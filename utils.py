@@ -150,9 +150,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument('-h', '-help', action='help', help='show this and stop')
 
     def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
-        return super().parse_args(one_or_two_dashes(sys.argv[1:]))
-
-    def parse_args(self):
         return super().parse_intermixed_args(one_or_two_dashes(sys.argv[1:]))
 
     def _get_option_tuples(self, option_string):
