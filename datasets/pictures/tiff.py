@@ -31,8 +31,8 @@ def first_page(file: BinaryIO) -> tuple[tifffile.TiffPage, int]:
     page = pages[0].aspage()
     bits, kind = page.bitspersample, page.sampleformat
     if kind not in (UNSIGNED, UNDEFINED) or bits == 0 or isinstance(bits, int) and bits > 16:
-        kind = KINDS.get(kind, 'whole numbers') if isinstance(kind, int) else 'several kinds'
-        raise UserError(f'its samples are {kind} of {bits} bits; {WAY_OUT}')
+        name = KINDS.get(kind, 'whole numbers') if isinstance(kind, int) else 'several kinds'
+        raise UserError(f'its samples are {name} of {bits} bits; {WAY_OUT}')
     if len(page.dataoffsets) < math.prod(page.chunked) or 0 in page.databytecounts:
         raise UserError('rows are missing')
     return page, len(pages)
