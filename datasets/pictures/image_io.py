@@ -207,7 +207,7 @@ def in_16_bits(file):
 
 
 def in_8_bits(image, begin):
-    """A loaded PIL image as `(H, W, C)` uint8 (of PPM also uint16): grey or RGB, with alpha or without it; and notes."""
+    """A loaded PIL image as `(H, W, C)` uint8 (of PPM also uint16): grey or RGB, with alpha or without; and notes."""
     notes, grey = [], image.info.get('transparency')
     if image.format == 'PNG' and image.mode in ('1', 'L') and isinstance(grey, int):  # told as samples are stored
         image.info['transparency'] = min(255, grey * {1: 255, 2: 85, 4: 17}.get(begin[24], 1))
