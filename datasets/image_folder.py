@@ -57,7 +57,8 @@ class ImageFolder:
         if cache == 'in_memory':
             self.images = [read_rgb(file) for file in self.files]
         elif cache == 'bin':
-            self.images = MappedImages(self.root, self.files, read_rgb)
+            listed = None if split_file is None else str(Path(split_file).resolve())
+            self.images = MappedImages(self.root, self.files, read_rgb, (listed, first_k))
 
     def __len__(self) -> int:
         return len(self.files) * self.repeat

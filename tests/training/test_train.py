@@ -50,6 +50,7 @@ def test_a_run_leaves_results_checkpoints_and_a_log(tmp_path, start, config):
         'stage2-4.pth',
         'config.yaml',
         'versions.json',
+        'images.json',
         'log.jsonl',
         'tensorboard',
     }
