@@ -167,9 +167,12 @@ class Training:
     def __getitem__(self, n: int) -> dict:
         scale = self.random(0, n // self.batch_size).uniform(*self.scales)
         epoch, place = divmod(n, len(self.dataset))
-        image = self.dataset[int(self.random(2, epoch).permutation(len(self.dataset))[place])]
+        i = int(self.random(2, epoch).permutation(len(self.dataset))[place])
+        image = self.dataset[i]
         random = self.random(1, n)
         side = round(self.patch * scale)
+        if min(image.shape[:2]) < side:
+            raise UserError(f'{self.dataset.name(i)}: this image has become smaller than the crops of the training')
         crop = side
         if self.shrink < 1 and random.random() < 0.5:
             crop = round(side / random.uniform(max(self.shrink, side / min(image.shape[:2])), 1))

@@ -39,7 +39,7 @@ from models.weights.surgery import deepened, fitted, fold, next_stage
 from utils import UserError, about, atomic_path, is_out_of_memory, load_config, write_json
 
 COUNTERS = ('stage', 'step', 'validated', 'bad', 'best')  # what a run counts
-TIME_LIMIT = 1  # a reason to stop, as signal numbers from 2 up are
+TIME_LIMIT = 1  # a reason to stop; signals are others, their numbers and 1
 
 
 class Run:
@@ -59,7 +59,7 @@ class Run:
         self.best = -math.inf
         self.previous = None  # the result of the stage before
         self.signal = 0  # the number of a signal that this process has received
-        self.stopping = 0  # why all ranks are to stop: a signal's number, or TIME_LIMIT
+        self.stopping = 0  # why all ranks are to stop: a signal's number and 1, or TIME_LIMIT
         self.may_leave = False  # whether a signal may raise Stopped
         shares = parallel.ranks() * config['accumulate']
         if config['batch_size'] % shares:
@@ -482,10 +482,10 @@ class Run:
 
     def agree_to_stop(self, late: bool = False) -> None:
         """Stop on all ranks if one has received a signal or is late."""
-        self.stopping = parallel.largest(self.signal or TIME_LIMIT * late)
+        self.stopping = parallel.largest(self.signal + 1 if self.signal else TIME_LIMIT * late)
 
     def why_stopping(self) -> str:
-        return 'time limit' if self.stopping == TIME_LIMIT else signal.Signals(self.stopping).name
+        return 'time limit' if self.stopping == TIME_LIMIT else signal.Signals(self.stopping - 1).name
 
     def train(self, deadline: float = math.inf) -> bool:
         """Run the stages that are left, until `deadline` of `time.monotonic`. Returns whether all are done.
