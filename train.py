@@ -1,6 +1,7 @@
 """Train a model from a config, stage by stage: `python train.py -config configs/train/train_edsr_light_MsIT.yaml`."""
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -61,9 +62,24 @@ def train(config: dict, device: torch.device, args: argparse.Namespace) -> int:
             run.resume(args.accept_changed_images)
         else:
             run.start()
+        say_if_busy(device)
         done = run.train(float('inf') if args.time_limit is None else time.monotonic() + 60 * args.time_limit)
     say(f'{"finished" if done else "stopped by " + run.why_stopping()}: {folder}')
     return 0 if done or run.stopping == TIME_LIMIT else 1
+
+
+def say_if_busy(device: torch.device) -> None:
+    """Tell, before training on the CPU, that other programs compute there as well: threads then wait for each other.
+
+    Their number is left alone: on it the last bits depend, and with them those of a run that is resumed.
+    """
+    threads, processors = torch.get_num_threads(), os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0
+    if device.type == 'cpu' and threads > 1 and load + threads > processors + 0.5:
+        say(
+            f'note: this machine is busy (load {load:.1f} on {processors} processors); {threads} threads that wait for '
+            f'each other may be several times slower than one, which OMP_NUM_THREADS=1 gives'
+        )
 
 
 if __name__ == '__main__':

@@ -59,7 +59,7 @@ class MappedImages:
         remove_superseded(folder, owner, name)
 
     def map(self) -> None:
-        self.pixels = np.memmap(self.used, np.uint8, 'r')
+        self.pixels = np.memmap(self.used, np.uint8, 'r')  # type: ignore[call-overload]
         self.offsets = np.cumsum([0, *map(math.prod, self.shapes)])
 
     def __getstate__(self) -> dict:

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 from pathlib import Path
+from typing import TextIO
 
 from utils import UserError
 
@@ -23,7 +24,7 @@ class Lock:
 
     def __init__(self, path: Path):
         self.path = path
-        self.file = None
+        self.file: TextIO | None = None
 
     def acquire(self) -> None:
         """Raises UserError, naming the process, if another one holds the lock, or if the file cannot be written."""
