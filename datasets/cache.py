@@ -96,8 +96,6 @@ def opened(file: Path, index: Path, count: int) -> tuple[list, BinaryIO | None]:
 def read_index(index: Path) -> dict:
     """What an index tells: the 'shapes' of the images and 'of', whose they are. Raises ValueError if it is none."""
     content = json.loads(index.read_text(encoding='utf-8'))
-    if isinstance(content, list):  # as it was written before it told whose they are
-        content = {'of': None, 'shapes': content}
     if not isinstance(content, dict):
         raise ValueError('no index')
     return content

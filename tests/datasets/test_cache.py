@@ -1,6 +1,5 @@
 """Images that are decoded once: the same pixels, nothing decoded or copied again, and where the cache is."""
 
-import json
 import os
 import pickle
 import shutil
@@ -145,14 +144,6 @@ def test_a_superseded_cache_that_is_used_stays_until_it_is_not(photos):
     del used
     ImageFolder(photos, cache='bin')
     assert caches(photos) == 1
-
-
-def test_a_cache_from_before_indexes_told_whose_it_is_is_used(photos, monkeypatch):
-    images = ImageFolder(photos, cache='bin')
-    (index,) = (photos / '.cache').glob('*.json')
-    index.write_text(json.dumps(json.loads(index.read_text())['shapes']))
-    monkeypatch.setattr(image_folder, 'read_rgb', None)
-    assert np.array_equal(ImageFolder(photos, cache='bin')[4], images[4])
 
 
 def test_what_was_left_half_written_goes_when_it_is_old(photos):
