@@ -27,7 +27,7 @@ from datasets.pictures.sizes import by_longest, by_megapixels, by_resolution, by
 from models.device import PRECISIONS, choose_device
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom
-from utils import Parser, UserError, about, run_main
+from utils import Note, Parser, UserError, about, pixel, positive, run_main, shard
 
 BUNDLED = Path(__file__).resolve().parent / 'modelzoo' / 'EDSR_light_MSIT.pth'
 TRAINED = 1, 8  # scales, where a weight file does not tell
@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         '-zoom',
-        type=point,
+        type=pixel,
         metavar='Y,X',
         help=f'write a GIF or MP4 instead that zooms {DEPTH} times into this pixel of the input',
     )
@@ -103,6 +103,8 @@ def parse() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> int | None:
     """Run the program with the arguments of `parse`. Returns its exit status."""
+    if args.quiet:
+        warnings.simplefilter('ignore', Note)
     if args.zoom and (args.format or args.compare or args.shard):
         raise UserError('-zoom does not go with -format, -compare and -shard')
     check = check_animation if args.zoom else check_output
@@ -273,38 +275,6 @@ def as_notes(notes: list[str]) -> Iterator[None]:
         warnings.simplefilter('always')
         yield
     notes += dict.fromkeys(str(warning.message) for warning in caught)
-
-
-# ---------------------------------------------------------------- arguments
-
-
-def positive(text: str) -> int:
-    """'64' to 64."""
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:19])):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 up')
-    return int(text[:19])
-
-
-def point(text: str) -> tuple[int, int]:
-    """'310,420' to (310, 420)."""
-    try:
-        y, x = map(int, text.split(','))
-    except ValueError:
-        y = x = -1
-    if min(y, x) < 0:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a row and a column of the input, as 310,420')
-    return y, x
-
-
-def shard(text: str) -> tuple[int, int]:
-    """'2/8' to (2, 8)."""
-    try:
-        part, parts = map(int, text.split('/'))
-    except ValueError:
-        part = parts = 0
-    if not 1 <= part <= parts:
-        raise argparse.ArgumentTypeError(f'{text!r} is not one of a number of shares, as 2/8')
-    return part, parts
 
 
 if __name__ == '__main__':

@@ -5,7 +5,11 @@ python test.py -config configs/test/test-set5-4.yaml -model modelzoo/EDSR_light_
 
 import argparse
 import math
+import signal
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that importing torch takes
 
 import torch
 

@@ -2,8 +2,12 @@
 
 import argparse
 import os
+import signal
 import time
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that importing torch takes
 
 import torch
 

@@ -217,3 +217,20 @@ def test_query_is_what_the_default_blocks_ask(spec):
     expected = by_query(model, lr, (13, 17))
     model.__class__ = slow
     assert (model.render(lr, (13, 17)) - expected).abs().max() <= 1e-9
+
+
+def test_a_model_without_arguments_of_its_own_can_be_registered(encoders):
+    register('plain')(
+        type(
+            'Plain',
+            (ImplicitModel,),
+            {
+                'encode': lambda self, lr: lr,
+                'query': lambda self, features, coord, cell: coord.new_full((*coord.shape[:2], 3), 0.25),
+                'receptive_field': 0,
+            },
+        )
+    )
+    assert (models.build({'name': 'plain'}).render(torch.rand(1, 3, 4, 5), (7, 8)) == 0.25).all()
+    with pytest.raises(UserError, match="has no argument 'width'"):
+        models.build({'name': 'plain', 'args': {'width': 3}})
