@@ -84,7 +84,7 @@ class ImplicitModel(nn.Module, abc.ABC):
     @functools.cached_property
     def floats_per_pixel(self) -> float:
         """About how many numbers `encode` holds at its peak for each LR pixel; measured where a model does not say."""
-        return peak_floats(self.encode, self)
+        return peak_floats(self, 'encode')
 
     # ------------------------------------------------------------ what all models share
 
@@ -113,7 +113,7 @@ class ImplicitModel(nn.Module, abc.ABC):
 
     @functools.cached_property
     def measured_encoder_floats(self) -> float:
-        return peak_floats(self.encoder, self.encoder)
+        return peak_floats(self.encoder)
 
     def encoded(self, lr: torch.Tensor) -> torch.Tensor:
         """The encoder's features of `lr (B, 3, H, W)` in [0, 1]: `(B, out_dim, H, W)`.
