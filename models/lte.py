@@ -57,8 +57,12 @@ class LTE(ImplicitModel):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
         maps = self.encoded(lr)
         lr = to_network(lr).to(maps.dtype)
-        frequency = self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)  # published: y and x in turn
-        return Features(padded(lr, 0), padded(self.coef(maps), 0), padded(frequency, 0))
+        return Features(padded(lr, 0), padded(self.coef(maps), 0), padded(self.frequencies(maps), 0))
+
+    def frequencies(self, maps):
+        """Of the encoder's features, `(B, C, H, W)`: of all waves along y, then of all along x, `(B, hidden_dim, H,
+        W)`. Published weights give those of each wave along y and x in turn."""
+        return self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
 
     def query(self, features, coord, cell):
         """Colours at any points, as the paper states it. Arguments and result as in `ImplicitModel.query`."""

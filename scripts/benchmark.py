@@ -131,7 +131,7 @@ def parts_of_render(work, model, device):
     with one_thread(), contextlib.ExitStack() as watching:
         for part, functions in PARTS.items():
             for owner, name in (function.split('.') for function in functions):
-                if owners[owner] is not None:
+                if hasattr(owners[owner], name):
                     watching.enter_context(watch(owners[owner], name, part))
         with clock.part('rest'):
             work()

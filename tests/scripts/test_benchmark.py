@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, TINY, refused
-from examples import LIIF, LTE, built, by_query
+from examples import LIIF, LMLTE, LTE, built, by_query
 
 import models
 from models.layers import convolution
@@ -21,8 +21,8 @@ PROGRAM = 'scripts/benchmark.py'
 
 @pytest.fixture
 def benchmark(program):
-    """`benchmark(*options)` runs the program on a config of MSIT, one of LIIF and weights of LTE."""
-    for name, spec in (('ours', TINY), ('liif', LIIF)):
+    """`benchmark(*options)` runs the program on configs of MSIT, LIIF and LM-LTE and weights of LTE."""
+    for name, spec in (('ours', TINY), ('liif', LIIF), ('lmlte', LMLTE)):
         Path(f'{name}.yaml').write_text(yaml.safe_dump({'model': spec}))
     models.save('lte.pth', models.build(LTE))
 
@@ -34,6 +34,7 @@ def benchmark(program):
             '-models',
             'ours.yaml',
             'liif.yaml',
+            'lmlte.yaml',
             'lte.pth',
             'bicubic',
             '-inputs',
@@ -52,7 +53,7 @@ def test_all_models_are_measured_in_one_run(benchmark):
     status, out, err = benchmark('-scales', '2', '2x3.5', '-precision', 'fp32', 'bf16', '-output', 'rows.json')
     assert (status, err) == (0, '')
     rows = json.loads(Path('rows.json').read_text())['rows']
-    names = ['ours.yaml', 'liif.yaml', 'lte.pth', 'bicubic']
+    names = ['ours.yaml', 'liif.yaml', 'lmlte.yaml', 'lte.pth', 'bicubic']
     assert [(row['scale'], row['model'], row['precision']) for row in rows] == [
         (scale, name, precision) for scale in ('2', '2x3.5') for name in names for precision in ('fp32', 'bf16')
     ]
