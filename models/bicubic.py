@@ -21,7 +21,7 @@ class Bicubic(ImplicitModel):
     def __init__(self):
         super().__init__()
 
-    def encode(self, lr):
+    def encode(self, lr, maps=None):
         """`lr (B, 3, H, W)` in [0, 1] to `(B, H, W, 3)`."""
         check_image(lr, lr)
         return lr.permute(0, 2, 3, 1)

@@ -52,9 +52,9 @@ class LIIF(ImplicitModel):
     def floats_per_pixel(self) -> float:
         return self.encoder_floats() + 2 * self.encoder.out_dim + 2 * self.imnet.layers[0].out_features
 
-    def encode(self, lr):
-        """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        return Features(padded(self.encoded(lr), 1))
+    def encode(self, lr, maps=None):
+        """`lr (B, 3, H, W)` in [0, 1] to `Features`, see `ImplicitModel.encode`."""
+        return Features(padded(self.encoded(lr, maps), 1))
 
     def query(self, features, coord, cell):
         """Colours at any points, as the paper states it. Arguments and result as in `ImplicitModel.query`."""

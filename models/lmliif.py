@@ -29,13 +29,13 @@ class LMLIIF(LMF):
         layers = self.hypernet.layers
         return self.encoder_floats() + self.encoder.out_dim + 4 * layers[0].out_features + 3 * layers[-1].out_features
 
-    def encode(self, lr):
+    def encode(self, lr, maps=None):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`; an LR pixel's window is told as what the hypernetwork's first
         layer makes of it."""
-        maps, first = self.encoded(lr), self.hypernet.layers[0]
+        maps, first = self.encoded(lr, maps), self.hypernet.layers[0]
         weight = first.weight[:, :-2].unflatten(1, (-1, 3, 3))
         told = F.conv2d(maps, weight, first.bias, padding=1)
-        return Features(padded(to_network(lr).to(maps.dtype), 0), padded(told, 0))
+        return Features(padded(to_network(lr.to(first.weight.dtype)), 0), padded(told, 0))
 
     def hypernet_output(self, told, cell):
         """As in `LMF.hypernet_output`."""

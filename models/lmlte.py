@@ -43,11 +43,10 @@ class LMLTE(LMF):
         hidden = 4 * self.coef.out_channels + 2 * layers[0].out_features
         return self.encoder_floats() + hidden + 3 * layers[-1].out_features
 
-    def encode(self, lr):
+    def encode(self, lr, maps=None):
         """`lr (B, 3, H, W)` in [0, 1] to `Features`; told are the waves' amplitudes and frequencies."""
-        maps = self.encoded(lr)
-        lr = to_network(lr).to(maps.dtype)
-        return Features(padded(lr, 0), padded(torch.cat([self.coef(maps), self.freq(maps)], dim=1), 0))
+        maps, lr = self.encoded(lr, maps), lr.to(self.coef.weight.dtype)
+        return Features(padded(to_network(lr), 0), padded(torch.cat([self.coef(maps), self.freq(maps)], dim=1), 0))
 
     def hypernet_output(self, told, cell):
         """As in `LMF.hypernet_output`."""

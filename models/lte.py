@@ -53,9 +53,9 @@ class LTE(ImplicitModel):
     def floats_per_pixel(self) -> float:
         return self.encoder_floats() + 5 * self.coef.out_channels
 
-    def encode(self, lr):
-        """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        maps = self.encoded(lr)
+    def encode(self, lr, maps=None):
+        """`lr (B, 3, H, W)` in [0, 1] to `Features`, see `ImplicitModel.encode`."""
+        maps = self.encoded(lr, maps)
         lr = to_network(lr).to(maps.dtype)
         return Features(padded(lr, 0), padded(self.coef(maps), 0), padded(self.frequencies(maps), 0))
 

@@ -81,30 +81,33 @@ class MSIT(ImplicitModel):
     def floats_per_pixel(self) -> float:
         return self.encoder_floats() + 14 * self.project.out_channels
 
-    def encode(self, lr):
-        """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        return self.features(lr, self.projected(lr))
+    def encode(self, lr, maps=None):
+        """`lr (B, 3, H, W)` in [0, 1] to `Features`, see `ImplicitModel.encode`."""
+        return self.features(lr, self.projected(lr, maps))
 
-    def encode_part(self, lr, y, x):
+    def encode_part(self, lr, y, x, maps=None):
         """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the
-        image goes on.
+        image goes on. `maps`: those of `whole_maps(lr)`.
 
         At the image's own border a circular FEM reads the opposite border, which lies outside the part: what is read
         there, one pixel wide, is encoded as well.
         """
         part = lr[:, :, y, x]
         if part.shape == lr.shape or self.msno.fem_padding != 'circular':
-            return self.encode(part)
+            return super().encode_part(lr, y, x, maps)
         height, width = lr.shape[-2:]
         depth = self.encoder.receptive_field
 
         def elsewhere(top, bottom, left, right):
             """The projected encoding of a part of the whole image."""
             up, aside = max(top - depth, 0), max(left - depth, 0)
-            crop = lr[:, :, up : bottom + depth, aside : right + depth]
-            return self.projected(crop)[:, :, top - up : bottom - up, left - aside : right - aside]
+            crop = slice(up, bottom + depth), slice(aside, right + depth)
+            return projected(*crop)[:, :, top - up : bottom - up, left - aside : right - aside]
 
-        inner = self.projected(part)
+        def projected(rows, columns):
+            return self.projected(lr[:, :, rows, columns], None if maps is None else maps[:, :, rows, columns])
+
+        inner = projected(y, x)
         around = F.pad(inner, (1, 1, 1, 1), mode='replicate')
         (first, last), (left, right) = (y.indices(height)[:2], x.indices(width)[:2])
         rows = [(0, height - 1)] * (first == 0) + [(-1, 0)] * (last == height)  # where, and what lies beyond
@@ -117,14 +120,15 @@ class MSIT(ImplicitModel):
             around[:, :, i, j] = elsewhere(row, row + 1, column, column + 1)[:, :, 0, 0]
         return self.features(part, inner, around)
 
-    def projected(self, lr):
-        """The encoder's features of `lr (B, 3, H, W)`, projected to C channels: `(B, C, H, W)`."""
+    def projected(self, lr, maps=None):
+        """The encoder's features of `lr (B, 3, H, W)`, `maps` if they are known, projected to C channels: `(B, C, H,
+        W)`."""
         check_image(lr, self.project.weight)
         if lr.device.type == 'cpu' and not torch.is_grad_enabled():
             # there large kernels are three times as fast with the channels last,
             # but a backward pass takes 12 times as long
             lr = lr.contiguous(memory_format=torch.channels_last)
-        return self.project(self.encoded(lr))
+        return self.project(self.encoded(lr, maps))
 
     def features(self, lr, mapped, around=None):
         """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""

@@ -31,7 +31,7 @@ from utils import Parser, UserError, load_config, positive, run_main, size, writ
 LONG_PRODUCT = 0.1  # seconds: a matrix product that takes this long is large enough to measure the rate
 CHUNK = 30000  # points in a call of `query`
 PARTS = {  # of rendering: the functions whose time each of them counts
-    'encoding': ['model.encode_part'],
+    'encoding': ['model.encode_part', 'model.whole_maps'],
     'first layer': ['decoder.first_layer', 'shared.first_layer'],
     'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
 }

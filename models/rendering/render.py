@@ -1,6 +1,7 @@
 """Rendering a whole image, LR pixel by LR pixel and tile by tile, in bounded memory."""
 
 import contextlib
+import functools
 import math
 import threading
 import warnings
@@ -27,8 +28,9 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
     """Render `lr (B, 3, H, W)` in [0, 1] at `size = (h, w)`: `(B, 3, h, w)`, not clamped.
 
     The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out
-    as if it were encoded whole, and decoded a few LR pixels at a time. `tile`: side of a tile's inner part in LR
-    pixels; None: what fits into the memory that is free. A tile that does not fit is cut into four. `precision`: 'fp32'
+    as if it were encoded whole, and decoded a few LR pixels at a time. An encoder whose features depend on the whole
+    image encodes it as a whole, once. `tile`: side of a tile's inner part in LR pixels; None: what fits into the memory
+    that is free. A tile that does not fit is cut into four. `precision`: 'fp32'
     (that of the model), 'bf16' or 'fp16'; an output that is not finite is made again in that of the model, with a
     warning. `progress`: a bar when it takes more than two seconds. `part`: a range of the rows and one of the columns
     that are rendered, all others left out; a range's step makes the pixels as much larger: rows `range(1, 3 * h, 3)` of
@@ -47,6 +49,7 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
         out = lr.new_empty(lr.shape[0], 3, *map(len, part))
     except RuntimeError as error:
         raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
+    maps_in = functools.cache(functools.partial(whole_maps, model, lr))
     first = [int(blocks.pixels[0]) for blocks in axes]
     extent = [int(blocks.pixels[-1]) + 1 - at for blocks, at in zip(axes, first)]
     regions = tiles(*extent, *(tile_size(model, lr) if tile is None else (tile, tile)), *first)
@@ -54,7 +57,7 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
         while regions:
             region, done = regions.pop(0), bar.n
             try:
-                render_tile(model, lr, region, axes, relative_cell, precision, out, bar)
+                render_tile(model, lr, region, axes, relative_cell, maps_in, precision, out, bar)
             except (RuntimeError, MemoryError) as error:
                 bar.n = done
                 if not is_out_of_memory(error):
@@ -157,7 +160,7 @@ def cut_in_four(region):
 # ---------------------------------------------------------------- a tile
 
 
-def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
+def render_tile(model, lr, region, axes, relative_cell, maps_in, precision, out, bar):
     """Write the output pixels that belong to the LR pixels of `region` to `out`, and tell `bar` of every block."""
     top, bottom, left, right = region
     y, x = (with_margin(*ends, model.receptive_field, model.window) for ends in ((top, bottom), (left, right)))
@@ -165,12 +168,12 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
     if not len(rows.pixels) or not len(columns.pixels):
         return
     where, done = ((y, x), rows, columns, relative_cell), bar.n
-    finite = decode(model, lr, *where, precision, out, bar)
+    finite = decode(model, lr, *where, maps_in, precision, out, bar)
     if not finite and PRECISIONS[precision]:
         better = str(lr.dtype).removeprefix('torch.')
         warnings.warn(f'in {precision} the output is not finite: it is made in {better}', stacklevel=4)
         bar.n = done
-        decode(model, lr, *where, 'fp32', out, bar)
+        decode(model, lr, *where, maps_in, 'fp32', out, bar)
 
 
 def with_margin(first, last, margin, window):
@@ -189,19 +192,17 @@ def cut(blocks, first, last, origin):
     return blocks.part(int(at[0]), int(at[1]), origin)
 
 
-def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
+def decode(model, lr, part, rows, columns, relative_cell, maps_in, precision, out, bar):
     """Encode a part of the LR image, `lr[:, :, y, x]`, and write the output pixels of its blocks, `rows` and `columns`,
-    to `out (B, 3, h, w)`, a few blocks at a time.
+    to `out (B, 3, h, w)`, a few blocks at a time. `maps_in(precision)`: `whole_maps`.
 
     On a CPU every thread decodes blocks of its own, so that what it works on stays in its core's cache.
     Returns whether all of the output is finite.
     """
 
-    def autocast():
-        return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
-
-    with autocast():
-        features = model.encode_part(lr, *part)
+    maps = maps_in(precision)
+    with autocast(lr, precision):
+        features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
     with torch.autocast(lr.device.type, enabled=False):  # whatever the caller's: the position bias is exact
         plan = model.plan(features, rows, columns, relative_cell)
     on_cpu = lr.device.type == 'cpu'
@@ -216,10 +217,30 @@ def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
         return finite
 
     def work():
-        with torch.inference_mode(), autocast():
+        with torch.inference_mode(), autocast(lr, precision):
             return all([decoded(*blocks) for blocks in todo])
 
     return all(on_each_thread(work) if on_cpu else [work()])
+
+
+def whole_maps(model, lr, precision):
+    """The encoder's features of the whole image if it needs that, otherwise None. Raises UserError if they do not fit
+    into memory."""
+    try:
+        with autocast(lr, precision):
+            return model.whole_maps(lr)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = lr.shape[-2:]
+        raise UserError(
+            f'encoding the image of {height} x {width} pixels, as a whole as this encoder needs it, takes more memory '
+            f'than there is on {lr.device}'
+        ) from error
+
+
+def autocast(lr, precision):
+    return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
 
 
 def chunks(n_rows, n_columns, size):

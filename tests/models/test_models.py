@@ -27,6 +27,7 @@ SPECS = {
     'msit with RIM': spec_of('msit', rim=True),
     'msit without FEM and bias': spec_of('msit', fem=None, position_bias_spec=None),
     'msit, circular FEM': spec_of('msit', fem='circular'),
+    'msit, circular FEM, rcan': spec_of('msit', 'rcan', fem='circular'),
 }
 LOCAL = {name: spec for name, spec in SPECS.items() if 'rcan' not in name}  # rcan sees the whole image
 every_spec = pytest.mark.parametrize('spec', SPECS.values(), ids=SPECS)
@@ -419,6 +420,50 @@ def test_sim(groups, chunk, seed):
     for c in range(channels):
         expected = sim.project.bias[c] + sum(w * h for w, h in zip(sim.project.weight[c, :, 0, 0], hidden))
         assert result[0, c, 1, 2].item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+# ---------------------------------------------------------------- tiles
+
+
+@every_spec
+def test_tiles_are_the_whole(spec):
+    """Also where most of the image is outside a tile and its margin, and windows do not divide the tile."""
+    model, lr = built(spec, seed=4), image(61, 3, batch=2)
+    assert model.receptive_field < 30
+    assert (model.render(lr, (80, 4), tile=5) - by_query(model, lr, (80, 4))).abs().max() < 1e-9
+
+
+def test_what_sees_the_whole_image_encodes_it_once(monkeypatch):
+    model, lr, seen = built(spec_of('liif', 'rcan')), image(9, 11), []
+    forward = model.encoder.forward
+    monkeypatch.setattr(model.encoder, 'forward', lambda x: seen.append(x.shape) or forward(x))
+    model.render(lr, (13, 15), tile=2)
+    assert seen == [(1, 3, 9, 11)]
+
+
+def test_an_image_too_large_to_be_encoded_as_a_whole_is_one_line(monkeypatch):
+    def forward(x):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')
+
+    model = built(spec_of('liif', 'rcan'))
+    monkeypatch.setattr(model.encoder, 'forward', forward)
+    with pytest.raises(UserError, match='encoding the image of 9 x 11 pixels, as a whole .* takes more memory'):
+        model.render(image(9, 11), (13, 15))
+
+
+def test_a_decoder_that_takes_no_maps_is_told_with_such_an_encoder():
+    class Plain(type(built(spec_of('liif')))):
+        def encode(self, lr):
+            return super().encode(lr)
+
+    lr = image(5, 6)
+    for encoder in ('edsr', 'rcan'):
+        model = Plain(**spec_of('liif', encoder)['args']).double().eval()
+        if encoder == 'rcan':
+            with pytest.raises(UserError, match='RCAN encodes .* the encode of Plain takes no maps'):
+                model.render(lr, (8, 9))
+        else:
+            assert model.render(lr, (8, 9)).shape == (1, 3, 8, 9)
 
 
 # ---------------------------------------------------------------- no state, no memory, batches, flips
