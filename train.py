@@ -26,6 +26,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument('-resume', action='store_true', help='go on where the run of this name stopped')
     parser.add_argument('-accept-changed-images', action='store_true', help='resume although they have changed')
     parser.add_argument('-init', help='weights that the first stage starts from')
+    parser.add_argument(
+        '-set',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='other values than the config has, as batch_size=16 stages.stage1.lr=2e-4',
+    )
     parser.add_argument('-time-limit', type=float, metavar='MINUTES', help='validate, save and stop after so long')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
     parser.add_argument('-profile', action='store_true', help='show where some first steps go, and write nothing')
@@ -35,7 +43,7 @@ def parse() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> int:
     """Train or profile; returns the exit status. Raises UserError."""
-    config = read_config(args.config)
+    config = read_config(args.config, args.set)
     if args.init:
         config['init'] = args.init
     with handled(leave):

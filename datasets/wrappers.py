@@ -1,5 +1,6 @@
 """Wrappers that make LR/HR pairs of images: for training at a random scale, for evaluation at a given one."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from datasets.registry import make, register
 from datasets.resize import degrade, pil_resize, scale_pair, sizes
 from utils import UserError, about, check_numbers, check_whole
 
-DRAWS = ('pixel', 'block')
+DRAWS = ('pixel', 'block', 'patch')
 
 
 def built(dataset: Any, pairs: bool = False) -> Any:
@@ -116,7 +117,8 @@ class Training:
 
     An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel'
     `(queries,)` HR pixels `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all
-    of whose HR pixels are meant, `P` such that these are about `queries`.
+    of whose HR pixels are meant, `P` such that these are about `queries`; with 'patch' the HR pixels of a square at a
+    random place, row by row, `queries` of them, a square number, or all where there are fewer.
     Raises UserError for an image that is smaller than the largest crop, and for arguments that make no sense.
     """
 
@@ -139,6 +141,8 @@ class Training:
         if not isinstance(augment, bool):
             raise UserError(f'sr-training: augment is true or false, not {augment!r}')
         check_whole('sr-training', batch_size=batch_size, steps=steps, patch=patch, queries=queries)
+        if draw == 'patch' and math.isqrt(queries) ** 2 != queries:
+            raise UserError(f'sr-training: the draw patch needs queries that are a square number, not {queries}')
         check_whole('sr-training', smallest=0, seed=seed)
         check_numbers('sr-training', scale_min=scale_min, scale_max=scale_max, shrink=shrink)
         if not 1 <= scale_min <= scale_max:
@@ -190,6 +194,10 @@ class Training:
         hr = np.ascontiguousarray(hr)
         if self.draw == 'pixel':
             index = random.choice(side * side, self.queries, replace=self.queries > side * side)
+        elif self.draw == 'patch':
+            inner = np.arange(min(math.isqrt(self.queries), side))
+            y, x = (int(random.integers(side - len(inner) + 1)) + inner for _ in range(2))
+            index = (y[:, None] * side + x).flatten()
         else:
             count = round(self.queries * (self.patch / side) ** 2)
             index = random.choice(self.patch**2, min(max(count, 1), self.patch**2), replace=False)

@@ -2,11 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from models.device import PRECISIONS
-from models.training import stages
+from models.training import optimizers, stages
+from models.training.overrides import overridden
 from utils import UserError, about, check_complete, check_keys, is_number, is_whole, load_config
 
 SCHEMA = {
@@ -24,6 +26,9 @@ SCHEMA = {
     'precision': None,
     'channels_last': None,
     'compile': None,
+    'optimizer': dict.fromkeys(optimizers.KEYS),
+    'cudnn_benchmark': None,  # whether cuDNN tries which of its ways is fastest for each size
+    'tf32': None,  # whether float32 products on CUDA are rounded to TF32; null: as torch does by itself
     'clip_grad': None,
     'ema_decay': None,
     'max_bad_steps': None,  # steps in a row that may be skipped
@@ -43,20 +48,29 @@ WHOLE = {
     'max_bad_steps': 0,
 }  # the smallest that makes sense
 DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'train' / 'base.yaml'
-FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed')  # what a run that is resumed cannot change
+OPTIONAL = {'optimizer': optimizers.DEFAULT, 'cudnn_benchmark': False, 'tf32': None}  # what they are if left out
+# What a run that is resumed cannot change.
+FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed', 'optimizer')
 
 
-def read_config(path: str | Path) -> dict:
-    """The config at `path`, its keys checked. Raises UserError for what is missing, unknown or makes no sense."""
+def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
+    """The config at `path`, with `settings` laid over it (`models.training.overrides`), its keys checked.
+
+    Raises UserError for what is missing, unknown or makes no sense.
+    """
     config = load_config(path, SCHEMA)
-    check_complete(config, SCHEMA, path, DEFAULTS)
+    check_complete(config, [key for key in SCHEMA if key not in OPTIONAL], path, DEFAULTS)
     with about(path):
+        config = overridden(config, settings, SCHEMA)
         for key, smallest in WHOLE.items():
             if not is_whole(config[key], smallest):
                 raise UserError(f'{key} is a whole number from {smallest} up, not {config[key]!r}')
-        for key in ('channels_last', 'compile'):
-            if not isinstance(config[key], bool):
+        for key in ('channels_last', 'compile', 'cudnn_benchmark'):
+            if not isinstance(config.get(key, False), bool):
                 raise UserError(f'{key} is true or false, not {config[key]!r}')
+        if not isinstance(config.get('tf32'), (bool, type(None))):
+            raise UserError(f'tf32 is true, false or null, not {config["tf32"]!r}')
+        optimizers.check(optional(config, 'optimizer'))
         if config['precision'] not in tuple(PRECISIONS):
             raise UserError(f'precision is one of {", ".join(PRECISIONS)}, not {config["precision"]!r}')
         if not isinstance(config['init'], (str, type(None))):
@@ -70,6 +84,11 @@ def read_config(path: str | Path) -> dict:
         check_stages(config['stages'])
         check_validation(config['validation'])
     return config
+
+
+def optional(config: dict, key: str) -> Any:
+    """The value of a key; if it is left out or null, that of `OPTIONAL`."""
+    return OPTIONAL.get(key) if config.get(key) is None else config[key]
 
 
 def check_stages(named) -> None:

@@ -17,11 +17,11 @@ LOG_EVERY = 100  # steps
 
 
 class Meter:
-    """Mean loss, images per second and the share of time spent waiting for data, since it was made."""
+    """Mean losses, images per second and the share of time spent waiting for data, since it was made."""
 
     def __init__(self) -> None:
         self.began, self.waited, self.images = time.perf_counter(), 0.0, 0
-        self.losses: list[float] = []
+        self.losses: list[dict[str, float]] = []
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -37,15 +37,19 @@ class Meter:
         yield
         self.began += time.perf_counter() - began
 
-    def add(self, loss: float | None, images: int) -> None:
-        """A step's loss, None for one that was skipped, and how many images it took."""
+    def add(self, losses: dict[str, float] | None, images: int) -> None:
+        """A step's losses by name, None for one that was skipped, and how many images it took."""
         self.images += images
-        if loss is not None:
-            self.losses.append(loss)
+        if losses is not None:
+            self.losses.append(losses)
 
     def numbers(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
-        loss = {'loss': sum(self.losses) / len(self.losses)} if self.losses else {}
+        loss = {}
+        if self.losses:
+            parts = {name: sum(of[name] for of in self.losses) / len(self.losses) for name in self.losses[0]}
+            apart = {f'loss {name}': value for name, value in parts.items()} if len(parts) > 1 else {}
+            loss = {'loss': sum(parts.values()), **apart}
         return {**loss, 'images/s': self.images / seconds, 'waiting': self.waited / seconds}
 
 
@@ -61,10 +65,10 @@ class Report:
         self.log, self.writer, self.bar = log, writer, bar
         self.meter = Meter()
 
-    def took_step(self, step: int, loss: float | None, lr: float) -> None:
-        """`step` steps are done; the last one had this loss, or was skipped (None), and this learning rate."""
-        self.meter.add(loss, self.batch_size)
-        if loss is None:
+    def took_step(self, step: int, losses: dict[str, float] | None, lr: float) -> None:
+        """`step` steps are done; the last one had these losses, or was skipped (None), and this learning rate."""
+        self.meter.add(losses, self.batch_size)
+        if losses is None:
             self.log.add(stage=self.stage, step=step - 1, skipped='loss or gradient not finite')
         self.bar.update()
         if step % LOG_EVERY == 0 or step == self.steps:

@@ -27,10 +27,11 @@ from models.device import PRECISIONS
 from models.evaluation.loop import evaluate_image
 from models.evaluation.sets import make_set
 from models.registry import build
-from models.training import parallel, stages
-from models.training.config import FIXED, changes
+from models.training import losses, parallel, stages
+from models.training.config import FIXED, changes, optional
 from models.training.lock import Lock
 from models.training.objective import Objective, compile_parts
+from models.training.optimizers import make_optimizer
 from models.training.records import Log, describe, difference, provenance, writing
 from models.training.report import Report, tensorboard
 from models.training.stopping import Stopped, handled
@@ -72,6 +73,7 @@ class Run:
         for number, (name, stage) in enumerate(config['stages'].items()):
             with about(f'stage {name!r}'):
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
+                losses.check(self.stages[-1]['loss'], config['draw'])
                 with torch.device('meta'):  # what no stage can make is told before the first one
                     planned = first_model(config['model'], self.stages[-1], planned)
                 self.samples.append(self.stage_samples(images, number))
@@ -200,6 +202,12 @@ class Run:
             }
         )
 
+    def set_cuda(self) -> None:
+        """What the config says of how CUDA computes, for all of this process."""
+        torch.backends.cudnn.benchmark = optional(self.config, 'cudnn_benchmark')
+        if self.config.get('tf32') is not None:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.config['tf32']
+
     def batches(self) -> Batches:
         """The batches of this stage from this step on, those of this rank."""
         config = self.config
@@ -219,6 +227,7 @@ class Run:
         if state is None and self.stage == 0 and self.previous is None and config['init']:
             self.previous = initial(config)
         seed(config['seed'], self.stage)
+        self.set_cuda()
         model = (
             fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd'])
             if state
@@ -235,8 +244,7 @@ class Run:
             compile_parts(self.model)
         self.objective = parallel.wrapped(Objective(self.model, config['draw'], stage['loss']), self.device)
         self.ema = ModelEmaV3(self.model, decay=config['ema_decay'], use_warmup=True) if config['ema_decay'] else None
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(parameters, lr=stage['lr'], fused=self.device.type in ('cpu', 'cuda'))
+        self.optimizer = make_optimizer(self.model, optional(config, 'optimizer'), stage['lr'])
         self.schedule = stages.schedule(self.optimizer, stage)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config['precision'] == 'fp16')
         if state:
@@ -252,8 +260,8 @@ class Run:
 
     # ------------------------------------------------------------ a step
 
-    def train_step(self, batches: list[dict], part: Callable = contextlib.nullcontext) -> float | None:
-        """One optimizer step on the list `batches`, the same on all ranks; returns the loss.
+    def train_step(self, batches: list[dict], part: Callable = contextlib.nullcontext) -> dict[str, float] | None:
+        """One optimizer step on the list `batches`, the same on all ranks; returns the losses by name.
 
         A step whose loss or gradient is not finite changes nothing, and None is returned. All random numbers are
         functions of the step, so that nothing of them is to be remembered. `part(name)` gives a context for each part
@@ -262,12 +270,12 @@ class Run:
         seed(self.config['seed'], self.stage, self.step, parallel.rank())
         self.schedule.step_update(self.step)
         statistics = [buffer.clone() for buffer in self.statistics]
-        loss = sum(self.backward(batch, batch is batches[-1], part) for batch in batches)
+        found = [self.backward(batch, batch is batches[-1], part) for batch in batches]
         with part('optimizer'):
-            loss = parallel.mean(loss)
+            found = {name: parallel.mean(sum(values[name] for values in found)) for name in found[0]}
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config['clip_grad'] or math.inf)
-            finite = math.isfinite(loss) and math.isfinite(norm)
+            finite = math.isfinite(sum(found.values())) and math.isfinite(norm)
             if finite:
                 self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -279,21 +287,21 @@ class Run:
         if self.ema:
             with part('ema'):
                 self.ema.update(self.model, step=self.step)
-        return loss
+        return found
 
-    def backward(self, batch: dict, last: bool, part: Callable) -> float:
+    def backward(self, batch: dict, last: bool, part: Callable) -> dict[str, float]:
         """Add a batch's part to the step's gradient, which is averaged over the ranks with the `last` one.
 
-        Returns the batch's part of the loss.
+        Returns the batch's part of the losses by name.
         """
         dtype = PRECISIONS[self.config['precision']]
         apart = contextlib.nullcontext() if last or parallel.ranks() == 1 else self.objective.no_sync()
         with apart:
             with part('forward'), torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                loss = self.objective(batch) / self.config['accumulate']
+                found = {k: loss / self.config['accumulate'] for k, loss in self.objective(batch).items()}
             with part('backward'):
-                self.scaler.scale(loss).backward()
-        return loss.item()
+                self.scaler.scale(sum(found.values())).backward()
+        return {name: loss.item() for name, loss in found.items()}
 
     def next_batches(self, batches: Iterator[dict]) -> list[dict]:
         """The batches of a step, on the device."""
@@ -317,12 +325,12 @@ class Run:
             return None
         return parts
 
-    def check_bad_steps(self, loss: float | None, batches: list[dict]) -> None:
+    def check_bad_steps(self, found: dict[str, float] | None, batches: list[dict]) -> None:
         """Count steps in a row that were skipped.
 
         Raises UserError if they are too many; all ranks' `batches` are in a file then.
         """
-        self.bad = self.bad + 1 if loss is None else 0
+        self.bad = self.bad + 1 if found is None else 0
         if self.bad <= self.config['max_bad_steps']:
             return
         where = self.folder / 'bad-batch.pth'
@@ -535,11 +543,11 @@ class Run:
                 if parts is None:
                     self.agree_to_stop()
                     continue
-                loss = self.train_step(parts)
-                self.check_bad_steps(loss, parts)
+                found = self.train_step(parts)
+                self.check_bad_steps(found, parts)
                 self.step += 1
                 with self.saving_after_an_error():
-                    report.took_step(self.step, loss, self.optimizer.param_groups[0]['lr'])
+                    report.took_step(self.step, found, self.optimizer.param_groups[0]['lr'])
                 self.agree_to_stop(time.monotonic() > deadline)
 
     @contextlib.contextmanager
@@ -630,7 +638,7 @@ def check_same_run(folder: Path, config: dict) -> dict:
         return {}
     before = load_config(folder / 'config.yaml')
     for key in FIXED:
-        if before.get(key) != config[key]:
+        if optional(before, key) != optional(config, key):
             raise UserError(f'{folder}: the run has another {key} than this config, and cannot go on with it')
     return before
 

@@ -2,7 +2,7 @@
 
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
-from models.training.objective import LOSSES
+from models.training import losses
 from utils import UserError, is_number, is_whole, nearest
 
 REQUIRED = ('rim', 'scales', 'lr')
@@ -57,9 +57,7 @@ def check(stage):
     for key in ('warmup_lr', 'warmup_steps', 'warmup_epochs'):
         if key in given and not (is_number(stage[key]) and stage[key] >= 0):
             raise UserError(f'{key} is a number from 0 up, not {stage[key]!r}')
-    loss = stage.get('loss') or 'l1'
-    if loss not in tuple(LOSSES):
-        raise UserError(f'loss is one of {", ".join(LOSSES)}, not {loss!r}')
+    losses.weights(stage.get('loss') or 'l1')
     if 'blocks' in given and not is_whole(stage['blocks']):
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):

@@ -1,6 +1,7 @@
 """Folders of images and the LR/HR pairs made of them."""
 
 import json
+import math
 import struct
 import warnings
 import zlib
@@ -401,16 +402,16 @@ def same(a, b):
 @given(
     n=st.integers(0, 14),
     seed=st.integers(0, 99),
-    draw=st.sampled_from(['pixel', 'block']),
+    draw=st.sampled_from(['pixel', 'block', 'patch']),
     augment=st.booleans(),
     shrink=st.sampled_from([1, 0.5]),
 )
 def test_a_sample_is_a_function_of_its_number(n, seed, draw, augment, shrink):
-    samples, again = (training(seed=seed, draw=draw, augment=augment, shrink=shrink) for _ in range(2))
+    samples, again = (training(seed=seed, queries=49, draw=draw, augment=augment, shrink=shrink) for _ in range(2))
     for other in range(14, n, -1):
         samples[other]  # whatever was taken before
     assert same(samples[n], again[n])
-    assert not same(samples[n], training(seed=seed + 1, draw=draw, augment=augment, shrink=shrink)[n])
+    assert not same(samples[n], training(seed=seed + 1, queries=49, draw=draw, augment=augment, shrink=shrink)[n])
 
 
 @QUICK
@@ -418,11 +419,13 @@ def test_a_sample_is_a_function_of_its_number(n, seed, draw, augment, shrink):
     n=st.integers(0, 14),
     patch=st.integers(1, 10),
     queries=st.integers(1, 2000),
-    draw=st.sampled_from(['pixel', 'block']),
+    draw=st.sampled_from(['pixel', 'block', 'patch']),
     scales=st.tuples(st.floats(1, 4), st.floats(1, 4)).map(sorted),
 )
 def test_what_a_sample_is(n, patch, queries, draw, scales):
     low, high = scales
+    if draw == 'patch':
+        queries = math.isqrt(queries) ** 2
     sample = training(scale_min=low, scale_max=high, patch=patch, queries=queries, draw=draw, augment=False)[n]
     lr, hr, index = sample['lr'], sample['hr'], sample['index']
     side = hr.shape[1]
@@ -432,7 +435,13 @@ def test_what_a_sample_is(n, patch, queries, draw, scales):
     assert np.array_equal(lr.permute(1, 2, 0), pil_resize(hr.permute(1, 2, 0).numpy(), (patch, patch)))
     top, left, number = hr[:, 0, 0].tolist()
     assert np.array_equal(hr.permute(1, 2, 0), Gradient()[number][top : top + side, left : left + side])
-    if draw == 'pixel':
+    if draw == 'patch':
+        inner = min(math.isqrt(queries), side)
+        y, x = index.reshape(inner, inner) // side, index.reshape(inner, inner) % side
+        assert (y.diff(dim=0) == 1).all() and (y.diff(dim=1) == 0).all()
+        assert (x.diff(dim=0) == 0).all() and (x.diff(dim=1) == 1).all()
+        assert index.min() >= 0 and index.max() < side**2
+    elif draw == 'pixel':
         assert len(index) == queries and (queries > side**2 or len(set(index.tolist())) == queries)
         assert index.min() >= 0 and index.max() < side**2
     else:
@@ -520,8 +529,9 @@ def test_half_of_the_samples_are_cut_from_a_reduced_image(shrink, smallest):
 @pytest.mark.parametrize(
     'args, said',
     [
-        ({'draw': 'line'}, 'draw is one of pixel, block'),
+        ({'draw': 'line'}, 'draw is one of pixel, block, patch'),
         ({'draw': None}, 'draw is one of'),
+        ({'draw': 'patch', 'queries': 5}, 'the draw patch needs queries that are a square number, not 5'),
         ({'scale_min': 0.5}, 'scales from 0.5 to 4 make no sense'),
         ({'scale_min': 5}, 'scales from 5 to 4'),
         ({'scale_max': float('nan')}, 'scale_max is a number, not nan'),
