@@ -11,7 +11,7 @@ from models.training import optimizers, stages
 from models.training.overrides import overridden
 from utils import UserError, about, check_complete, check_keys, is_number, is_whole, load_config
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     'model': {'name': None, 'args': None},
     'init': None,  # weights that the first stage starts from
     'train_dataset': {'name': None, 'args': None},

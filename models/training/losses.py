@@ -104,7 +104,8 @@ class WeightedSum(nn.Module):
     def forward(self, colour: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         values = {}
         for name, part in self.parts.items():
-            pair = (images(colour), images(target)) if part.of_images else (colour, target)
+            of_images = getattr(part, 'of_images', False)
+            pair = (images(colour), images(target)) if of_images else (colour, target)
             values[name] = self.weights[name] * part(*pair)
         return values
 
@@ -133,5 +134,5 @@ def weights(named: str | Mapping[str, float]) -> dict[str, float]:
 def check(named: str | Mapping[str, float], draw: str) -> None:
     """Raise UserError if what a config names is no loss of the queries that `draw` gives."""
     for name in weights(named):
-        if losses.entries[name].of_images and draw != 'patch':
+        if getattr(losses.entries[name], 'of_images', False) and draw != 'patch':
             raise UserError(f'the loss {name!r} compares images: it needs the draw patch, not {draw}')

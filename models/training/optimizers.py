@@ -63,7 +63,7 @@ def check(spec: Mapping) -> None:
     """Raise UserError if `spec` describes no optimizer, whatever the model."""
     if not isinstance(spec, Mapping):
         raise UserError(f'optimizer is a mapping of {", ".join(KEYS)}, not {spec!r}')
-    check_keys(spec, dict.fromkeys(KEYS), 'optimizer')
+    check_keys(dict(spec), dict.fromkeys(KEYS), 'optimizer')
     name = spec.get('name')
     if not isinstance(name, str) or name not in list_optimizers():
         raise UserError(f'unknown optimizer {name!r}{nearest(name, list_optimizers())}')

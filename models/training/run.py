@@ -270,9 +270,9 @@ class Run:
         seed(self.config['seed'], self.stage, self.step, parallel.rank())
         self.schedule.step_update(self.step)
         statistics = [buffer.clone() for buffer in self.statistics]
-        found = [self.backward(batch, batch is batches[-1], part) for batch in batches]
+        parts = [self.backward(batch, batch is batches[-1], part) for batch in batches]
         with part('optimizer'):
-            found = {name: parallel.mean(sum(values[name] for values in found)) for name in found[0]}
+            found = {name: parallel.mean(sum(values[name] for values in parts)) for name in parts[0]}
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config['clip_grad'] or math.inf)
             finite = math.isfinite(sum(found.values())) and math.isfinite(norm)
