@@ -271,12 +271,9 @@ class Registry:
         if name not in self.entries:
             raise UserError(f'unknown {self.kind} {name!r}{nearest(name, self.entries)}')
         constructor = self.entries[name]
-        variadic = (
-            inspect.Parameter.VAR_POSITIONAL,
-            inspect.Parameter.VAR_KEYWORD,
-        )  # nn.Module's own, where a class has none
-        parameters = inspect.signature(constructor).parameters
-        parameters = {name: p for name, p in parameters.items() if p.kind not in variadic}
+        variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD  # as nn.Module's own
+        signature = inspect.signature(constructor)
+        parameters = {key: value for key, value in signature.parameters.items() if value.kind not in variadic}
         for key in injected:
             if key not in parameters:
                 raise UserError(f'{self.kind} {name!r} cannot stand here: it takes no {key!r}')

@@ -6,6 +6,7 @@ import multiprocessing.connection
 import signal
 import threading
 import traceback
+from typing import Any
 
 from torch.utils.data import DataLoader, default_collate
 
@@ -19,7 +20,7 @@ class Numbers:
     one after the other: however they are shared, a step has the same samples.
     """
 
-    def __init__(self, start, steps, batch_size, rank, ranks, parts):
+    def __init__(self, start: int, steps: int, batch_size: int, rank: int, ranks: int, parts: int):
         self.steps, self.batch_size = range(start, steps), batch_size
         self.share = batch_size // (ranks * parts)
         self.parts = range(rank * parts, (rank + 1) * parts)
@@ -41,9 +42,9 @@ class Batches:
     Raises UserError for a sample that cannot be made, and for a worker that was killed.
     """
 
-    def __init__(self, samples, numbers: Numbers, workers: int, pin_memory: bool):
-        loader = DataLoader(
-            WholeBatches(samples, in_worker=workers > 0),
+    def __init__(self, samples: Any, numbers: Numbers, workers: int, pin_memory: bool):
+        loader: DataLoader = DataLoader(
+            WholeBatches(samples, in_worker=workers > 0),  # type: ignore[arg-type]
             sampler=numbers,  # type: ignore[arg-type]
             batch_size=None,  # an item of `WholeBatches` is a batch
             num_workers=workers,
@@ -54,7 +55,7 @@ class Batches:
         others = set(multiprocessing.active_children())
         handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, 'SIGCHLD') else None
         try:
-            self.iterator = iter(loader)
+            self.iterator: Any = iter(loader)
         except OSError as error:
             raise UserError(f'{workers} data workers cannot be started ({error.strerror}): take fewer') from error
         finally:
@@ -93,7 +94,7 @@ class WholeBatches:
     An exception would come to the run as another one, with its traceback as message.
     """
 
-    def __init__(self, samples, in_worker: bool):
+    def __init__(self, samples: Any, in_worker: bool):
         self.samples, self.in_worker = samples, in_worker
 
     def __getitem__(self, numbers) -> 'dict | Failure':
@@ -116,11 +117,11 @@ class Failure:
     traceback: str = ''
 
 
-def unchanged(batch):
+def unchanged(batch: Any) -> Any:
     return batch
 
 
-def told(worker: multiprocessing.Process) -> str:
+def told(worker: Any) -> str:
     """How a worker has ended, in words."""
     worker.join()
     if worker.exitcode is not None and worker.exitcode < 0:
@@ -130,7 +131,7 @@ def told(worker: multiprocessing.Process) -> str:
     return f'a data worker (process {worker.pid}) {how}; if memory or shared memory ran out, take fewer workers'
 
 
-def ignore_signals(_) -> None:
+def ignore_signals(_: Any) -> None:
     """What stops a run may be sent to its workers as well; they go on until the run does not need them any more."""
     for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1'):
         if hasattr(signal, name):

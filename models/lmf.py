@@ -1,6 +1,7 @@
 """LMF: a hypernetwork makes a modulation for every LR pixel, and every point is answered by a tiny MLP so modulated."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,9 +19,9 @@ class Features(NamedTuple):
     told: torch.Tensor  # (B, H, W, T), what decides the modulations besides the cell
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(H, W)"""
-        return self.lr.shape[1:3]
+        return self.lr.shape[1], self.lr.shape[2]
 
 
 class Plan(NamedTuple):
@@ -42,7 +43,7 @@ class LMF(ImplicitModel):
 
     adds_lr = False  # whether the MLP gives the difference from the LR image, sampled bilinearly
 
-    def __init__(self, encoder_spec, imnet_spec, beyond):
+    def __init__(self, encoder_spec: dict, imnet_spec: dict, beyond: int):
         super().__init__()
         self.encoder = make_encoder(encoder_spec)
         self.imnet = make_part('modulated MLP', imnet_spec, 'n_modulations', beyond=beyond)
@@ -68,7 +69,7 @@ class LMF(ImplicitModel):
         n_scales = self.imnet.n_modulations // 2
         return torch.cat([output[..., :n_scales] + 1, output[..., n_scales:]], dim=-1)
 
-    def query(self, features, coord, cell):
+    def query(self, features: Any, coord: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """Colours at any points, as the paper states it. Arguments and result as in `ImplicitModel.query`. With one
         cell for all points of an image every LR pixel's code is made once."""
         grid.check_points(coord, cell, features.lr)
@@ -79,16 +80,16 @@ class LMF(ImplicitModel):
         codes = self.codes(features.told, cell[:, None])
         return self.colours(features, y, x, cell, lambda corner: at(codes, corner))
 
-    def plan(self, features, rows, columns, relative_cell):
+    def plan(self, features: Any, rows: grid.Blocks, columns: grid.Blocks, relative_cell: torch.Tensor) -> Plan:
         """As in `ImplicitModel.plan`, with the codes of all LR pixels."""
         cell = relative_cell.to(self.imnet.layers[0].weight)
         return Plan(rows, columns, relative_cell, self.codes(features.told.to(cell.dtype), cell))
 
-    def floats_per_block(self, plan):
+    def floats_per_block(self, plan: Any) -> float:
         """As in `ImplicitModel.floats_per_block`."""
         return grid.points_per_block(plan) * (plan.codes.shape[-1] + 4 * self.imnet.hidden_dim)
 
-    def query_blocks(self, features, plan, i, j):
+    def query_blocks(self, features: Any, plan: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
         `ImplicitModel.query_blocks`. The codes are the plan's, made once for each LR pixel."""
         batch = len(features.lr)
@@ -97,10 +98,17 @@ class LMF(ImplicitModel):
         colour = self.colours(features, *block_points(plan, i, j), cell, lambda corner: at(plan.codes, corner))
         return colour.unflatten(1, (i.shape[1], -1))
 
-    def colours(self, features, y, x, cell, codes_at):
+    def colours(
+        self,
+        features: Any,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        cell: torch.Tensor,
+        codes_at: Callable[[Corner], torch.Tensor],
+    ) -> torch.Tensor:
         """Colours `(B, Q, 3)` at points `y, x (B, Q)` in LR pixels, with the relative cell `(B or 1, Q or 1, 2)`;
         `codes_at(corner)`: the codes `(B, Q, M)` of the LR pixels of a corner."""
-        colour = 0
+        colour: Any = 0
         for corner in corners(y, x, features.size):
             codes = codes_at(corner)
             modulation, code = codes.tensor_split([self.imnet.n_modulations], dim=-1)

@@ -18,7 +18,7 @@ class LMLIIF(LMF):
     the registry.
     """
 
-    def __init__(self, encoder_spec, imnet_spec, hypernet_spec):
+    def __init__(self, encoder_spec: dict, imnet_spec: dict, hypernet_spec: dict):
         super().__init__(encoder_spec, imnet_spec, beyond=4)
         n_outputs = self.imnet.n_modulations + self.imnet.hidden_dim
         n_inputs = 9 * self.encoder.out_dim + 2
@@ -29,7 +29,7 @@ class LMLIIF(LMF):
         layers = self.hypernet.layers
         return self.encoder_floats() + self.encoder.out_dim + 4 * layers[0].out_features + 3 * layers[-1].out_features
 
-    def encode(self, lr, maps=None):
+    def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> Features:
         """`lr (B, 3, H, W)` in [0, 1] to `Features`; an LR pixel's window is told as what the hypernetwork's first
         layer makes of it."""
         maps, first = self.encoded(lr, maps), self.hypernet.layers[0]
@@ -37,10 +37,10 @@ class LMLIIF(LMF):
         told = F.conv2d(maps, weight, first.bias, padding=1)
         return Features(padded(to_network(lr.to(first.weight.dtype)), 0), padded(told, 0))
 
-    def hypernet_output(self, told, cell):
+    def hypernet_output(self, told: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """As in `LMF.hypernet_output`."""
         return self.hypernet.after_first(told + F.linear(cell, self.hypernet.layers[0].weight[:, -2:]))
 
-    def latent(self, code, offset, cell):
+    def latent(self, code: torch.Tensor, offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """As in `LMF.latent`."""
         return torch.cat([code, offset, cell.expand_as(offset)], dim=-1)

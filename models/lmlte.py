@@ -24,7 +24,7 @@ class LMLTE(LMF):
 
     adds_lr = True
 
-    def __init__(self, encoder_spec, imnet_spec, hypernet_spec, hidden_dim=128):
+    def __init__(self, encoder_spec: dict, imnet_spec: dict, hypernet_spec: dict, hidden_dim: int = 128):
         super().__init__(encoder_spec, imnet_spec, beyond=0)
         width = self.imnet.hidden_dim
         for name, value in (('hidden_dim', hidden_dim), ('the hidden_dim of imnet_spec', width)):
@@ -43,16 +43,16 @@ class LMLTE(LMF):
         hidden = 4 * self.coef.out_channels + 2 * layers[0].out_features
         return self.encoder_floats() + hidden + 3 * layers[-1].out_features
 
-    def encode(self, lr, maps=None):
+    def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> Features:
         """`lr (B, 3, H, W)` in [0, 1] to `Features`; told are the waves' amplitudes and frequencies."""
         maps, lr = self.encoded(lr, maps), lr.to(self.coef.weight.dtype)
         return Features(padded(to_network(lr), 0), padded(torch.cat([self.coef(maps), self.freq(maps)], dim=1), 0))
 
-    def hypernet_output(self, told, cell):
+    def hypernet_output(self, told: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """As in `LMF.hypernet_output`."""
         return self.hypernet(waves(*told.chunk(2, dim=-1), told.new_ones(2), self.phase(cell)))
 
-    def latent(self, code, offset, cell):
+    def latent(self, code: torch.Tensor, offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """As in `LMF.latent`."""
         return waves(*code.chunk(2, dim=-1), offset, self.imphase(cell))
 

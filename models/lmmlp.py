@@ -18,7 +18,7 @@ class LMMLP(nn.Module):
     Raises UserError for sizes that make no sense.
     """
 
-    def __init__(self, hidden_dim, hidden_depth, beyond=0):
+    def __init__(self, hidden_dim: int, hidden_depth: int, beyond: int = 0):
         super().__init__()
         check_whole('lmmlp', hidden_dim=hidden_dim, hidden_depth=hidden_depth)
         self.hidden_dim, self.n_modulations = hidden_dim, 2 * hidden_depth * hidden_dim

@@ -1,5 +1,7 @@
 """LTE+: LTE with its waves told in another order."""
 
+import torch
+
 from models.lte import LTE
 from models.registry import register
 from utils import check_whole
@@ -14,11 +16,11 @@ class LTEFast(LTE):
     weights have the MLP's layers as 1x1 convolutions.
     """
 
-    def __init__(self, encoder_spec, num_layer=3, hidden_dim=256):
+    def __init__(self, encoder_spec: dict, num_layer: int = 3, hidden_dim: int = 256):
         check_whole('lte-fast', num_layer=num_layer, hidden_dim=hidden_dim)
         imnet = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [hidden_dim] * num_layer}}
         super().__init__(encoder_spec, imnet, hidden_dim)
 
-    def frequencies(self, maps):
+    def frequencies(self, maps: torch.Tensor) -> torch.Tensor:
         """As in `LTE.frequencies`."""
         return self.freq(maps)

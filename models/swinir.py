@@ -1,5 +1,6 @@
 """SwinIR without its upsampling tail, as an encoder."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ class WindowAttention(nn.Module):
     `x (windows of all images, N, C)`; `mask` as in `Windows`, or None.
     """
 
-    def __init__(self, channels, heads, side):
+    def __init__(self, channels: int, heads: int, side: int):
         super().__init__()
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * side - 1) ** 2, heads))
@@ -35,7 +36,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x, windows, mask):
+    def forward(self, x: torch.Tensor, windows: Windows, mask: torch.Tensor | None) -> torch.Tensor:
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (*, heads, N, d)
         bias = self.relative_position_bias_table[windows.relative_position].permute(2, 0, 1).to(query.dtype)
         logits = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1) + bias
@@ -46,11 +47,11 @@ class WindowAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, channels, hidden):
+    def __init__(self, channels: int, hidden: int):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -58,14 +59,14 @@ class Block(nn.Module):
     """A transformer's block, `(B, H, W, C)` to the same; with `shift` its windows lie half a window lower and farther
     right."""
 
-    def __init__(self, channels, heads, side, shift, mlp_ratio):
+    def __init__(self, channels: int, heads: int, side: int, shift: int, mlp_ratio: float):
         super().__init__()
         self.shift = side // 2 if shift else 0
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.attn = WindowAttention(channels, heads, side)
         self.mlp = MLP(channels, int(channels * mlp_ratio))
 
-    def forward(self, x, windows):
+    def forward(self, x: torch.Tensor, windows: Windows) -> torch.Tensor:
         height, width = x.shape[1:3]
         side, shift = windows.side, self.shift
         y = self.norm1(x).roll((-shift, -shift), dims=(1, 2))
@@ -79,13 +80,13 @@ class Block(nn.Module):
 class ResidualGroup(nn.Module):
     """Blocks, every other one with shifted windows, and a convolution, around which a connection leads."""
 
-    def __init__(self, channels, depth, heads, side, mlp_ratio):
+    def __init__(self, channels: int, depth: int, heads: int, side: int, mlp_ratio: float):
         super().__init__()
         blocks = [Block(channels, heads, side, shift=j % 2 == 1, mlp_ratio=mlp_ratio) for j in range(depth)]
         self.residual_group = nn.ModuleDict({'blocks': nn.ModuleList(blocks)})
         self.conv = Conv2d(channels, channels, 3)
 
-    def forward(self, x, windows):
+    def forward(self, x: torch.Tensor, windows: Windows) -> torch.Tensor:
         y = x
         for block in self.residual_group['blocks']:
             y = block(y, windows)
@@ -110,7 +111,14 @@ class SwinIR(nn.Module):
     Raises UserError for sizes that do not fit together.
     """
 
-    def __init__(self, embed_dim=180, depths=(6,) * 6, num_heads=(6,) * 6, window_size=8, mlp_ratio=2):
+    def __init__(
+        self,
+        embed_dim: int = 180,
+        depths: Sequence[int] = (6,) * 6,
+        num_heads: Sequence[int] = (6,) * 6,
+        window_size: int = 8,
+        mlp_ratio: float = 2,
+    ):
         super().__init__()
         check_whole('swinir', embed_dim=embed_dim, window_size=window_size)
         for name, value in (('depths', depths), ('num_heads', num_heads)):
@@ -136,7 +144,7 @@ class SwinIR(nn.Module):
         self.conv_after_body = Conv2d(embed_dim, embed_dim, 3)
         self.conv_before_upsample = nn.Sequential(Conv2d(embed_dim, N_FEATS, 3), nn.LeakyReLU())
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
         first = self.conv_first(reflected(reflected(x, 2, self.window), 3, self.window))
         windows = windows_of(first, self.window)
@@ -147,12 +155,12 @@ class SwinIR(nn.Module):
         return self.conv_before_upsample(self.conv_after_body(y) + first)[:, :, :height, :width]
 
 
-def of_pixels(conv, x):
+def of_pixels(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """`conv` of `x (B, H, W, C)`: the same."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def reflected(x, axis, multiple):
+def reflected(x: torch.Tensor, axis: int, multiple: int) -> torch.Tensor:
     """`x` continued along `axis` to a multiple of pixels by reflection, which does not repeat the last one; to and fro
     where there are too few to reflect."""
     n = x.shape[axis]
@@ -162,7 +170,7 @@ def reflected(x, axis, multiple):
     return x if len(at) == n else x.index_select(axis, torch.minimum(at, period - at))
 
 
-def windows_of(maps, side):
+def windows_of(maps: torch.Tensor, side: int) -> Windows:
     """The `Windows` of `maps (B, C, H, W)`, H and W multiples of `side`."""
     device = maps.device
     y, x = torch.cartesian_prod(torch.arange(side, device=device), torch.arange(side, device=device)).t()
@@ -183,7 +191,7 @@ def windows_of(maps, side):
     return Windows(side, relative_y * (2 * side - 1) + relative_x, mask[:, None])
 
 
-def reach(depths, side):
+def reach(depths: Sequence[int], side: int) -> int:
     """How many pixels away from a feature the pixels lie, at most, that it is made of: its windows are those of its
     pixel, which may be any one of a window."""
     farthest = 0

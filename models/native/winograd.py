@@ -15,7 +15,7 @@ FEWEST_PIXELS = 256  # and in smaller images, where transforming the kernels tak
 MOST_NUMBERS = 1e7  # of the transformed kernels: 40 MB in float32
 
 
-def is_faster(x, weight):
+def is_faster(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `winograd_conv2d` can be used and is faster: without gradients and in full precision. It takes a quarter
     of the multiplications of 3 x 3 and 9 x 9 kernels, two fifths of those between."""
     k, area, channels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[:2]
@@ -28,7 +28,7 @@ def is_faster(x, weight):
     return library.usable_on(x)
 
 
-def winograd_conv2d(x, weight, bias):
+def winograd_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The convolution that keeps height and width, for as many channels as come in whole UNITs: `x (B, C, H, W)`,
     `weight (O, C, k, k)` with an odd `k` and `bias (O,)` give `(B, O, H, W)`, the channels last in memory."""
     (batch, channels, height, width), (out_channels, _, k, _) = x.shape, weight.shape
@@ -58,7 +58,7 @@ def winograd_conv2d(x, weight, bias):
     return out.permute(0, 3, 1, 2)
 
 
-def multiply_adds(x, weight):
+def multiply_adds(x: torch.Tensor, weight: torch.Tensor) -> int:
     """Those of the products in `winograd_conv2d`: 36 for 16 pixels, instead of 144 with a kernel of 3 x 3."""
     tiles, parts = len(x) * -(-x.shape[-2] // 4) * -(-x.shape[-1] // 4), -(-weight.shape[-1] // 3)
     return 36 * tiles * parts**2 * weight.shape[0] * weight.shape[1]

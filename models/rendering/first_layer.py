@@ -1,6 +1,6 @@
 """The first layer of MSIT's decoder for all output pixels of an LR pixel, which share most of its work."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,7 +17,9 @@ class Layer(NamedTuple):
     constant: torch.Tensor  # (hidden,): the layer's bias and what the relative cell adds to it
 
 
-def first_layer(plan, features, near, index, i, j):
+def first_layer(
+    plan: Any, features: Any, near: torch.Tensor, index: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+) -> torch.Tensor:
     """The first layer of the MLP, before its activation, for the output pixels of `N` LR pixels: `(N, m, hidden)`.
 
     The layer is applied to a window's values once for each LR pixel and its results are weighed, instead of weighing

@@ -32,6 +32,9 @@ class ImplicitModel(nn.Module, abc.ABC):
     once, and tiles are cut from its features.
     """
 
+    encoder: Any
+    imnet: Any
+
     # ------------------------------------------------------------ what a model gives
 
     @abc.abstractmethod

@@ -5,10 +5,11 @@ import functools
 import math
 import threading
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from models.device import PRECISIONS, free_memory
@@ -21,10 +22,19 @@ FULLEST = 32  # output pixels of one LR pixel that are decoded at once, along an
 LARGEST_WORK = 4 * 2**30  # bytes that encoding a tile may take on a CPU, however much is free
 DELAY = 2  # seconds that work takes before its progress is shown
 SMALLEST_TILE = 16  # LR pixels to a side; below it, running out of memory is final
+Region = tuple[int, int, int, int]  # of pixels or blocks: top, bottom, left, right, without bottom and right
 
 
 @torch.no_grad()
-def render(model, lr, size, tile=None, precision='fp32', progress=False, part=None):
+def render(
+    model: Any,
+    lr: torch.Tensor,
+    size: Sequence[int],
+    tile: int | None = None,
+    precision: str = 'fp32',
+    progress: bool = False,
+    part: Sequence[range] | None = None,
+) -> torch.Tensor:
     """Render `lr (B, 3, H, W)` in [0, 1] at `size = (h, w)`: `(B, 3, h, w)`, not clamped.
 
     The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out
@@ -73,7 +83,7 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
 
 
 @contextlib.contextmanager
-def progress_bar(total, shown):
+def progress_bar(total: int, shown: bool) -> Iterator[tqdm]:
     """A bar for `total` blocks of output pixels that appears after two seconds, even if none is done by then."""
     with tqdm(total=total, unit='pixel', unit_scale=True, delay=DELAY, leave=False, disable=not shown) as bar:
         appear = threading.Timer(DELAY, bar.update, [0])
@@ -85,7 +95,7 @@ def progress_bar(total, shown):
             appear.cancel()
 
 
-def check_input(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
+def check_input(model: Any, lr: torch.Tensor) -> torch.Tensor:
     """`lr` in the precision of the model. Raises UserError if it is no LR image that the model can render."""
     like = next(model.parameters(), lr)
     check_image(lr, like)
@@ -109,7 +119,9 @@ def check_image(lr: torch.Tensor, like: torch.Tensor) -> None:
         raise UserError(f'the LR image is on {lr.device}, the model on {like.device}')
 
 
-def check(lr, size, tile, precision, part=None):
+def check(
+    lr: torch.Tensor, size: Sequence[int], tile: int | None, precision: str, part: Sequence[range] | None = None
+) -> None:
     if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
@@ -125,7 +137,7 @@ def check(lr, size, tile, precision, part=None):
 # ---------------------------------------------------------------- tiles
 
 
-def tile_size(model, lr):
+def tile_size(model: Any, lr: torch.Tensor) -> tuple[int, int]:
     """Height and width of a tile's inner part, so that encoding it with its margin takes half of the memory that is
     free."""
     work = free_memory(lr.device) / 2
@@ -139,7 +151,7 @@ def tile_size(model, lr):
     return max(high, SMALLEST_TILE), wide
 
 
-def tiles(height, width, high, wide, top=0, left=0):
+def tiles(height: int, width: int, high: int, wide: int, top: int = 0, left: int = 0) -> list[Region]:
     """The rectangle from (top, left) on in tiles: (top, bottom, left, right), bottom and right exclusive."""
     return [
         (y, min(y + high, top + height), x, min(x + wide, left + width))
@@ -148,7 +160,7 @@ def tiles(height, width, high, wide, top=0, left=0):
     ]
 
 
-def cut_in_four(region):
+def cut_in_four(region: Region) -> list[Region]:
     """The quarters of a tile; none of a tile that is too small to be cut."""
     top, bottom, left, right = region
     if max(bottom - top, right - left) <= SMALLEST_TILE:
@@ -160,7 +172,17 @@ def cut_in_four(region):
 # ---------------------------------------------------------------- a tile
 
 
-def render_tile(model, lr, region, axes, relative_cell, maps_in, precision, out, bar):
+def render_tile(
+    model: Any,
+    lr: torch.Tensor,
+    region: Region,
+    axes: Sequence[grid.Blocks],
+    relative_cell: torch.Tensor,
+    maps_in: Callable[[str], torch.Tensor | None],
+    precision: str,
+    out: torch.Tensor,
+    bar: tqdm,
+) -> None:
     """Write the output pixels that belong to the LR pixels of `region` to `out`, and tell `bar` of every block."""
     top, bottom, left, right = region
     y, x = (with_margin(*ends, model.receptive_field, model.window) for ends in ((top, bottom), (left, right)))
@@ -176,7 +198,7 @@ def render_tile(model, lr, region, axes, relative_cell, maps_in, precision, out,
         decode(model, lr, *where, maps_in, 'fp32', out, bar)
 
 
-def with_margin(first, last, margin, window):
+def with_margin(first: int, last: int, margin: int, window: int) -> slice:
     """The LR pixels `first` to `last - 1` of an axis with a margin on both sides, which starts and ends at multiples of
     `window` (or with the image, whose end a slice may exceed).
 
@@ -186,13 +208,24 @@ def with_margin(first, last, margin, window):
     return slice(max(first - margin, 0) // step * step, -(-(last + margin) // window) * window)
 
 
-def cut(blocks, first, last, origin):
+def cut(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
     """The blocks of the LR pixels `first` to `last - 1`, these counted from `origin`."""
     at = torch.searchsorted(blocks.pixels, torch.tensor([first, last]))
     return blocks.part(int(at[0]), int(at[1]), origin)
 
 
-def decode(model, lr, part, rows, columns, relative_cell, maps_in, precision, out, bar):
+def decode(
+    model: Any,
+    lr: torch.Tensor,
+    part: tuple[slice, slice],
+    rows: grid.Blocks,
+    columns: grid.Blocks,
+    relative_cell: torch.Tensor,
+    maps_in: Callable[[str], torch.Tensor | None],
+    precision: str,
+    out: torch.Tensor,
+    bar: tqdm,
+) -> bool:
     """Encode a part of the LR image, `lr[:, :, y, x]`, and write the output pixels of its blocks, `rows` and `columns`,
     to `out (B, 3, h, w)`, a few blocks at a time. `maps_in(precision)`: `whole_maps`.
 
@@ -223,7 +256,7 @@ def decode(model, lr, part, rows, columns, relative_cell, maps_in, precision, ou
     return all(on_each_thread(work) if on_cpu else [work()])
 
 
-def whole_maps(model, lr, precision):
+def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> torch.Tensor:
     """The encoder's features of the whole image if it needs that, otherwise None. Raises UserError if they do not fit
     into memory."""
     try:
@@ -239,11 +272,11 @@ def whole_maps(model, lr, precision):
         ) from error
 
 
-def autocast(lr, precision):
+def autocast(lr: torch.Tensor, precision: str) -> torch.autocast:
     return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
 
 
-def chunks(n_rows, n_columns, size):
+def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:
     """The blocks in rectangles of about `size`, equally large and wide rather than high: (top, bottom, left, right)."""
     wide = -(-n_columns // max(1, round(n_columns / size)))
     high = max(1, round(size / wide))
@@ -251,7 +284,7 @@ def chunks(n_rows, n_columns, size):
     return tiles(n_rows, n_columns, high, wide)
 
 
-def on_each_thread(work):
+def on_each_thread(work: Callable[[], bool]) -> list[bool]:
     """What `work()` gives on each of as many threads as torch uses, each of which computes alone."""
     threads = torch.get_num_threads()
     if threads == 1:
@@ -263,7 +296,9 @@ def on_each_thread(work):
         torch.set_num_threads(threads)
 
 
-def decode_blocks(model, features, plan, top, bottom, left, right, out):
+def decode_blocks(
+    model: Any, features: Any, plan: Any, top: int, bottom: int, left: int, right: int, out: torch.Tensor
+) -> bool:
     """Write the output pixels of a rectangle of the plan's blocks to `out (B, 3, h, w)`. Returns whether they are
     finite."""
     rows, columns = plan.rows.part(top, bottom), plan.columns.part(left, right)

@@ -91,7 +91,7 @@ def optional(config: dict, key: str) -> Any:
     return OPTIONAL.get(key) if config.get(key) is None else config[key]
 
 
-def check_stages(named) -> None:
+def check_stages(named: Any) -> None:
     """Raise UserError if `named` is no mapping of names to stages."""
     if not isinstance(named, dict) or not named:
         raise UserError('stages is a mapping with at least one stage')
@@ -103,7 +103,7 @@ def check_stages(named) -> None:
             stages.check(stage)
 
 
-def check_validation(validation) -> None:
+def check_validation(validation: dict) -> None:
     """Raise UserError if a key of `validation` is missing or makes no sense."""
     for key in SCHEMA['validation']:
         if not validation or validation.get(key) is None:

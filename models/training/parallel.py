@@ -65,7 +65,7 @@ def wrapped(module: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(module, device_ids=[device] if device.type == 'cuda' else None)
 
 
-def with_synchronised_norm(model: nn.Module, device: torch.device) -> nn.Module:
+def with_synchronised_norm(model: Any, device: torch.device) -> nn.Module:
     """`model` whose batch norm takes its statistics over all ranks, where the device can: on CUDA."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks() > 1 and device.type == 'cuda' else model
 
@@ -80,7 +80,7 @@ def largest(number: int) -> int:
     return int(reduced(number, distributed.ReduceOp.MAX))
 
 
-def reduced(number: float, operation) -> float:
+def reduced(number: float, operation: Any) -> float:
     if ranks() == 1:
         return number
     value = torch.tensor(number, dtype=torch.float64)

@@ -3,9 +3,9 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import nn
 
 from models.device import synchronize
 from models.training.run import Run
@@ -39,6 +39,7 @@ class Clock:
         self.device = device
         self.seconds: dict[str, float] = {}
         self.open: list[str] = []
+        self.booked = 0.0
 
     def enter(self, name: str) -> None:
         self.book()
@@ -62,7 +63,7 @@ class Clock:
         yield
         self.leave()
 
-    def watch(self, model: nn.Module) -> None:
+    def watch(self, model: Any) -> None:
         """Make parts of the children of `model`, by their names; the MLP, which belongs to the decoding, is none."""
         for name, child in model.named_children():
             if name != 'imnet':

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -37,7 +38,7 @@ class Log:
     def __init__(self, path: Path):
         self.path = path
 
-    def add(self, **entry) -> None:
+    def add(self, **entry: Any) -> None:
         """Add a line with the time and `entry`, all of it or nothing. Raises UserError if it cannot be written."""
         line = (json.dumps({'time': time.strftime('%Y-%m-%dT%H:%M:%S'), **entry}) + '\n').encode()
         with parallel.together():
@@ -62,7 +63,7 @@ class Log:
                 file.truncate(content.rfind(b'\n') + 1)
 
 
-def describe(images) -> list[dict]:
+def describe(images: Any) -> list[dict]:
     """Name, size in pixels and, of files, size in bytes of each image of a data set, in its order.
 
     `images`: a data set as `datasets.image_folder.ImageFolder`; what it repeats is told once.

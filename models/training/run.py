@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class Run:
         self.validated = 0  # the step of the stage after which the result was last validated
         self.bad = 0  # steps in a row that were skipped
         self.best = -math.inf
-        self.previous = None  # the result of the stage before
+        self.previous: Any = None  # the result of the stage before
         self.signal = 0  # the number of a signal that this process has received
         self.stopping = 0  # why all ranks are to stop: a signal's number and 1, or TIME_LIMIT
         self.may_leave = False  # whether a signal may raise Stopped
@@ -155,7 +156,7 @@ class Run:
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f'{path}: damaged; without this file the images are not compared') from error
 
-    def write_beginning(self, **entry) -> None:
+    def write_beginning(self, **entry: Any) -> None:
         """Write what a run consists of to its folder, before the first step or going on with a later one."""
         versions = provenance()
         with parallel.together():
@@ -185,7 +186,7 @@ class Run:
 
     # ------------------------------------------------------------ a stage's objects
 
-    def stage_samples(self, images, number: int):
+    def stage_samples(self, images: Any, number: int) -> Any:
         config, stage = self.config, self.stages[number]
         return datasets.make(
             {
@@ -334,7 +335,7 @@ class Run:
         if self.bad <= self.config['max_bad_steps']:
             return
         where = self.folder / 'bad-batch.pth'
-        parts = sum(parallel.gathered([{k: v.cpu() for k, v in batch.items()} for batch in batches]), [])
+        parts: list[dict] = sum(parallel.gathered([{k: v.cpu() for k, v in batch.items()} for batch in batches]), [])
         if parallel.rank() == 0:
             content = {
                 'stage': self.stages[self.stage]['name'],
@@ -470,7 +471,7 @@ class Run:
 
     # ------------------------------------------------------------ the run
 
-    def receive(self, signum: int, _) -> None:
+    def receive(self, signum: int, _: Any) -> None:
         """Handler of signals: finish the step, save and stop; a validation or a wait for data is left at once."""
         self.signal = signum
         if self.may_leave:
@@ -511,7 +512,7 @@ class Run:
                 self.begin_stage()
         return False
 
-    def train_stage(self, writer, deadline: float) -> bool:
+    def train_stage(self, writer: Any, deadline: float) -> bool:
         """Train this stage to its end, or until the run is to stop. Returns whether the end was reached."""
         config, stage = self.config, self.stages[self.stage]
         bar = tqdm(
@@ -569,7 +570,7 @@ def seed(*numbers: int) -> None:
     torch.manual_seed(state)
 
 
-def is_state(content) -> bool:
+def is_state(content: Any) -> bool:
     """Whether the content of a file is what `Run.write_state` writes, as far as its keys and numbers tell."""
     return (
         isinstance(content, dict)

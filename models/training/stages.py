@@ -1,5 +1,8 @@
 """What a stage of training is: its keys in a config, its length in steps, its learning rate."""
 
+from typing import Any
+
+import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
 from models.training import losses
@@ -23,7 +26,7 @@ KEYS = (
 )
 
 
-def check(stage):
+def check(stage: Any) -> None:
     """Raise UserError if the keys of a stage, a mapping with some of `KEYS`, do not fit together.
 
     A key that is null is absent.
@@ -67,12 +70,12 @@ def check(stage):
         raise UserError(f'milestones is an ascending list of {unit(stage)}, not {milestones!r}')
 
 
-def unit(stage):
+def unit(stage: dict) -> str:
     """What the lengths of a stage are counted in."""
     return 'epochs' if stage.get('epochs') is not None else 'steps'
 
 
-def in_steps(stage, steps_per_epoch):
+def in_steps(stage: dict, steps_per_epoch: float) -> dict:
     """The checked `stage` with all its keys, and all its lengths in whole steps.
 
     Raises UserError where the warm-up takes it all.
@@ -100,7 +103,7 @@ def in_steps(stage, steps_per_epoch):
     return planned
 
 
-def schedule(optimizer, stage):
+def schedule(optimizer: torch.optim.Optimizer, stage: dict) -> Any:
     """The learning rate of a stage of `in_steps`: `.step_update(step)` sets that of any step, whatever was set before.
 
     Warm-up from `warmup_lr` to `lr`; then 'cosine' to 0 at the last step, or 'multi-step', `gamma` times as much from

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 NAMES = ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has the first two
@@ -45,7 +46,7 @@ def silence(descriptor: int) -> None:
     os.close(nowhere)
 
 
-def leave(signum: int, _) -> None:
+def leave(signum: int, _: Any) -> None:
     """Handler for a program that has nothing to save: it ends at once, tidily."""
     if signum == signal.SIGINT:
         raise KeyboardInterrupt
