@@ -27,7 +27,7 @@ from datasets.pictures.sizes import by_longest, by_megapixels, by_resolution, by
 from models.device import PRECISIONS, choose_device
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom
-from utils import Note, Parser, UserError, about, pixel, positive, run_main, shard
+from utils import Note, Parser, UserError, error_prefix, pixel, positive, run_main, shard
 
 BUNDLED = Path(__file__).resolve().parent / 'modelzoo' / 'EDSR_light_MSIT.pth'
 TRAINED = 1, 8  # scales, where a weight file does not tell
@@ -182,7 +182,7 @@ def super_resolve(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tup
     """Do a job: what there is to tell of it, and notes."""
     picture, notes = read_image(job.source)
     input_size = tuple(picture.rgb.shape[-2:])
-    with about(job.source):
+    with error_prefix(job.source):
         size = output_size(input_size, args.size or by_scale('4'))
     strips = upscaler.strips(size)
     if job.compare and len(strips) > 1:
@@ -191,14 +191,14 @@ def super_resolve(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tup
             'comparison needs it; leave out -compare'
         )
     start = time.perf_counter()
-    with about(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
+    with error_prefix(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
         for rows in strips:
             result = upscaler(picture, size, rows)
             writer.write(result.rgb if result.alpha is None else torch.cat([result.rgb, result.alpha]))
     seconds = time.perf_counter() - start
     notes += writer.notes
     if job.compare:
-        with about(job.source), as_notes(notes):
+        with error_prefix(job.source), as_notes(notes):
             figure = beside_bicubic(picture, result, upscaler.model.spec['name'].upper())
         notes += write_figure(job.compare, figure, picture.labels)
     scales = [n / m for n, m in zip(size, input_size)]
@@ -246,7 +246,7 @@ def write_zoom(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tuple[
     size = [max(1, n - n % 2) for n in size]  # as video wants it
     first = first_scale(input_size, size)
     start = time.perf_counter()
-    with about(job.source), as_notes(notes):
+    with error_prefix(job.source), as_notes(notes):
         frames = zoom(upscaler.image, lr, size, args.zoom, DEPTH, FRAMES)
         frames = tqdm(frames, total=FRAMES, unit='frame', leave=False, disable=args.quiet or None)
         write_animation(job.target, frames)

@@ -18,7 +18,7 @@ from datasets.pictures.image_io import Picture, write_image
 from models.device import choose_device
 from models.evaluation.loop import evaluate
 from models.evaluation.sets import caption, make_set, read_config
-from utils import Parser, UserError, about, check_folder, run_main, write_json, write_text
+from utils import Parser, UserError, check_folder, error_prefix, run_main, write_json, write_text
 
 
 def parse() -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     config = read_config(args.config)
     protocol = config['protocol']
-    with about(args.config):
+    with error_prefix(args.config):
         dataset = make_set(config['dataset'], protocol)
     folder, stem = Path('save') / (args.name or args.model.stem), args.config.stem
     check_folder(folder / stem if args.save_images else folder)

@@ -33,7 +33,7 @@ class Note(UserWarning):
 
 
 @contextlib.contextmanager
-def about(what: object) -> Iterator[None]:
+def error_prefix(what: object) -> Iterator[None]:
     """A `UserError` raised in this context says what it is about."""
     try:
         yield
@@ -127,7 +127,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in said or 'out of memory' in said
 
 
-def nearest(name: object, known: Iterable) -> str:
+def suggestion(name: object, known: Iterable) -> str:
     """', did you mean X?' or '', and the list of what is known."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
     hint = f', did you mean {close[0]!r}?' if close else ''
@@ -269,7 +269,7 @@ class Registry:
         if not isinstance(args, dict):
             raise UserError(f'{self.kind} {name!r}: args is a mapping, not {args!r}')
         if name not in self.entries:
-            raise UserError(f'unknown {self.kind} {name!r}{nearest(name, self.entries)}')
+            raise UserError(f'unknown {self.kind} {name!r}{suggestion(name, self.entries)}')
         constructor = self.entries[name]
         variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD  # as nn.Module's own
         signature = inspect.signature(constructor)
@@ -280,7 +280,7 @@ class Registry:
         known = [k for k in parameters if k not in injected]
         for key in args:
             if key not in known:
-                raise UserError(f'{self.kind} {name!r} has no argument {key!r}{nearest(key, known)}')
+                raise UserError(f'{self.kind} {name!r} has no argument {key!r}{suggestion(key, known)}')
         for key in known:
             if parameters[key].default is inspect.Parameter.empty and key not in args:
                 raise UserError(f'{self.kind} {name!r} needs the argument {key!r}')
@@ -357,7 +357,7 @@ def check_keys(config: dict, schema: dict, where: str) -> None:
     """Refuse keys of the nested dict `config` that `schema` does not have, naming the nearest known one."""
     for key, value in config.items():
         if key not in schema:
-            raise UserError(f'{where}: unknown key {key!r}{nearest(key, schema)}')
+            raise UserError(f'{where}: unknown key {key!r}{suggestion(key, schema)}')
         if isinstance(schema[key], dict) and value is not None:
             if not isinstance(value, dict):
                 raise UserError(f'{where}: {key!r} is a mapping, not {value!r}')

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from datasets.cache import MappedImages
 from datasets.pictures.image_io import READABLE, read_image
 from datasets.registry import register
-from utils import Note, UserError, check_paths, check_whole, distinct_names, nearest
+from utils import Note, UserError, check_paths, check_whole, distinct_names, suggestion
 
 CACHES = ('none', 'in_memory', 'bin')
 
@@ -41,7 +41,7 @@ class ImageFolder:
         cache: str = 'none',
     ):
         if cache not in CACHES:
-            raise UserError(f'image-folder: unknown cache {cache!r}{nearest(cache, CACHES)}')
+            raise UserError(f'image-folder: unknown cache {cache!r}{suggestion(cache, CACHES)}')
         check_paths('image-folder', root_path=root_path, split_file='' if split_file is None else split_file)
         check_whole('image-folder', repeat=repeat, first_k=1 if first_k is None else first_k)
         self.root = Path(root_path)

@@ -8,7 +8,7 @@ import torch
 
 from datasets.registry import make, register
 from datasets.resize import degrade, pil_resize, scale_pair, sizes
-from utils import UserError, about, check_numbers, check_whole
+from utils import UserError, check_numbers, check_whole, error_prefix
 
 DRAWS = ('pixel', 'block', 'patch')
 
@@ -35,7 +35,7 @@ def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict
     `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
     Raises UserError as `degrade` does.
     """
-    with about(name):
+    with error_prefix(name):
         lr, hr = degrade(hr, scale)
     return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': scale}
 
@@ -57,7 +57,7 @@ class Evaluation:
     def measure(self, i: int) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
         """Name, HR size (h, w) and scale (sy, sx) of item `i`, without making its LR image."""
         name = self.dataset.name(i)
-        with about(name):
+        with error_prefix(name):
             return name, sizes(self.dataset[i].shape[:2], self.scale)[1], self.scale
 
     def __getitem__(self, i: int) -> dict:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.registry import register
-from utils import UserError, check_whole, is_whole, nearest
+from utils import UserError, check_whole, is_whole, suggestion
 
 FEWEST_ROWS = 256  # for fewer, calling a convolution takes longer than it saves
 AVX512 = 'AVX512' in torch.backends.cpu.get_cpu_capability()
@@ -45,7 +45,7 @@ class MLP(nn.Module):
         if not isinstance(hidden_list, (list, tuple)) or not all(map(is_whole, hidden_list)):
             raise UserError(f'mlp: hidden_list is a list of whole numbers from 1 up, not {hidden_list!r}')
         if act not in tuple(ACTIVATIONS):
-            raise UserError(f'mlp: unknown activation {act!r}{nearest(act, ACTIVATIONS)}')
+            raise UserError(f'mlp: unknown activation {act!r}{suggestion(act, ACTIVATIONS)}')
         sizes = [in_dim, *hidden_list, out_dim]
         layers = []
         for fan_in, fan_out in zip(sizes, sizes[1:]):

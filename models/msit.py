@@ -19,7 +19,7 @@ from models.registry import make_encoder, make_imnet, make_position_bias, regist
 from models.rendering import first_layer, grid
 from models.rendering.implicit import ImplicitModel, to_image, to_network
 from models.rendering.render import check_image
-from models.rendering.windows import nearest, padded, window_index, windows
+from models.rendering.windows import middle_3x3, padded, window_index, windows
 from utils import UserError, check_whole
 
 register('sinusoid')(SinusoidBias)  # here, as layers know no registry
@@ -178,7 +178,7 @@ class MSIT(ImplicitModel):
         weight = first.weight[:, :-2].unflatten(1, (self.window_pixels, self.mssa.heads, -1)).permute(2, 1, 3, 0)
         weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
         along = [
-            self.mssa.bias_along(axis, grid.on(first.weight.device, blocks.offset), self.radius)
+            self.mssa.bias_along(axis, grid.to_device(first.weight.device, blocks.offset), self.radius)
             for axis, blocks in enumerate((rows, columns))
         ]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
@@ -237,7 +237,7 @@ class MSIT(ImplicitModel):
         Returns `(N, m, C)`, the query map sampled bilinearly, and `(K, N, C)`, its windows (zeros outside, both).
         """
         keys = windows(heads_together(features.query_key), y, x, self.radius)
-        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest(keys).transpose(0, 1)), keys
+        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), middle_3x3(keys).transpose(0, 1)), keys
 
     def weigh(self, query: torch.Tensor, keys: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Attention weights of single points, `(N, heads, K)`, from `query (N, 1, C)`, `keys (K, N, C)` and `offset (B,

@@ -31,7 +31,7 @@ from datasets.image_folder import is_image_name, list_images, read_rgb  # noqa: 
 from datasets.preparation.archives import Damaged, open_files  # noqa: E402
 from datasets.preparation.download import download  # noqa: E402
 from datasets.resize import degrade  # noqa: E402
-from utils import Parser, UserError, about, atomic_path, check_folder, run_main  # noqa: E402
+from utils import Parser, UserError, atomic_path, check_folder, error_prefix, run_main  # noqa: E402
 
 Images = dict[str, Callable[[], bytes]]  # names of images, and functions that return the bytes of their files
 
@@ -266,7 +266,7 @@ def lay_out_lr(part: Part, root: Path) -> None:
             rgb = read_rgb(file)
         for scale, target in lacking.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with about(file), atomic_path(target) as temporary:
+            with error_prefix(file), atomic_path(target) as temporary:
                 Image.fromarray(degrade(rgb, scale)[0]).save(temporary)
 
 

@@ -811,7 +811,11 @@ def test_a_signal_leaves_no_partial_file(tmp_path, number, suffix):
         Path('begun').touch()
         time.sleep(600)
 
-    child = started(tmp_path, 'in.png', '-o', f'out.{suffix}', before=lambda: setattr(Upscaler, '__call__', wait))
+    def begin():
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)  # not nohup's
+        Upscaler.__call__ = wait
+
+    child = started(tmp_path, 'in.png', '-o', f'out.{suffix}', before=begin)
     while not (tmp_path / 'begun').exists():
         assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / 'stderr').read_text()
         time.sleep(0.01)
@@ -822,9 +826,13 @@ def test_a_signal_leaves_no_partial_file(tmp_path, number, suffix):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['begun', 'in.png', 'stderr', 'stdout']
 
 
+def heed_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell makes its background commands ignore
+
+
 def test_ctrl_c_while_torch_is_imported_shows_no_traceback(tmp_path):
     command = [sys.executable, '-X', 'importtime', DEMO, '-input', 'in.png', '-output', 'out.png']
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
     for line in process.stderr:
         if b'torch' in line:
             break

@@ -150,8 +150,8 @@ def test_text_of_command_lines(parser, good, bad):
 
 
 def test_nearest():
-    assert utils.nearest('chanels', ['heads', 'channels']) == ", did you mean 'channels'? (known: channels, heads)"
-    assert utils.nearest(None, [1, 'a']) == ' (known: 1, a)'
+    assert utils.suggestion('chanels', ['heads', 'channels']) == ", did you mean 'channels'? (known: channels, heads)"
+    assert utils.suggestion(None, [1, 'a']) == ' (known: 1, a)'
 
 
 # ---------------------------------------------------------------- the registry

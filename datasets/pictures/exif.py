@@ -6,7 +6,7 @@ damaged data it left out. Source: TIFF 6.0, section 2; EXIF 2.32, section 4.6; t
 """
 
 import struct
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL.ExifTags import TAGS
 
@@ -118,7 +118,7 @@ def read(file: BinaryIO) -> tuple[Exif, list[str]]:
     return Exif(order, tags), sorted(set(lost)) + ['thumbnail'] * bool(more)
 
 
-def directory(file, order, at, lost, layout=CLASSIC, within=(PHOTO, GPS)):
+def directory(file: BinaryIO, order: str, at: int, lost: Any, layout: Any = CLASSIC, within: Any = (PHOTO, GPS)) -> Any:
     """The directory at the offset `at` of `file`, and the offset of the next, or 0. Names of tags that are damaged are
     added to the list `lost`."""
     inline = struct.calcsize('=' + layout.offset)  # bytes of a value that stands in its entry

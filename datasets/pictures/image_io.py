@@ -8,7 +8,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from datasets.pictures.formats import FORMATS, LACKING, READABLE, Format, bits_i
 from datasets.pictures.jpeg import without_its_end
 from datasets.pictures.row_files import CollectedFile, Header
 from datasets.pictures.transparency import over_white, with_colour_everywhere
-from utils import UserError, about, atomic_path, nearest
+from utils import UserError, atomic_path, error_prefix, suggestion
 
 INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow speaks of a bomb
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # bytes that text and profiles may unpack to
@@ -89,7 +89,7 @@ def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) ->
         warnings.simplefilter('always')
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         try:
-            with about(name):
+            with error_prefix(name):
                 if isinstance(file, (str, os.PathLike)):
                     file = stack.enter_context(opened(file))
                 decoded = decode(file)
@@ -108,7 +108,7 @@ def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) ->
     return decoded._replace(notes=list(dict.fromkeys([*decoded.notes, *warned])))
 
 
-def opened(path):
+def opened(path: Any) -> Any:
     """The file `path`, open. Raises UserError if that cannot be."""
     if not os.path.isfile(path):
         leads_nowhere = 'a link that leads to no file' if os.path.islink(path) else 'no such file'
@@ -120,7 +120,7 @@ def opened(path):
 
 
 @contextlib.contextmanager
-def silent_stderr():
+def silent_stderr() -> Any:
     """What C libraries write to stderr goes nowhere: libtiff and libpng tell there what is raised as well."""
     kept = os.dup(2)
     try:
@@ -132,7 +132,7 @@ def silent_stderr():
         os.close(kept)
 
 
-def decode(file):
+def decode(file: Any) -> Any:
     """The `Decoded` of an open file that may still turn out to be damaged."""
     begin = file.read(BEGIN)
     lacking = what_is_lacking(begin)
@@ -148,12 +148,12 @@ def decode(file):
     return decode_by_pillow(file, begin)
 
 
-def check_size(size):
+def check_size(size: Any) -> None:
     if math.prod(size) > INPUT_LIMIT:
         raise Image.DecompressionBombError
 
 
-def decode_by_tifffile(file, page, pages):
+def decode_by_tifffile(file: BinaryIO, page: Any, pages: int) -> Any:
     samples, notes = tiff.read(page)
     icc, said = profile(None if page.photometric == tiff.CMYK else page.iccprofile)
     exif, lost = exif_in(file)
@@ -162,8 +162,11 @@ def decode_by_tifffile(file, page, pages):
     return Decoded(samples, page.tags.valueof(274, 1), icc, exif, resolution(tiff.resolution(page)), notes=notes)
 
 
-def decode_by_pillow(file, begin):
-    notes, labels, damaged = [], {}, []
+def decode_by_pillow(file: BinaryIO, begin: Any) -> Any:
+    notes: list[str] = []
+    labels: dict = {}
+    damaged: list[str] = []
+    image: Any
     with Image.open(file, formats=READABLE) as image, silent_stderr():
         check_size(image.size)
         frames = getattr(image, 'n_frames', 1)
@@ -197,7 +200,7 @@ def decode_by_pillow(file, begin):
     return Decoded(samples, orientation, icc, exif, resolution(image.info.get('dpi')), labels, notes)
 
 
-def in_16_bits(file):
+def in_16_bits(file: BinaryIO) -> Any:
     """The samples of an open PNG file of 16 bits a sample, of which Pillow keeps 8: as `in_8_bits`, uint16."""
     import imagecodecs  # large, and needed for nothing else
 
@@ -206,9 +209,10 @@ def in_16_bits(file):
     return samples.reshape(*samples.shape[:2], -1)
 
 
-def in_8_bits(image, begin):
+def in_8_bits(image: Any, begin: Any) -> Any:
     """A loaded PIL image as `(H, W, C)` uint8 (of PPM also uint16): grey or RGB, with alpha or without; and notes."""
-    notes, grey = [], image.info.get('transparency')
+    notes: list[str] = []
+    grey = image.info.get('transparency')
     if image.format == 'PNG' and image.mode in ('1', 'L') and isinstance(grey, int):  # told as samples are stored
         image.info['transparency'] = min(255, grey * {1: 255, 2: 85, 4: 17}.get(begin[24], 1))
     if image.mode.startswith('I') and image.format == 'PPM':  # grey of up to 16 bits, which Pillow brings to 16
@@ -227,7 +231,7 @@ def in_8_bits(image, begin):
     return samples, notes
 
 
-def with_transparent_colour(samples, image):
+def with_transparent_colour(samples: np.ndarray, image: Any) -> np.ndarray:
     """`samples (H, W, C)` of grey or RGB with an alpha channel, 0 where a pixel is of the colour that the PIL `image`
     declares transparent, if it does."""
     colour = image.info.get('transparency')
@@ -248,7 +252,7 @@ def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     return samples
 
 
-def metadata(image, file):
+def metadata(image: Any, file: BinaryIO) -> Any:
     """Of a loaded PIL image, from the open `file`: its EXIF data or None, its orientation, and the names of what it has
     besides and is not kept, a list."""
     lost = [LOST[name] for name in image.info if name in LOST and image.info[name]]
@@ -264,7 +268,7 @@ def metadata(image, file):
     return exif, orientation, list(dict.fromkeys(lost))
 
 
-def exif_in(file, thumbnail=False):
+def exif_in(file: BinaryIO, thumbnail: bool = False) -> Any:
     """The EXIF data in an open TIFF file, or in EXIF data, or None; and the names of what is not kept of them. The page
     after the first is a `thumbnail`, or it is not."""
     file.seek(0)
@@ -275,7 +279,7 @@ def exif_in(file, thumbnail=False):
     return exif if exif.tags else None, [name for name in lost if thumbnail or name != 'thumbnail']
 
 
-def profile(icc):
+def profile(icc: Any) -> Any:
     """The colour profile, or None if it is damaged, and notes."""
     if not icc:
         return None, []
@@ -284,7 +288,7 @@ def profile(icc):
     return icc, []
 
 
-def resolution(dpi):
+def resolution(dpi: Any) -> Any:
     """Dots an inch, (x, y), that a file tells, or None; 1 stands in for what is not known."""
     try:
         x, y = map(float, dpi)
@@ -306,7 +310,9 @@ def check_output(path: str | os.PathLike, size: tuple[int, ...] = (1, 1)) -> For
     if kind is None:
         if path.suffix.lower() in LACKING.get('AVIF', ((), ()))[1]:
             raise UserError(f'{path}: {words(LACKING["AVIF"])}')
-        raise UserError(f'{path}: no format has the extension {path.suffix!r}{nearest(path.suffix.lower(), FORMATS)}')
+        raise UserError(
+            f'{path}: no format has the extension {path.suffix!r}{suggestion(path.suffix.lower(), FORMATS)}'
+        )
     if max(size) > kind.longest:
         raise UserError(f'{path}: {kind.name} holds at most {kind.longest} pixels a side, not {size[0]} x {size[1]}')
     if not os.path.isdir(path.parent):
@@ -329,7 +335,7 @@ def open_writer(path: str | os.PathLike, size: tuple[int, ...], picture: Picture
     kind = check_output(path, size)
     header, notes = described(kind, size, picture)
     with written(path) as temporary, open(temporary, 'wb') as file:
-        with about(path):
+        with error_prefix(path):
             rows_file = kind.file(file, header, kind.name, **kind.options)
         writer = Writer(rows_file, notes, picture.grey, kind.alpha)
         yield writer
@@ -337,7 +343,7 @@ def open_writer(path: str | os.PathLike, size: tuple[int, ...], picture: Picture
 
 
 @contextlib.contextmanager
-def written(path):
+def written(path: Any) -> Any:
     """As `atomic_path`; what prevents writing is a UserError."""
     try:
         with atomic_path(path) as temporary:
@@ -350,7 +356,7 @@ def written(path):
 class Writer:
     """Takes the rows of an image in order. `notes`: what of the image is not in the file."""
 
-    def __init__(self, file, notes: list[str], grey: bool, alpha: bool):
+    def __init__(self, file: Any, notes: list[str], grey: bool, alpha: bool):
         self.file, self.notes, self.grey, self.alpha = file, notes, grey, alpha
         self.done = 0
 
@@ -375,7 +381,7 @@ class Writer:
         self.file.close()
 
 
-def described(kind, size, picture):
+def described(kind: Any, size: Any, picture: Picture) -> Any:
     """The `Header` of an image of `size` (h, w) and the `Format` kind, and notes on what it cannot tell."""
     notes, bits, alpha = [], min(picture.bits, kind.bits), picture.alpha is not None
     if alpha and not kind.alpha:

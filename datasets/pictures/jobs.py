@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets.pictures.formats import FORMATS, LACKING, readable_suffixes, words
 from datasets.pictures.image_io import check_output
@@ -73,7 +73,7 @@ def find_images(
     return list(dict.fromkeys(found)), others, problems
 
 
-def expanded(text):
+def expanded(text: str) -> list[Path]:
     """The paths that a pattern matches, sorted; of anything else, the one that it names."""
     if not text:
         raise UserError('an input has no name')
@@ -88,16 +88,19 @@ def expanded(text):
     return paths
 
 
-def images_below(folder, apart):
+def images_below(folder: Path, apart: Any) -> Any:
     """The image files in a folder and its folders, sorted; how many others there are, by extension; and errors, of the
     folders that cannot be read."""
-    suffixes, images, others, problems = readable_suffixes(), [], Counter(), []
+    suffixes = readable_suffixes()
+    images: list[Path] = []
+    others: Counter = Counter()
+    problems: list[UserError] = []
 
     def note(error):
         problems.append(UserError(f'{error.filename}: cannot be read ({error.strerror})'))
 
-    for place, folders, files in os.walk(folder, onerror=note):
-        place = Path(place)
+    for top, folders, files in os.walk(folder, onerror=note):
+        place = Path(top)
         folders[:] = sorted(
             name for name in folders if not is_system(name) and os.path.realpath(place / name) not in apart
         )
@@ -168,7 +171,15 @@ def plan(
     return Plan(jobs[first - 1 :: step], True, others, problems)
 
 
-def single(source, target, suffix, compare, overwrite, shard, check):
+def single(
+    source: Path,
+    target: Path,
+    suffix: str | None,
+    compare: Path | None,
+    overwrite: bool,
+    shard: tuple[int, int] | None,
+    check: Callable[..., Any],
+) -> Job:
     """The `Job` of one image whose result is a file. Arguments and errors are those of `plan`."""
     job = Job(source, target, compare)
     check_jobs([job])

@@ -8,7 +8,7 @@ the next rows, `(k, w, C)`; `close()` ends the file when all are there.
 
 import struct
 import zlib
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -169,7 +169,7 @@ class TiffFile:
 class CollectedFile:
     """All rows in memory, then written by Pillow as the format `kind`, with `options` of its own."""
 
-    def __init__(self, file: BinaryIO, header: Header, kind: str, **options):
+    def __init__(self, file: BinaryIO, header: Header, kind: str, **options: Any):
         self.file, self.header, self.kind, self.options = file, header, kind, options
         self.parts: list[np.ndarray] = []
 

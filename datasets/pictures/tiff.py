@@ -77,7 +77,7 @@ def read(page: tifffile.TiffPage) -> tuple[np.ndarray, list[str]]:
     return np.ascontiguousarray(colour), notes
 
 
-def of_cmyk(samples, icc):
+def of_cmyk(samples: np.ndarray, icc: bytes | None) -> tuple[np.ndarray, list[str]]:
     """RGB of 8 bits, and notes, of CMYK `samples (H, W, 4)`."""
     notes = ['of the 16 bits a sample of CMYK 8 are read'] if samples.dtype == np.uint16 else []
     narrow = np.ascontiguousarray(samples >> 8 if notes else samples, np.uint8)
@@ -85,7 +85,7 @@ def of_cmyk(samples, icc):
     return np.asarray(image), [*notes, note]
 
 
-def divided(colour, alpha):
+def divided(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """`colour (H, W, C)`, which is multiplied by `alpha (H, W, 1)`, without that."""
     peak = np.iinfo(colour.dtype).max
     return (colour / np.maximum(alpha, 1, dtype=np.float64) * peak).round().clip(0, peak).astype(colour.dtype)

@@ -9,7 +9,7 @@ import utils
 from models.device import timed
 from models.evaluation.metrics import psnr, ssim
 from models.rendering.self_ensemble import render_ensemble
-from utils import about
+from utils import error_prefix
 
 
 def evaluate(
@@ -57,7 +57,7 @@ def evaluate_image(
     as `evaluate` does.
     """
     lr, size = item['lr'][None].to(device), item['hr'].shape[-2:]
-    with about(item['name']):
+    with error_prefix(item['name']):
         sr, seconds = timed(lambda: render_ensemble(model, lr, size) if ensemble else model.render(lr, size), lr.device)
         sr = sr[0].float().clamp(0, 1).cpu()
         if eight_bit:

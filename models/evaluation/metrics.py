@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from utils import UserError, nearest
+from utils import UserError, suggestion
 
 LUMA = (65.738, 129.057, 25.064)  # of 256, for RGB in [0, 1]; MATLAB's rgb2ycbcr
 EXTRA_SHAVE = {'benchmark': 0, 'div2k': 6}  # pixels besides ceil(scale)
@@ -18,7 +18,7 @@ def border(protocol: str, scale: tuple[float, float]) -> tuple[int, int]:
     Raises UserError for an unknown protocol.
     """
     if protocol not in list(EXTRA_SHAVE):
-        raise UserError(f'unknown protocol {protocol!r}{nearest(protocol, EXTRA_SHAVE)}')
+        raise UserError(f'unknown protocol {protocol!r}{suggestion(protocol, EXTRA_SHAVE)}')
     rows, columns = (math.ceil(s) + EXTRA_SHAVE[protocol] for s in scale)
     return rows, columns
 

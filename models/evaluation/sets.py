@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 from datasets.resize import by_matlab
 from models.evaluation.metrics import border, check_size
-from utils import UserError, about, check_complete, load_config, nearest
+from utils import UserError, check_complete, error_prefix, load_config, suggestion
 
 SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}
 DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'test' / 'set5.yaml'  # an example of a base
@@ -20,11 +20,11 @@ def read_config(path: Path) -> dict:
     """
     config = {key: value for key, value in load_config(path, SCHEMA).items() if value}
     check_complete(config, SCHEMA, path, DEFAULTS)
-    with about(path):
+    with error_prefix(path):
         border(config['protocol'], (1, 1))
         name = config['dataset'].get('name')
         if name not in WRAPPERS:
-            raise UserError(f'no dataset to evaluate on: {name!r}{nearest(name, WRAPPERS)}')
+            raise UserError(f'no dataset to evaluate on: {name!r}{suggestion(name, WRAPPERS)}')
     return config
 
 
@@ -33,7 +33,7 @@ def make_set(spec: dict, protocol: str) -> Any:
     dataset = datasets.make(spec)
     for i in range(len(dataset)):
         name, size, scale = dataset.measure(i)
-        with about(name):
+        with error_prefix(name):
             check_size(size, protocol, scale)
     return dataset
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import UserError, nearest
+from utils import UserError, suggestion
 
 # (dy, dx) that a channel reads from, by channel mod 8; two entries are added up.
 READS = (
@@ -34,7 +34,7 @@ class FEM(nn.Module):
     def __init__(self, channels: int, padding: str = 'replicate'):
         super().__init__()
         if padding not in PADDINGS:
-            raise UserError(f'FEM: unknown padding {padding!r}{nearest(padding, PADDINGS)}')
+            raise UserError(f'FEM: unknown padding {padding!r}{suggestion(padding, PADDINGS)}')
         self.padding = padding
         kernel = torch.zeros(channels, 1, 3, 3)
         for channel in range(channels):

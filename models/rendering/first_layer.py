@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 
 from models.layers.mssa import attend
-from models.rendering.windows import nearest, pick
+from models.rendering.windows import middle_3x3, pick
 
 
 class Layer(NamedTuple):
@@ -35,7 +35,7 @@ def first_layer(
     shared = None if grad else near.new_empty(*index.shape, layer.weight.shape[-1])
     for head in range(len(layer.weight)):  # one at a time, so that what a head's pixels share stays in the cache
         keys, values = pick(features.query_key[head], index), pick(features.value[head], index)  # (K, N, d)
-        query = torch.bmm(near, nearest(keys).transpose(0, 1))  # (N, m, d)
+        query = torch.bmm(near, middle_3x3(keys).transpose(0, 1))  # (N, m, d)
         attention = attend(query, keys.permute(1, 2, 0), bias[head])  # (N, m, K)
         shared = torch.bmm(values, layer.weight[head], out=None if grad else shared)  # (K, N, hidden)
         hidden.baddbmm_(attention.to(near.dtype), shared.transpose(0, 1))

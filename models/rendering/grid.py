@@ -14,11 +14,11 @@ from utils import UserError
 
 def pixel_centres(h: int, w: int, device: torch.device | str = 'cpu') -> torch.Tensor:
     """Coordinates of all pixels, row by row: `(h * w, 2)`, (y, x) in [-1, 1], float64 where `device` has it."""
-    axes = [on(device, (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1) for n in (h, w)]
+    axes = [to_device(device, (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1) for n in (h, w)]
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(-1, 2)
 
 
-def on(device: torch.device | str, positions: torch.Tensor) -> torch.Tensor:
+def to_device(device: torch.device | str, positions: torch.Tensor) -> torch.Tensor:
     """Positions in float64 on a device; in float32 on MPS, which has no float64."""
     return positions.to(device, torch.float32 if torch.device(device).type == 'mps' else torch.float64)
 
@@ -102,7 +102,7 @@ class Blocks:
 
     def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The LR pixels of blocks `index (B, P)`, `(B, P)`, and the offsets in them, `(B, P, size)`, on its device."""
-        return self.pixels.to(index.device)[index], on(index.device, self.offset)[index]
+        return self.pixels.to(index.device)[index], to_device(index.device, self.offset)[index]
 
     def slots(self) -> torch.Tensor:
         """Where the output pixels of these blocks, in order, stand in the flattened `(P, size)`: int64."""

@@ -33,7 +33,7 @@ def windows(maps: torch.Tensor, y: torch.Tensor, x: torch.Tensor, radius: int) -
     return pick(maps, window_index(maps.shape, y, x, radius))
 
 
-def nearest(keys: torch.Tensor) -> torch.Tensor:
+def middle_3x3(keys: torch.Tensor) -> torch.Tensor:
     """The 3x3 pixels in the middle of windows: `(K, N, C)` to `(9, N, C)`."""
     side = round(len(keys) ** 0.5)
     middle = slice(side // 2 - 1, side // 2 + 2)

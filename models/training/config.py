@@ -9,7 +9,7 @@ from typing import Any
 from models.device import PRECISIONS
 from models.training import optimizers, stages
 from models.training.overrides import overridden
-from utils import UserError, about, check_complete, check_keys, is_number, is_whole, load_config
+from utils import UserError, check_complete, check_keys, error_prefix, is_number, is_whole, load_config
 
 SCHEMA: dict[str, Any] = {
     'model': {'name': None, 'args': None},
@@ -60,7 +60,7 @@ def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
     """
     config = load_config(path, SCHEMA)
     check_complete(config, [key for key in SCHEMA if key not in OPTIONAL], path, DEFAULTS)
-    with about(path):
+    with error_prefix(path):
         config = overridden(config, settings, SCHEMA)
         for key, smallest in WHOLE.items():
             if not is_whole(config[key], smallest):
@@ -97,7 +97,7 @@ def check_stages(named: Any) -> None:
         raise UserError('stages is a mapping with at least one stage')
     check_keys(named, dict.fromkeys(named, dict.fromkeys(stages.KEYS)), 'stages')
     for name, stage in named.items():
-        with about(f'stage {name!r}'):
+        with error_prefix(f'stage {name!r}'):
             if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name) or name in ('best', 'last'):
                 raise UserError('its name is that of a file: letters, digits, _ and -, and neither best nor last')
             stages.check(stage)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import Registry, UserError, nearest
+from utils import Registry, UserError, suggestion
 
 losses = Registry('loss')
 
@@ -121,11 +121,11 @@ def weights(named: str | Mapping[str, float]) -> dict[str, float]:
     given = {named: 1} if isinstance(named, str) else named
     if not isinstance(given, Mapping) or not given:
         raise UserError(
-            f'loss is a name or a mapping of names to weights, not {named!r}{nearest(named, losses.entries)}'
+            f'loss is a name or a mapping of names to weights, not {named!r}{suggestion(named, losses.entries)}'
         )
     for name, weight in given.items():
         if name not in losses.entries:
-            raise UserError(f'unknown loss {name!r}{nearest(name, losses.entries)}')
+            raise UserError(f'unknown loss {name!r}{suggestion(name, losses.entries)}')
         if type(weight) not in (int, float) or not 0 < weight < math.inf:
             raise UserError(f'the weight of the loss {name!r} is a positive number, not {weight!r}')
     return dict(given)

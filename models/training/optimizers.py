@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 
-from utils import UserError, check_keys, nearest
+from utils import UserError, check_keys, suggestion
 
 DEFAULT = {'name': 'adam'}
 KEYS = ('name', 'args', 'lr', 'weight_decay')
@@ -49,7 +49,7 @@ def by_part(setting: Mapping | float | None, parameters: Mapping, key: str) -> d
     for part in setting:
         if part not in known:
             tops = {name.split('.')[0] for name in parameters}
-            raise UserError(f'optimizer: {key}: the model has no part {part!r}{nearest(part, tops)}')
+            raise UserError(f'optimizer: {key}: the model has no part {part!r}{suggestion(part, tops)}')
     return dict(setting)
 
 
@@ -66,7 +66,7 @@ def check(spec: Mapping) -> None:
     check_keys(dict(spec), dict.fromkeys(KEYS), 'optimizer')
     name = spec.get('name')
     if not isinstance(name, str) or name not in list_optimizers():
-        raise UserError(f'unknown optimizer {name!r}{nearest(name, list_optimizers())}')
+        raise UserError(f'unknown optimizer {name!r}{suggestion(name, list_optimizers())}')
     if get_optimizer_info(name).second_order:
         raise UserError(f'optimizer {name!r} needs second derivatives, which are not computed')
     args = spec.get('args') or {}

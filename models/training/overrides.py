@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from models.training import stages
-from utils import ConfigLoader, UserError, merge, nearest
+from utils import ConfigLoader, UserError, merge, suggestion
 
 ARGS = 'args'  # below this key are a constructor's arguments, which the registries know
 
@@ -51,7 +51,7 @@ def check_path(config: Mapping, path: list[str], schema: Mapping | None, setting
             known = list(stages.KEYS)
         if known and key not in known and (depth == 0 or path[depth - 1] != ARGS):
             where = f' in {above!r}' if above else ''
-            raise UserError(f'-set {setting}: unknown key {key!r}{where}{nearest(key, known)}')
+            raise UserError(f'-set {setting}: unknown key {key!r}{where}{suggestion(key, known)}')
         schema = schema.get(key) if schema else None
         place = place.get(key)
         if place is None and depth + 1 < len(path):

@@ -38,7 +38,7 @@ from models.training.report import Report, tensorboard
 from models.training.stopping import Stopped, handled
 from models.weights import files
 from models.weights.surgery import deepened, fitted, fold, next_stage
-from utils import UserError, about, atomic_path, is_out_of_memory, load_config, write_json
+from utils import UserError, atomic_path, error_prefix, is_out_of_memory, load_config, write_json
 
 COUNTERS = ('stage', 'step', 'validated', 'bad', 'best')  # what a run counts
 TIME_LIMIT = 1  # a reason to stop; signals are others, their numbers and 1
@@ -72,7 +72,7 @@ class Run:
         self.images = images = datasets.make(config['train_dataset'])
         self.stages, self.samples, planned = [], [], None
         for number, (name, stage) in enumerate(config['stages'].items()):
-            with about(f'stage {name!r}'):
+            with error_prefix(f'stage {name!r}'):
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
                 losses.check(self.stages[-1]['loss'], config['draw'])
                 with torch.device('meta'):  # what no stage can make is told before the first one
@@ -585,7 +585,7 @@ def is_state(content: Any) -> bool:
 def initial(config: dict) -> nn.Module:
     """The model that `init` of a config names. Raises UserError if it is not of the config's architecture."""
     model = files.load(config['init'])
-    with about(config['init']):
+    with error_prefix(config['init']):
         return fitted(config['model'], model.state_dict())
 
 

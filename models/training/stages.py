@@ -6,7 +6,7 @@ import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
 from models.training import losses
-from utils import UserError, is_number, is_whole, nearest
+from utils import UserError, is_number, is_whole, suggestion
 
 REQUIRED = ('rim', 'scales', 'lr')
 UNITS = ('steps', 'epochs')
@@ -44,7 +44,7 @@ def check(stage: Any) -> None:
         raise UserError(f'a length in {unit(stage)} goes with warmup_{unit(stage)}, not with warmup_{other}')
     name = stage.get('schedule', 'cosine')
     if name not in SCHEDULES:
-        raise UserError(f'unknown schedule {name!r}{nearest(name, SCHEDULES)}')
+        raise UserError(f'unknown schedule {name!r}{suggestion(name, SCHEDULES)}')
     for key in ('milestones', 'gamma'):
         if (key in given) != (name == 'multi-step'):
             raise UserError(f'{key} belongs to the schedule multi-step, and has to be given there')

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from models.registry import build, models
 from models.weights.published import from_published, is_published
 from models.weights.surgery import Model, fitted, fold
-from utils import Note, UserError, about, atomic_path, is_number, load_config
+from utils import Note, UserError, atomic_path, error_prefix, is_number, load_config
 
 WITHOUT_WEIGHTS = ('bicubic',)
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'train'
@@ -67,7 +67,7 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None
     if str(path) in WITHOUT_WEIGHTS:
         return build({'name': str(path), 'args': {}}).eval()
     content = read(path)
-    with about(path):
+    with error_prefix(path):
         found, state, meta, notes = entries(content)
         spec = found if spec is None else spec
         try:
