@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
@@ -139,8 +140,8 @@ class MSIT(ImplicitModel):
 
     def heads_apart(self, maps: torch.Tensor) -> torch.Tensor:
         """`(B, C, H, W)` to `(heads, B, H + 2 r, W + 2 r, C / heads)`, zeros around."""
-        maps = F.pad(maps, (self.radius,) * 4).unflatten(1, (self.mssa.heads, -1))
-        return maps.permute(1, 0, 3, 4, 2).contiguous()
+        maps = F.pad(maps, (self.radius,) * 4)
+        return rearrange(maps, 'b (head d) y x -> head b y x d', head=self.mssa.heads).contiguous()
 
     def query(self, features: Any, coord: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """Colours at any points, point by point as the paper states it.
@@ -175,7 +176,9 @@ class MSIT(ImplicitModel):
         features like these, and for gradients only if made with them."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
-        weight = first.weight[:, :-2].unflatten(1, (self.window_pixels, self.mssa.heads, -1)).permute(2, 1, 3, 0)
+        weight = rearrange(
+            first.weight[:, :-2], 'hidden (k head d) -> head k d hidden', k=self.window_pixels, head=self.mssa.heads
+        )
         weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
         along = [
             self.mssa.bias_along(axis, grid.to_device(first.weight.device, blocks.offset), self.radius)
@@ -268,7 +271,7 @@ class Plan(NamedTuple):
 
 def heads_together(maps: torch.Tensor) -> torch.Tensor:
     """`(heads, B, H, W, C / heads)` to `(B, H, W, C)`."""
-    return maps.permute(1, 2, 3, 0, 4).flatten(3)
+    return rearrange(maps, 'head b y x d -> b y x (head d)')
 
 
 def bilinear_weights(offset: torch.Tensor) -> torch.Tensor:
