@@ -3,6 +3,7 @@
 from models import (  # noqa: F401  (they register themselves)
     bicubic,
     edsr,
+    light,
     liif,
     lmliif,
     lmlte,

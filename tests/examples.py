@@ -30,6 +30,7 @@ ENCODERS = {
     'edsr-baseline': {'n_resblocks': 1, 'n_feats': 5},
     'edsr': {'n_resblocks': 2, 'n_feats': 4},
     'rdn': {'n_blocks': 2, 'n_convs': 3, 'growth': 2, 'n_feats': 4},
+    'light': {'n_blocks': 2, 'n_feats': 4, 'hidden': 5},
     'rcan': {'n_resgroups': 2, 'n_resblocks': 1, 'n_feats': 4, 'reduction': 2},
     'swinir': {'embed_dim': 4, 'depths': [2, 1], 'num_heads': [2, 1], 'window_size': 4},
 }

@@ -91,7 +91,7 @@ def test_a_note_is_one_line_and_other_warnings_are_as_ever(capfd, monkeypatch):
 
 
 def test_about_says_what():
-    with pytest.raises(UserError, match='^photo.png: the file ends early$'), utils.about('photo.png'):
+    with pytest.raises(UserError, match='^photo.png: the file ends early$'), utils.error_prefix('photo.png'):
         raise UserError('the file ends early')
 
 

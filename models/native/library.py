@@ -58,6 +58,7 @@ def loaded(path: Path) -> ctypes.CDLL:
         code.first_layer.argtypes = [ctypes.c_void_p] * 12 + [ctypes.c_long] * 11
         code.perceptron.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_void_p]
         code.convolve.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 10
+        code.convolve_weight.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 12
         return code
     except (OSError, AttributeError) as error:
         path.unlink()

@@ -4,7 +4,10 @@ Source: Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, arX
 that other points than the usual ones are more accurate is from Barabasz et al., arXiv 1803.10986.
 """
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 
 from models.native import library
 from models.native.library import SIZES, pointers
@@ -32,9 +35,7 @@ def winograd_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -
     """The convolution that keeps height and width, for as many channels as come in whole UNITs: `x (B, C, H, W)`,
     `weight (O, C, k, k)` with an odd `k` and `bias (O,)` give `(B, O, H, W)`, the channels last in memory."""
     (batch, channels, height, width), (out_channels, _, k, _) = x.shape, weight.shape
-    if x.stride(1) != 1:
-        x = x.contiguous(memory_format=torch.channels_last)
-    weight, bias = weight.contiguous(), bias.contiguous()
+    x, weight, bias = with_channels_last(x), weight.contiguous(), bias.contiguous()
     threads, parts = torch.get_num_threads(), -(-k // 3)
     out = x.new_empty(batch, height, width, out_channels)
     kernel = x.new_empty(36 * parts**2 * channels * out_channels)
@@ -56,6 +57,58 @@ def winograd_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -
         threads,
     )
     return out.permute(0, 3, 1, 2)
+
+
+def with_channels_last(x: torch.Tensor) -> torch.Tensor:
+    """`x (B, C, H, W)` so that the channels of a pixel lie side by side."""
+    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def is_faster_with_gradients(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether `WinogradConv2d` can be used and is faster: where `winograd_conv2d` would be without gradients, for
+    kernels of 3 x 3 and images that have their channels last already."""
+    if weight.shape[-1] != 3 or x.stride(1) != 1:
+        return False
+    with torch.no_grad():
+        return is_faster(x, weight)
+
+
+class WinogradConv2d(torch.autograd.Function):
+    """`winograd_conv2d` of 3 x 3 kernels whose gradients are taken by the same method, for training in float32:
+    `x (B, C, H, W)`, `weight (O, C, 3, 3)` and `bias (O,)` give `(B, O, H, W)`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        x = with_channels_last(x)
+        ctx.save_for_backward(x, weight)
+        return winograd_conv2d(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
+        x, weight = ctx.saved_tensors
+        gradient = with_channels_last(gradient)
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = winograd_conv2d(gradient, weight.flip(2, 3).transpose(0, 1), weight.new_zeros(weight.shape[1]))
+        if ctx.needs_input_grad[1]:
+            of_weight = gradient_of_weight(x, gradient)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_x, of_weight, of_bias
+
+
+def gradient_of_weight(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """That of 3 x 3 kernels, `(O, C, 3, 3)`, from `x (B, C, H, W)` and the `gradient (B, O, H, W)` of the result, both
+    with their channels last. The same to the last bit for the same number of threads."""
+    (batch, channels, height, width), out_channels = x.shape, gradient.shape[1]
+    threads = torch.get_num_threads()
+    result = x.new_empty(out_channels, channels, 3, 3)
+    room = x.new_empty(threads, 36 * (SIZES['TILES'] * (channels + out_channels) + channels * out_channels))
+    strides = [n for tensor in (x, gradient) for n in (tensor.stride(3), tensor.stride(2), tensor.stride(0))]
+    arrays = (tensor.data_ptr() for tensor in (result, x, gradient, room))
+    library.compiled(x.dtype).convolve_weight(*arrays, batch, height, width, channels, out_channels, *strides, threads)
+    return result
 
 
 def multiply_adds(x: torch.Tensor, weight: torch.Tensor) -> int:

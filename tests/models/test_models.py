@@ -271,6 +271,7 @@ def test_reach_of_encoders(depth, width, n_convs, seed):
     for spec in (
         {'name': 'edsr-baseline', 'args': {'n_resblocks': depth, 'n_feats': 4 * width}},
         {'name': 'edsr', 'args': {'n_resblocks': depth, 'n_feats': 4 * width}},
+        {'name': 'light', 'args': {'n_blocks': depth, 'n_feats': 4 * width, 'hidden': 8}},
         {'name': 'rdn', 'args': {'n_blocks': depth, 'n_convs': n_convs, 'growth': width, 'n_feats': 8}},
     ):
         torch.manual_seed(seed)

@@ -1,0 +1,58 @@
+"""A light encoder: plain residual blocks that change little at first, for models whose size and training are small."""
+
+import torch
+from torch import nn
+
+from models.layers.convolution import Conv2d
+from models.registry import register
+from utils import check_whole
+
+AT_FIRST = 0.1  # of its usual size: what a block adds
+
+
+class Block(nn.Module):
+    """`x + conv(relu(conv(x)))`, `(B, n_feats, H, W)` to the same by way of `hidden` channels.
+
+    What is handed from block to block is narrow and what a block thinks with wide, which makes more of the same number
+    of parameters: WDSR (Yu et al., arXiv 1808.08718, section 3.1). The last convolution starts small, so that a deep
+    chain of blocks is nearly the identity at first and can be trained at a high learning rate: ESRGAN (Wang et al.,
+    arXiv 1809.00219, section 3.1, smaller initialisation).
+    """
+
+    def __init__(self, n_feats: int, hidden: int):
+        super().__init__()
+        self.body = nn.Sequential(Conv2d(n_feats, hidden, 3), nn.ReLU(), Conv2d(hidden, n_feats, 3))
+        with torch.no_grad():
+            for parameter in self.body[-1].parameters():
+                parameter.mul_(AT_FIRST)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+@register('light')
+class Light(nn.Module):
+    """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, n_feats, H, W)`.
+
+    A convolution, `n_blocks` of `Block`, a convolution, and a skip connection over all of these, as in EDSR (Lim et
+    al., arXiv 1707.02921, section 3). Nearly all of it are 3 x 3 convolutions, which with a multiple of 16 channels
+    from 32 up Winograd's method renders and trains about twice as fast on a CPU in float32.
+
+    Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees;
+    `floats_per_pixel`, about how many numbers a pixel are held at a time.
+    Raises UserError for sizes that make no sense.
+    """
+
+    def __init__(self, n_blocks: int = 13, n_feats: int = 32, hidden: int = 64):
+        super().__init__()
+        check_whole('light', n_blocks=n_blocks, n_feats=n_feats, hidden=hidden)
+        self.out_dim = n_feats
+        self.receptive_field = 2 * n_blocks + 2
+        self.floats_per_pixel = 2 * n_feats + 2 * hidden
+        self.head = Conv2d(3, n_feats, 3)
+        self.blocks = nn.Sequential(*[Block(n_feats, hidden) for _ in range(n_blocks)])
+        self.tail = Conv2d(n_feats, n_feats, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(x)
+        return x + self.tail(self.blocks(x))
