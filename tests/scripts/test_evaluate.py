@@ -335,7 +335,7 @@ def test_mistakes(refusal):
     refusal(['nowhere.yaml', 'cannot read'], set='nowhere.yaml')
     refusal(['none.pth', 'no such file'], model='none.pth')
     refusal(["'big'", '2x3.5'], scale='big')
-    refusal(["'2x'"], scale='2x')
+    refusal(["'2xx'"], scale='2xx')
     refusal(["'0'", 'positive'], scale='0')
     refusal(['abacus'], '-device', 'abacus')
     refusal(['-colour'], '-colour', '3')
