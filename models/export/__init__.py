@@ -1,0 +1,1 @@
+"""ONNX files of a model, for runtimes other than torch."""
