@@ -92,12 +92,17 @@ class EncodeMSIT(nn.Module):
 
 class DecodeMSIT(nn.Module):
     """The MLP's first layer is applied to a window's values once for each LR pixel and head, see
-    `models.rendering.first_layer`; what follows it is computed of the output pixels that are asked for alone."""
+    `models.rendering.first_layer`; what follows it is computed of the output pixels that are asked for alone.
+
+    `reads`: how many LR pixels to each side of its own a block needs. `floats_per_block`, `floats_per_pixel`: about how
+    many numbers are held at a time for each block, and for each place of an output pixel in it.
+    """
 
     def __init__(self, model):
         super().__init__()
         first = model.imnet.layers[0]
-        self.radius, self.heads, self.side = model.radius, model.mssa.heads, 2 * model.radius + 1
+        self.radius = self.reads = model.radius
+        self.heads, self.side = model.mssa.heads, 2 * model.radius + 1
         self.channels = model.project.out_channels
         self.bias = copy.deepcopy(model.mssa).double()      # of the position: its frequencies reach 1023
         weight = first.weight[:, :-2].unflatten(1, (self.side ** 2, self.heads, -1))
@@ -192,7 +197,7 @@ class EncodeLTE(nn.Module):
 class LocalEnsemble(nn.Module):
     """Blends what the four LR pixels around an output pixel say, see `models.rendering.local_ensemble`. Blocks are
     not needed: the axes are taken apart into output rows and columns."""
-    floats_per_block = 0
+    reads, floats_per_block = 1, 0
 
     def forward(self, features, y, x, y_offset, x_offset, y_slot, x_slot, relative_cell):
         rows = self.neighbours(y, y_offset, y_slot, features.shape[0])
