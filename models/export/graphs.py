@@ -203,7 +203,8 @@ class LocalEnsemble(nn.Module):
         rows = self.neighbours(y, y_offset, y_slot, features.shape[0])
         columns = self.neighbours(x, x_offset, x_slot, features.shape[1])
         maps = features.flatten(0, 1)
-        area = [[(row[1][:, None] * column[1]).abs() + 1e-9 for column in columns] for row in rows]
+        # 1e9 times those of `local_ensemble`, whose 1e-9 the exporter takes for nothing and drops
+        area = [[(row[1][:, None] * column[1]).abs() * 1e9 + 1 for column in columns] for row in rows]
         total = sum(area[0] + area[1])
         colour = 0
         for a, (row, dy, row_share) in enumerate(rows):
