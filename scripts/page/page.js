@@ -14,15 +14,18 @@ const FASTEST = 240;            // wheel units that count at once
 
 const $ = id => document.getElementById(id);
 const stage = $('stage'), options = new URLSearchParams(location.search);
-let view, photo, base, sharp, client, offered, settling, split = null, drawing = false, loaded = 0;
+let view, photo, base, sharp, client, offered, split = null, loaded = 0;
+let drawing = false, settling, rest;        // a frame is due; the model is to be asked after `rest` ms
 
 // ---------------------------------------------------------------- showing
 
-/** Draw what is seen in the next frame; `zooming`: the model is asked when it has come to rest. */
+/** Draw what is seen in the next frame, then ask the model for it; after `zooming` when that has come to rest. */
 function show(zooming = false) {
     if (!view) return;
     clearTimeout(settling);
-    settling = setTimeout(() => ask(), zooming ? SETTLED : 0);
+    settling = true;
+    rest = zooming ? SETTLED : 0;
+    tellState();
     if (drawing) return;
     drawing = true;
     requestAnimationFrame(() => {
@@ -30,6 +33,7 @@ function show(zooming = false) {
         base.draw(view);
         sharp.show(view, false);
         tellScale();
+        settling = setTimeout(ask, rest);
     });
 }
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, refused
 from PIL import Image
-from test_peers import LIIF, LTE
+from examples import LIIF, LTE
 from torchvision.transforms.functional import to_tensor
 
 import models
