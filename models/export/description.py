@@ -1,6 +1,4 @@
 """What `model.json` tells of exported graphs: what goes in and comes out, in which units, of which weights."""
-import hashlib
-
 from models.rendering.render import FULLEST
 
 FORMAT = 1
@@ -13,9 +11,8 @@ SOME = ('those of encode, or some of their rows and columns: of the LR pixels to
         'side, or as many as the image has there, and pad more')
 
 
-def describe(model, weights, encode, decode):
-    """What is told of a model of the file `weights` (a Path) and its graphs, but for the files and how they are
-    stored."""
+def describe(model, encode, decode):
+    """What is told of a model and its graphs, but for the weights' file, the files written, and how they are stored."""
     scales = [float(model.meta.get(key, default)) for key, default in zip(('scale_min', 'scale_max'), SCALES)]
     features = value('features', 'float32', ["H'", "W'", 'F'], "of the tile; H' = H + 2 pad, W' = W + 2 pad")
     rgb = value('rgb', 'float32', ['h', 'w', 3], 'RGB in the scale of 0..1, not clamped')
@@ -23,8 +20,7 @@ def describe(model, weights, encode, decode):
                                                   'pixel counts 2')
     where = [*axis('y', 'row', 'P', 'h', 'm'), *axis('x', 'column', 'Q', 'w', 'n')]
     return {
-        'format': FORMAT, 'name': weights.stem, 'model': model.spec['name'],
-        'weights': {'file': weights.name, 'sha256': hashlib.sha256(weights.read_bytes()).hexdigest()},
+        'format': FORMAT, 'model': model.spec['name'],
         'parameters': sum(parameter.numel() for parameter in model.parameters()), 'scale_range': scales,
         'receptive_field': model.receptive_field, 'whole_image_only': model.spec['args'].get('fem') == 'circular',
         'pad': encode.pad, 'reads': decode.reads, 'largest_block': FULLEST,

@@ -33,15 +33,14 @@ def export(model, folder, weights, precision='fp32', licence=None):
     for packages that are missing, and, with nothing written, where weights stored so do not give the picture that those
     in float32 give (`FEWEST_DB`).
     """
-    needs('onnx', 'onnxscript')
-    folder, (encode, decode) = Path(folder), graphs(model)
-    protos = {'encode': encode_proto(encode), 'decode': decode_proto(encode, decode)}
-    told, compared = describe(model, Path(weights), encode, decode), None
+    folder, weights = Path(folder), Path(weights)
+    protos, told = made(model)
+    compared = None
+    told |= {'name': weights.stem, 'weights': {'file': weights.name, 'sha256': digest(weights.read_bytes())}}
     if precision != 'fp32':
         needs('onnxruntime')
         stored = {name: storage.stored(proto, precision) for name, proto in protos.items()}
-        compared = decibels(*(Runtime(*(proto.SerializeToString() for proto in pair.values()), told)
-                              for pair in (protos, stored)))
+        compared = decibels(*(loaded(pair, told) for pair in (protos, stored)))
         if compared < FEWEST_DB:
             raise UserError(f'stored in {precision}, these weights give a picture {compared:.1f} dB from that of '
                             f'float32, less than {FEWEST_DB} dB; nothing is written')
@@ -54,12 +53,31 @@ def export(model, folder, weights, precision='fp32', licence=None):
                 temporary.write_bytes(content)
         except OSError as error:
             raise UserError(f'{path}: cannot be written ({error.strerror})') from error
-        sha256 = hashlib.sha256(content).hexdigest()
-        told['graphs'][name] |= {'file': path.name, 'bytes': len(content), 'sha256': sha256}
+        told['graphs'][name] |= {'file': path.name, 'bytes': len(content), 'sha256': digest(content)}
     told |= {'opset': OPSET, 'precision': precision, 'decibels_from_float32': compared and round(compared, 1),
              'licence': licence}
     write_text(folder / 'model.json', json.dumps(told, indent=1, allow_nan=False))
     return told
+
+
+def exported(model):
+    """A model in onnxruntime, without files."""
+    return loaded(*made(model))
+
+
+def made(model):
+    """The ONNX models of a model's graphs, by name, and what is to be told of them."""
+    needs('onnx', 'onnxscript')
+    encode, decode = graphs(model)
+    return ({'encode': encode_proto(encode), 'decode': decode_proto(encode, decode)}, describe(model, encode, decode))
+
+
+def loaded(protos, told):
+    return Runtime(*(protos[name].SerializeToString() for name in ('encode', 'decode')), told)
+
+
+def digest(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 def decibels(*runtimes):

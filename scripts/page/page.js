@@ -150,9 +150,8 @@ function failed(error) {
 // ---------------------------------------------------------------- moving
 
 function pointOf(event) {
-    const box = stage.getBoundingClientRect();
-    return { y: (event.clientY - box.top) / box.height * view.canvas.height,
-        x: (event.clientX - box.left) / box.width * view.canvas.width };
+    const box = stage.getBoundingClientRect(), ratio = devicePixelRatio || 1;
+    return { y: (event.clientY - box.top) * ratio, x: (event.clientX - box.left) * ratio };
 }
 
 function zoomBy(factor, point) {

@@ -35,17 +35,22 @@ def runtime():
 
 
 @contextlib.contextmanager
-def chromium(switches=SOFTWARE):
+def chromium():
     """A headless Chromium. Skips where there is none, or no Playwright."""
     playwright = pytest.importorskip('playwright.sync_api', reason='Playwright is not installed')
     if not CHROMIUM:
         pytest.skip('Chromium is not installed')
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES + list(switches))
+        browser = launched(driver.chromium, SOFTWARE)
         try:
             yield browser
         finally:
             browser.close()
+
+
+def launched(kind, switches):
+    """A browser of Playwright's `kind` with more switches than those that all have."""
+    return kind.launch(executable_path=CHROMIUM, args=[*SWITCHES, *switches])
 
 
 @contextlib.contextmanager

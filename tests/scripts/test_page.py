@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import pytest
 import torch
-from browser import PAGE, SOFTWARE, chromium, runtime, served, until, wait_until_sharp
+from browser import PAGE, chromium, launched, runtime, served, until, wait_until_sharp
 from conftest import ROOT
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
@@ -87,6 +87,7 @@ def visit(browser, address, request):
 
 
 def outside(address, url):
+    """Whether an address is not of the page's own server."""
     return not address.startswith((url, 'blob:', 'data:'))
 
 
@@ -219,17 +220,18 @@ def test_a_photo_is_seen_as_render_renders_it(visit, cat):
     assert page.locator('#message').is_hidden()
 
 
-def test_without_a_graphics_card_bicubic_is_the_same(visit, built, cat):
-    with chromium(['--disable-gpu']) as plain:
-        with served(built) as url:
-            context = plain.new_context(viewport=WINDOW)
-            page = context.new_page()
-            page.goto(f'{url}/?backend=wasm&threads=1#split=1')
-            assert page.evaluate("document.createElement('canvas').getContext('webgl2') === null")
-            dropped(page, cat)
-            scaled(page, 6.4)
-            wait_until_sharp(page)
-            assert same(seen(page)[:, :440], expected(page, cat[1], models.load('bicubic'))[:, :440])
+def test_without_a_graphics_card_bicubic_is_the_same(visit, browser, cat):
+    plain = launched(browser.browser_type, ['--disable-gpu'])
+    try:
+        page = visit('#split=1', browser=plain)
+        assert page.evaluate("document.createElement('canvas').getContext('webgl2') === null")
+        dropped(page, cat)
+        scaled(page, 6.4)
+        wait_until_sharp(page)
+        assert same(seen(page)[:, :440], expected(page, cat[1], models.load('bicubic'))[:, :440])
+    finally:
+        page.context.close()
+        plain.close()
 
 
 def test_more_than_what_fits_on_the_screen_is_as_many_pixels_as_the_screen_has(visit, cat):
@@ -259,7 +261,7 @@ def test_zooming_in_decodes_alone_and_moving_on_cancels(visit, cat):
     middle = page.evaluate("""asked.slice(%d).filter(({ size }) => size.width === Math.round(110 * 9.5)).map(
         ({ output, size }) => Math.hypot((output.top + output.bottom - size.height) / 2,
                                          (output.left + output.right - size.width) / 2))""" % pieces)
-    assert middle == sorted(middle) and len(middle) >= 8
+    assert len(middle) >= 8 and all(next >= last - 2 for last, next in zip(middle, middle[1:]))
     # what is not seen any more is not rendered
     scaled(page, 30)
     until(page, 'asked.at(-1).size.width === 3300')
@@ -283,7 +285,7 @@ def test_a_link_holds_position_and_zoom(visit, cat):
     assert page.locator('#split').is_hidden()
     for nonsense in ('#scale=-1&y=9', '#scale=x', '#%%%', '#split=2'):
         page.evaluate(f"location.hash = '{nonsense}'")
-        until(page, 'document.getElementById("scale").value === "1.82"')  # fits
+        until(page, "document.getElementById('scale').value === (Math.min(sharp.height, sharp.width) / 170).toFixed(2)")
 
 
 def test_the_keyboard_is_enough(visit):
@@ -295,9 +297,9 @@ def test_the_keyboard_is_enough(visit):
         order.append(page.evaluate('document.activeElement.id'))
     assert order[:9] == ['open', 'save', 'about', 'stage', 'out', 'scale', 'in', 'fit', 'compare']
     page.focus('#stage')
-    page.keyboard.press('+')
-    page.keyboard.press('+')
-    until(page, 'location.hash.includes("scale")')
+    for _ in range(6):
+        page.keyboard.press('+')
+    wait_until_sharp(page)
     at = link(page)
     page.keyboard.press('ArrowRight')
     page.keyboard.press('ArrowDown')
