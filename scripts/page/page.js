@@ -102,11 +102,7 @@ async function take(blob, said = {}) {
     }
     photo = taken;
     view = new View(photo, fitCanvas());
-    if (said.scale) {
-        view.zoom(said.scale);
-        view.centre = { y: (said.y ?? 0.5) * photo.height, x: (said.x ?? 0.5) * photo.width };
-        view.settle();
-    }
+    if (said.scale) view.show(said);
     sharp.forget();
     client?.call('photo', { photo }).catch(failed);
     $('save').disabled = false;
@@ -251,8 +247,7 @@ function keepLink() {
     if (!view) return;
     const said = { weights: $('weights').value || undefined, split: split ?? undefined };
     if (!$('cleanLabel').hidden) said.clean = Number($('clean').value);
-    if (!view.fits) Object.assign(said, { scale: view.scale, y: view.centre.y / photo.height,
-        x: view.centre.x / photo.width });
+    if (!view.fits) Object.assign(said, { scale: view.scale, ...view.place });
     history.replaceState(null, '', format(said));
 }
 
@@ -261,11 +256,7 @@ function followLink() {
     if (!view) return;
     compare(said.split ?? null);
     view.fit();
-    if (said.scale) {
-        view.zoom(said.scale);
-        view.centre = { y: (said.y ?? 0.5) * photo.height, x: (said.x ?? 0.5) * photo.width };
-        view.settle();
-    }
+    if (said.scale) view.show(said);
     show(true);
 }
 

@@ -79,6 +79,19 @@ export class View {
         this.settle();
     }
 
+    /** Where the middle of the canvas is in the photo, whose height and width count 1. */
+    get place() {
+        const { origin, size, canvas } = this;
+        return { y: (origin.top + canvas.height / 2) / size.height, x: (origin.left + canvas.width / 2) / size.width };
+    }
+
+    /** Show a `place` at a scale. */
+    show({ scale, y = 0.5, x = 0.5 }) {
+        this.zoom(scale);
+        this.centre = { y: y * this.photo.height, x: x * this.photo.width };
+        this.settle();
+    }
+
     /** Move what is seen by device pixels. */
     move(y, x) {
         this.centre.y += y / this.scale;

@@ -192,8 +192,8 @@ def test_a_photo_is_seen_as_render_renders_it(visit, cat):
     page.mouse.up()
     wait_until_sharp(page)
     now = link(page)
-    assert now['x'] - at['x'] == pytest.approx(70 / 7.3 / lr.shape[-1], abs=1e-6)
-    assert at['y'] - now['y'] == pytest.approx(45 / 7.3 / lr.shape[-2], abs=1e-6)
+    assert now['x'] - at['x'] == pytest.approx(70 / round(7.3 * lr.shape[-1]), abs=1e-6)
+    assert at['y'] - now['y'] == pytest.approx(45 / round(7.3 * lr.shape[-2]), abs=1e-6)
     assert same(seen(page), expected(page, lr, model))
     # split: bicubic on the left, the model on the right
     page.keyboard.press('c')
@@ -221,14 +221,15 @@ def test_a_photo_is_seen_as_render_renders_it(visit, cat):
 
 
 def test_without_a_graphics_card_bicubic_is_the_same(visit, browser, cat):
-    plain = launched(browser.browser_type, ['--disable-gpu'])
+    plain = launched(browser.browser_type, ['--disable-3d-apis'])
     try:
         page = visit('#split=1', browser=plain)
         assert page.evaluate("document.createElement('canvas').getContext('webgl2') === null")
         dropped(page, cat)
         scaled(page, 6.4)
         wait_until_sharp(page)
-        assert same(seen(page)[:, :440], expected(page, cat[1], models.load('bicubic'))[:, :440])
+        page.locator('#split').evaluate("line => line.style.visibility = 'hidden'")
+        assert same(seen(page), expected(page, cat[1], models.load('bicubic')))
     finally:
         page.context.close()
         plain.close()
@@ -275,7 +276,7 @@ def test_zooming_in_decodes_alone_and_moving_on_cancels(visit, cat):
 def test_a_link_holds_position_and_zoom(visit, cat):
     page = visit('#weights=light&scale=8.5&y=0.3&x=0.7&split=0.25')
     wait_until_sharp(page)
-    assert link(page) == {'scale': 8.5, 'y': 0.3, 'x': 0.7, 'split': 0.25}
+    assert link(page) == pytest.approx({'scale': 8.5, 'y': 0.3, 'x': 0.7, 'split': 0.25}, abs=1e-3)  # of pixels
     lr = to_tensor(Image.open(ROOT / 'scripts/demo.png').convert('RGB'))[None]  # the bundled photo
     page.locator('#split').evaluate("line => line.style.visibility = 'hidden'")
     picture = seen(page)
@@ -326,7 +327,8 @@ def test_the_keyboard_is_enough(visit):
 
 def test_everything_has_a_name(visit):
     page = visit()
-    nameless = page.evaluate("""[...document.querySelectorAll('button, input:not([hidden]), select, [tabindex], canvas')]
+    parts = 'button, input:not([hidden]), select, [tabindex], canvas'
+    nameless = page.evaluate(f"[...document.querySelectorAll('{parts}')]" + """
         .filter(part => !part.closest('[aria-hidden]') && !(part.ariaLabel || part.labels?.length
                          || part.textContent.trim())).map(part => part.outerHTML)""")
     assert nameless == []
