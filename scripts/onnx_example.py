@@ -22,7 +22,7 @@ def blocks(n_lr, n, first, last, origin):
     chosen = np.flatnonzero((lr >= first) & (lr < last))
     pixels, start, count = np.unique(lr[chosen], return_index=True, return_counts=True)
     most = count.max(initial=0)
-    offset = np.zeros((len(pixels), most))
+    offset = np.zeros((len(pixels), most), np.float32)
     row = np.repeat(np.arange(len(pixels)), count)
     place = np.arange(len(chosen)) - np.repeat(start, count)
     offset[row, place] = (doubled[chosen] - 2 * n * lr[chosen]) / (2 * n)

@@ -38,7 +38,7 @@ def axis(name, lines, blocks, pixels, most):
     return [
         value(name, 'int64', [blocks], f'the LR {lines} of each {lines} of blocks, counted from the first of features. '
                                        + BELONGS),
-        value(f'{name}_offset', 'float64', [blocks, most],
+        value(f'{name}_offset', 'float32', [blocks, most],
               f"from that LR {lines}'s centre to each output {lines} of the block, in LR pixels: "
               f'p - round_half_even(p); any number where a block has fewer than {most}. '
               'For speed at most largest_block of them'),

@@ -7,7 +7,7 @@
 pixels, `(h, w, 3)` in the scale of [0, 1], not clamped. Three inputs tell where its rows lie, and three its columns:
 
 - `y (P,)` int64: the LR row that each row of blocks belongs to, counted from the first that `features` is of;
-- `y_offset (P, m)` float64: from the LR row's centre to the output rows', in LR pixels, in [-1/2, 1/2], for up to `m`
+- `y_offset (P, m)` float32: from the LR row's centre to the output rows', in LR pixels, in [-1/2, 1/2], for up to `m`
   output rows of a block, anything where there are fewer;
 - `y_slot (h,)` int64: where the output rows stand in the flattened `(P, m)`.
 
@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.layers.convolution import Conv2d
+from models.layers.position_bias import SinusoidBias
 from models.layers.sim import SIM
 from models.liif import LIIF
 from models.lte import LTE
@@ -54,6 +55,8 @@ def plain(part):
     """A part, or what computes the same for inputs of all sizes in the same way."""
     if isinstance(part, SIM):
         return nn.Sequential(with_norm(part), part.act, part.project)
+    if isinstance(part, SinusoidBias):
+        return Sinusoid(part)
     if isinstance(part, Conv2d):
         made = nn.Conv2d(part.in_channels, part.out_channels, part.kernel_size, padding=part.padding)
     elif isinstance(part, Linear):
@@ -71,6 +74,28 @@ def with_norm(sim):
     made.weight.copy_(weight)
     made.bias.copy_(bias)
     return made
+
+
+class Sinusoid(nn.Module):
+    """`SinusoidBias` with angles from -pi to pi: graphics cards are exact for no others, and here they reach 7161."""
+
+    def __init__(self, bias):
+        super().__init__()
+        weight = bias.proj.weight
+        quarter = weight.shape[1] // 4
+        j = torch.arange(quarter, dtype=torch.float64)
+        frequency = 2 ** (bias.max_exponent * j / (quarter - 1)) - 1
+        self.turns = nn.Parameter((frequency / (2 * math.pi)).to(weight), requires_grad=False)
+        self.parts = nn.ParameterList(part.contiguous() for part in weight.split(quarter, dim=1))
+        self.bias = bias.proj.bias
+
+    def along(self, axis, offset):
+        turns = offset[..., None] * self.turns
+        angle = 2 * math.pi * (turns - turns.round())
+        return F.linear(angle.sin(), self.parts[axis]) + F.linear(angle.cos(), self.parts[axis + 2])
+
+    def constant(self):
+        return self.bias
 
 
 # ---------------------------------------------------------------- MSIT
@@ -104,7 +129,7 @@ class DecodeMSIT(nn.Module):
         self.radius = self.reads = model.radius
         self.heads, self.side = model.mssa.heads, 2 * model.radius + 1
         self.channels = model.project.out_channels
-        self.bias = copy.deepcopy(model.mssa).double()      # of the position: its frequencies reach 1023
+        self.bias = model.mssa
         weight = first.weight[:, :-2].unflatten(1, (self.side ** 2, self.heads, -1))
         self.weight = nn.Parameter(weight.permute(2, 1, 3, 0).contiguous())     # (heads, K, C / heads, hidden)
         self.of_cell = nn.Parameter(first.weight[:, -2:].contiguous())
@@ -128,13 +153,13 @@ class DecodeMSIT(nn.Module):
 
         def of_columns(told):
             return told[None].expand(rows, -1, *told.shape[1:]).flatten(0, 1)
-        weights = (of_rows(grid.linear_weights(y_offset).float())[:, :, None, :, None]
-                   * of_columns(grid.linear_weights(x_offset).float())[:, None, :, None, :])
+        weights = (of_rows(grid.linear_weights(y_offset))[:, :, None, :, None]
+                   * of_columns(grid.linear_weights(x_offset))[:, None, :, None, :])
         sampled = weights.reshape(-1, many, 9) @ near                                           # (N, m, 3 + C)
         query = sampled[..., 3:].unflatten(-1, (heads, -1)).transpose(1, 2)                     # (N, heads, m, d)
         keys = keys.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)                              # (N, heads, d, K)
         logits = (query * query.shape[-1] ** -0.5) @ keys
-        along_y, along_x = (self.bias.bias_along(axis, offset, self.radius).float().transpose(1, 2)
+        along_y, along_x = (self.bias.bias_along(axis, offset, self.radius).transpose(1, 2)
                             for axis, offset in enumerate((y_offset, x_offset)))                # (.., heads, m, K)
         bias = of_rows(along_y)[:, :, :, None] + of_columns(along_x)[:, :, None]
         attention = (logits + bias.reshape(-1, heads, many, window)).softmax(dim=-1)
@@ -212,8 +237,8 @@ class LocalEnsemble(nn.Module):
                 said = maps[(row[:, None] * features.shape[1] + column).flatten()]
                 said = said.reshape(len(y_slot), len(x_slot), -1)
                 weight, bilinear = area[1 - a][1 - b] / total, row_share[:, None] * column_share
-                colour = colour + self.corner(said, dy.float()[:, None, None], dx.float()[:, None], relative_cell,
-                                              weight.float()[..., None], bilinear.float()[..., None])
+                colour = colour + self.corner(said, dy[:, None, None], dx[:, None], relative_cell, weight[..., None],
+                                              bilinear[..., None])
         return colour * 0.5 + 0.5
 
     def neighbours(self, pixel, offset, slot, n_lr):

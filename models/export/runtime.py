@@ -27,7 +27,7 @@ def axes(rows, columns, lr_size, size):
     """What `decode` is given besides features: numpy arrays by name, of the `grid.Blocks` of both axes."""
     told = {'relative_cell': grid.relative_cell(lr_size, size).float()}
     for axis, blocks in (('y', rows), ('x', columns)):
-        told |= {axis: blocks.pixels, f'{axis}_offset': blocks.offset, f'{axis}_slot': blocks.slots()}
+        told |= {axis: blocks.pixels, f'{axis}_offset': blocks.offset.float(), f'{axis}_slot': blocks.slots()}
     return {name: values.numpy() for name, values in told.items()}
 
 

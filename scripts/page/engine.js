@@ -49,8 +49,8 @@ export class Engine {
         const result = await this.sessions.decode.run({
             features: new ort.Tensor('float32', features, [high, wide, from.depth]),
             y: whole(y.lr), x: whole(x.lr), y_slot: whole(y.slot), x_slot: whole(x.slot),
-            y_offset: new ort.Tensor('float64', y.offset, [y.count, y.most]),
-            x_offset: new ort.Tensor('float64', x.offset, [x.count, x.most]),
+            y_offset: new ort.Tensor('float32', y.offset, [y.count, y.most]),
+            x_offset: new ort.Tensor('float32', x.offset, [x.count, x.most]),
             relative_cell: new ort.Tensor('float32', new Float32Array([2 * photo.height / size.height,
                 2 * photo.width / size.width]), [2]),
         });

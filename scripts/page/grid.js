@@ -35,7 +35,7 @@ export function blocks(nLr, n, first, last, origin = 0, fullest = FULLEST) {
         i = end;
     }
     const most = Math.max(...found.map(([, , count]) => count));
-    const lr = new BigInt64Array(found.length), offset = new Float64Array(found.length * most);
+    const lr = new BigInt64Array(found.length), offset = new Float32Array(found.length * most);
     const slot = new BigInt64Array(last - first);
     found.forEach(([pixel, from, count], block) => {
         lr[block] = BigInt(pixel - origin);

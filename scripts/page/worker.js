@@ -19,17 +19,19 @@ onmessage = ({ data: { id, task, ...given } }) => {
 const tasks = {
     /** Load the model in the folder `url`; `wanted` is 'webgpu', 'wasm' or nothing, `threads` a number or nothing. */
     async load({ url, wanted, threads }) {
-        if (!ort) await start(wanted, threads);
         await engine?.release();
         engine = undefined;
-        const told = await (await got(`${url}/model.json`)).json();
-        const files = {};
+        const told = await (await got(`${url}/model.json`)).json(), files = {};
         for (const [name, graph] of Object.entries(told.graphs))
             files[name] = new Uint8Array(await (await got(`${url}/${graph.file}`)).arrayBuffer());
-        const sessions = {};
-        for (const [name, file] of Object.entries(files)) {
-            sessions[name] = await ort.InferenceSession.create(file, {
-                executionProviders: backend === 'webgpu' ? ['webgpu', 'wasm'] : ['wasm'], logSeverityLevel: 3 });
+        if (!ort) await start(wanted === 'wasm' ? 'wasm' : await graphicsCard(wanted) ? 'webgpu' : 'wasm', threads);
+        let sessions;
+        try {
+            sessions = await created(files);
+        } catch (error) {
+            if (backend !== 'webgpu') throw error;
+            await start('wasm', threads);                           // a graphics card that cannot do it after all
+            sessions = await created(files);
         }
         const memory = Math.min((navigator.deviceMemory ?? 8) / 8, 1);
         engine = new Engine(ort, sessions, told, KEPT * memory, memory < 0.5 ? 160 : 256);
@@ -55,18 +57,27 @@ const tasks = {
     },
 };
 
-/** Choose between the graphics card and the processor, and load onnxruntime for it. */
-async function start(wanted, threads) {
-    backend = 'wasm';
-    if (wanted !== 'wasm' && navigator.gpu) {
-        const adapter = await navigator.gpu.requestAdapter().catch(() => null);
-        const software = adapter?.isFallbackAdapter ?? adapter?.info?.isFallbackAdapter;
-        if (adapter && (wanted === 'webgpu' || !software)) backend = 'webgpu';
-    }
+/** Whether there is WebGPU on a graphics card, or, where it is `wanted`, by a program that stands in for one. */
+async function graphicsCard(wanted) {
+    const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+    return adapter && (wanted === 'webgpu' || !(adapter.isFallbackAdapter ?? adapter.info?.isFallbackAdapter));
+}
+
+/** Load onnxruntime for the graphics card or for the processor. */
+async function start(chosen, threads) {
+    backend = chosen;
     ort = await import(backend === 'webgpu' ? './ort/ort.webgpu.min.mjs' : './ort/ort.wasm.min.mjs');
     ort.env.wasm.wasmPaths = new URL('./ort/', import.meta.url).href;
-    ort.env.wasm.numThreads = threads || (self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1);
+    ort.env.wasm.numThreads = threads
+        || (self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1);
     ort.env.logLevel = 'error';
+}
+
+async function created(files) {
+    const sessions = {}, executionProviders = backend === 'webgpu' ? ['webgpu', 'wasm'] : ['wasm'];
+    for (const [name, file] of Object.entries(files))
+        sessions[name] = await ort.InferenceSession.create(file, { executionProviders, logSeverityLevel: 3 });
+    return sessions;
 }
 
 async function got(url) {

@@ -21,7 +21,7 @@ SWITCHES = [
     '--force-color-profile=srgb',
 ]
 SOFTWARE = ['--use-angle=swiftshader', '--enable-unsafe-swiftshader']  # WebGL without a graphics card
-PATIENCE = 90  # seconds: a machine may be busy; nothing waits longer than what it waits for takes
+PATIENCE = 600  # seconds: a machine may be busy; nothing waits longer than what it waits for takes
 
 
 def runtime():

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import pytest
 import torch
-from browser import PAGE, chromium, launched, runtime, served, until, wait_until_sharp
+from browser import PAGE, PATIENCE, SOFTWARE, chromium, launched, runtime, served, until, wait_until_sharp
 from conftest import ROOT
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
@@ -72,7 +72,7 @@ def visit(browser, address, request):
     def opened(fragment='', query='?backend=wasm&threads=1', url=address, script=RECORD, browser=browser, **options):
         contexts.append(browser.new_context(**{'viewport': WINDOW, 'reduced_motion': 'reduce', **options}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(300000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on('console', lambda message: wrong.append(message.text) if message.type == 'error' else None)
         page.on('pageerror', lambda error: wrong.append(str(error)))
         page.on('request', lambda sent: wrong.append(sent.url) if outside(sent.url, url) else None)
@@ -467,3 +467,32 @@ def test_two_threads(visit, cat):
     wait_until_sharp(page)
     assert page.evaluate('crossOriginIsolated') and '2 threads' in page.text_content('#facts')
     assert same(seen(page), expected(page, cat[1], models.load(LIGHT)))
+
+
+def test_webgpu(visit, browser, cat):
+    """By a program that stands in for a graphics card, which takes its time."""
+    card = launched(browser.browser_type, ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', *SOFTWARE])
+    page = None
+    try:
+        page = visit(query='?backend=webgpu', browser=card)
+        if not page.evaluate('(async () => Boolean(await navigator.gpu?.requestAdapter()))()'):
+            pytest.skip('there is no WebGPU')
+        small = Image.open(io.BytesIO(cat[0])).crop((30, 20, 46, 32))
+        file = io.BytesIO()
+        small.save(file, 'PNG')
+        photo = file.getvalue(), to_tensor(small)[None]
+        dropped(page, photo)
+        until(page, "document.documentElement.dataset.backend === 'webgpu'")
+        assert page.evaluate("document.getElementById('facts').textContent.includes('WebGPU')")
+        page.click('#save')
+        page.fill('#saveScale', '2.25')
+        with page.expect_download() as download:
+            page.click('#saveStart')
+        size = 27, 36
+        rendered = models.load(LIGHT).render(photo[1], size)[0].clamp(0, 1).permute(1, 2, 0).numpy()
+        saved = np.asarray(Image.open(download.value.path())).astype(int)
+        assert same(saved, np.round(255 * rendered).astype(int))
+    finally:
+        if page:
+            page.context.close()
+        card.close()
