@@ -1,7 +1,8 @@
 """Write a model as ONNX files, for runtimes other than torch; scripts/page/README.md says how they are used.
 
-    python scripts/export.py -model modelzoo/EDSR_light_MSIT.pth -output exported
+python scripts/export.py -model modelzoo/EDSR_light_MSIT.pth -output exported
 """
+
 import sys
 from pathlib import Path
 
@@ -16,8 +17,12 @@ def parse():
     parser = Parser('Write a model as ONNX files: encode.onnx, decode.onnx, and model.json, which describes them.')
     parser.add_argument('-model', required=True, metavar='FILE', help='weights of msit, liif or lte')
     parser.add_argument('-output', required=True, type=Path, metavar='FOLDER', help='where to; made if it is not there')
-    parser.add_argument('-precision', default='fp32', choices=KINDS,
-                        help='how weights are stored; computing is in float32. Refused below 45 dB from fp32')
+    parser.add_argument(
+        '-precision',
+        default='fp32',
+        choices=KINDS,
+        help='how weights are stored; computing is in float32. Refused below 45 dB from fp32',
+    )
     parser.add_argument('-licence', help='of the weights; if left out, what their file or the card beside it says')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()

@@ -1,7 +1,8 @@
 """Enlarge a photo with exported ONNX files, in tiles, without torch: pip install numpy onnxruntime pillow
 
-    python scripts/onnx_example.py FOLDER photo.png 3.7 large.png
+python scripts/onnx_example.py FOLDER photo.png 3.7 large.png
 """
+
 import json
 import sys
 from pathlib import Path
@@ -10,23 +11,24 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-TILE, STRIP = 192, 8            # LR pixels to a side that are encoded at a time, and LR rows that are decoded
+TILE, STRIP = 192, 8  # LR pixels to a side that are encoded at a time, and LR rows that are decoded
 
 
-def blocks(n_lr, n, first, last, origin):
-    """Which output pixels of an axis belong to the LR pixels `first` to `last - 1`, counted from `origin`: the three
-    inputs of `decode`, and the output pixels as a slice."""
+def blocks(axis, n_lr, n, first, last, origin):
+    """Which output pixels of an axis, 'y' or 'x', belong to the LR pixels `first` to `last - 1`, counted from `origin`:
+    the axis's three inputs of `decode`, and the output pixels as a slice, None if there are none."""
     doubled = (2 * np.arange(n, dtype=np.int64) + 1) * n_lr - n
     below, rest = np.divmod(doubled, 2 * n)
-    lr = below + ((rest > n) | ((rest == n) & (below % 2 == 1)))                    # a tie goes to the even pixel
+    lr = below + ((rest > n) | ((rest == n) & (below % 2 == 1)))  # a tie goes to the even pixel
     chosen = np.flatnonzero((lr >= first) & (lr < last))
     pixels, start, count = np.unique(lr[chosen], return_index=True, return_counts=True)
     most = count.max(initial=0)
-    offset = np.zeros((len(pixels), most), np.float32)
     row = np.repeat(np.arange(len(pixels)), count)
     place = np.arange(len(chosen)) - np.repeat(start, count)
+    offset = np.zeros((len(pixels), most), np.float32)
     offset[row, place] = (doubled[chosen] - 2 * n * lr[chosen]) / (2 * n)
-    return pixels - origin, offset, row * most + place, slice(chosen[0], chosen[-1] + 1) if len(chosen) else None
+    inputs = {axis: pixels - origin, f'{axis}_offset': offset, f'{axis}_slot': row * most + place}
+    return inputs, slice(chosen[0], chosen[-1] + 1) if len(chosen) else None
 
 
 def render(folder, lr, size):
@@ -39,15 +41,13 @@ def render(folder, lr, size):
     for top in range(0, lr.shape[0], tile):
         for left in range(0, lr.shape[1], tile):
             up, aside = max(top - margin, 0), max(left - margin, 0)
-            part = lr[up:top + tile + margin, aside:left + tile + margin]
-            features, = encode.run(None, {'lr': np.ascontiguousarray(part.transpose(2, 0, 1)[None])})
-            x, x_offset, x_slot, columns = blocks(lr.shape[1], size[1], left, left + tile, aside)
+            part = lr[up : top + tile + margin, aside : left + tile + margin].transpose(2, 0, 1)[None]
+            features = encode.run(None, {'lr': np.ascontiguousarray(part)})[0]
+            x, columns = blocks('x', lr.shape[1], size[1], left, left + tile, aside)
             for row in range(top, min(top + tile, lr.shape[0]), STRIP):
-                y, y_offset, y_slot, rows = blocks(lr.shape[0], size[0], row, min(row + STRIP, top + tile), up)
+                y, rows = blocks('y', lr.shape[0], size[0], row, min(row + STRIP, top + tile), up)
                 if rows and columns:
-                    out[rows, columns], = decode.run(None, {
-                        'features': features, 'y': y, 'x': x, 'y_offset': y_offset, 'x_offset': x_offset,
-                        'y_slot': y_slot, 'x_slot': x_slot, 'relative_cell': cell})
+                    out[rows, columns] = decode.run(None, {'features': features, **y, **x, 'relative_cell': cell})[0]
     return out
 
 

@@ -1,4 +1,5 @@
 """Writing a model as ONNX files, with a description that says how they are used."""
+
 import contextlib
 import hashlib
 import json
@@ -19,10 +20,10 @@ from models.rendering import grid
 from models.rendering.render import FULLEST
 from utils import UserError, atomic_path, write_text
 
-OPSET = 20              # the first with the exact GELU as one operation
+OPSET = 20  # the first with the exact GELU as one operation
 DECODE_INPUTS = ('features', 'y', 'x', 'y_offset', 'x_offset', 'y_slot', 'x_slot', 'relative_cell')
-FEWEST_DB = 45          # between the pictures of weights stored in fewer bytes and of those in float32
-PHOTO, SCALE = Path(__file__).resolve().parents[2] / 'scripts' / 'demo.png', (2.5, 3.3)     # that they are seen in
+FEWEST_DB = 45  # between the pictures of weights stored in fewer bytes and of those in float32
+PHOTO, SCALE = Path(__file__).resolve().parents[2] / 'scripts' / 'demo.png', (2.5, 3.3)  # that they are seen in
 
 
 def export(model, folder, weights, precision='fp32', licence=None):
@@ -42,8 +43,10 @@ def export(model, folder, weights, precision='fp32', licence=None):
         stored = {name: storage.stored(proto, precision) for name, proto in protos.items()}
         compared = decibels(*(loaded(pair, told) for pair in (protos, stored)))
         if compared < FEWEST_DB:
-            raise UserError(f'stored in {precision}, these weights give a picture {compared:.1f} dB from that of '
-                            f'float32, less than {FEWEST_DB} dB; nothing is written')
+            raise UserError(
+                f'stored in {precision}, these weights give a picture {compared:.1f} dB from that of '
+                f'float32, less than {FEWEST_DB} dB; nothing is written'
+            )
         protos = stored
     for name, proto in protos.items():
         content = proto.SerializeToString()
@@ -54,8 +57,12 @@ def export(model, folder, weights, precision='fp32', licence=None):
         except OSError as error:
             raise UserError(f'{path}: cannot be written ({error.strerror})') from error
         told['graphs'][name] |= {'file': path.name, 'bytes': len(content), 'sha256': digest(content)}
-    told |= {'opset': OPSET, 'precision': precision, 'decibels_from_float32': compared and round(compared, 1),
-             'licence': licence}
+    told |= {
+        'opset': OPSET,
+        'precision': precision,
+        'decibels_from_float32': compared and round(compared, 1),
+        'licence': licence,
+    }
     write_text(folder / 'model.json', json.dumps(told, indent=1, allow_nan=False))
     return told
 
@@ -90,10 +97,17 @@ def decibels(*runtimes):
 
 # ---------------------------------------------------------------- graphs
 
+
 def encode_proto(encode):
     any_size = torch.export.Dim.DYNAMIC
-    return traced(encode, (torch.rand(1, 3, 20, 23),), ['lr'], 'features', {'lr': {2: any_size, 3: any_size}},
-                  {'lr': ('', '', 'H', 'W'), 'features': ("H'", "W'", 'F')})
+    return traced(
+        encode,
+        (torch.rand(1, 3, 20, 23),),
+        ['lr'],
+        'features',
+        {'lr': {2: any_size, 3: any_size}},
+        {'lr': ('', '', 'H', 'W'), 'features': ("H'", "W'", 'F')},
+    )
 
 
 def decode_proto(encode, decode):
@@ -105,22 +119,39 @@ def decode_proto(encode, decode):
     arguments = tuple(told[name] for name in DECODE_INPUTS)
     shapes = {name: {axis: any_size for axis in range(value.ndim)} for name, value in zip(DECODE_INPUTS, arguments)}
     shapes |= {'features': {0: any_size, 1: any_size}, 'relative_cell': None}
-    names = {'features': ("H'", "W'", ''), 'y': ('P',), 'x': ('Q',), 'y_offset': ('P', 'm'), 'x_offset': ('Q', 'n'),
-             'y_slot': ('h',), 'x_slot': ('w',), 'relative_cell': ('',), 'rgb': ('h', 'w', '')}
+    names = {
+        'features': ("H'", "W'", ''),
+        'y': ('P',),
+        'x': ('Q',),
+        'y_offset': ('P', 'm'),
+        'x_offset': ('Q', 'n'),
+        'y_slot': ('h',),
+        'x_slot': ('w',),
+        'relative_cell': ('',),
+        'rgb': ('h', 'w', ''),
+    }
     return traced(decode, arguments, list(DECODE_INPUTS), 'rgb', shapes, names)
 
 
 def traced(graph, arguments, inputs, output, shapes, names):
     """The ONNX model of a graph, its sizes called `names` where they are dynamic, '' where they are not."""
     with quiet():
-        program = torch.onnx.export(graph.eval(), arguments, dynamo=True, input_names=inputs, output_names=[output],
-                                    dynamic_shapes=shapes, opset_version=OPSET, verbose=False)
+        program = torch.onnx.export(
+            graph.eval(),
+            arguments,
+            dynamo=True,
+            input_names=inputs,
+            output_names=[output],
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            verbose=False,
+        )
     proto = program.model_proto
     for value in (*proto.graph.input, *proto.graph.output):
         for size, name in zip(value.type.tensor_type.shape.dim, names[value.name]):
             if name:
                 size.dim_param = name
-    del proto.graph.value_info[:], proto.metadata_props[:]         # what the export tells of the code it traced
+    del proto.graph.value_info[:], proto.metadata_props[:]  # what the export tells of the code it traced
     for node in proto.graph.node:
         del node.metadata_props[:]
         node.doc_string = ''
@@ -142,6 +173,7 @@ def quiet():
 
 
 # ---------------------------------------------------------------- licence
+
 
 def licence_of(model, weights):
     """The licence of a weight file: what the file or the card beside it, `NAME.md`, says; None where neither does."""

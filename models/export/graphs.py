@@ -15,6 +15,7 @@ pixels, `(h, w, 3)` in the scale of [0, 1], not clamped. Three inputs tell where
 (2 / scale_y, 2 / scale_x). What the output pixels of an LR pixel share is computed once for all of them, as in
 `render`.
 """
+
 import copy
 import math
 
@@ -100,6 +101,7 @@ class Sinusoid(nn.Module):
 
 # ---------------------------------------------------------------- MSIT
 
+
 class EncodeMSIT(nn.Module):
     """Features: the LR image in [-1, 1], the border continued, then query-and-key and value, zeros around."""
 
@@ -130,43 +132,48 @@ class DecodeMSIT(nn.Module):
         self.heads, self.side = model.mssa.heads, 2 * model.radius + 1
         self.channels = model.project.out_channels
         self.bias = model.mssa
-        weight = first.weight[:, :-2].unflatten(1, (self.side ** 2, self.heads, -1))
-        self.weight = nn.Parameter(weight.permute(2, 1, 3, 0).contiguous())     # (heads, K, C / heads, hidden)
+        weight = first.weight[:, :-2].unflatten(1, (self.side**2, self.heads, -1))
+        self.weight = nn.Parameter(weight.permute(2, 1, 3, 0).contiguous())  # (heads, K, C / heads, hidden)
         self.of_cell = nn.Parameter(first.weight[:, -2:].contiguous())
         self.constant = first.bias
         self.after_first = model.imnet.layers[1:]
-        hidden, window = first.out_features, self.side ** 2
+        hidden, window = first.out_features, self.side**2
         self.floats_per_block = 2 * self.heads * window * hidden + 3 * window * 2 * self.channels
         self.floats_per_pixel = 3 * hidden + 3 * self.heads * window + 2 * self.channels
 
     def forward(self, features, y, x, y_offset, x_offset, y_slot, x_slot, relative_cell):
         (rows, high), (columns, wide) = y_offset.shape, x_offset.shape
-        many, heads, window = high * wide, self.heads, self.side ** 2
+        many, heads, window = high * wide, self.heads, self.side**2
         step = torch.arange(self.side)
         index = (y[:, None] + step)[:, None, :, None] * features.shape[1] + (x[:, None] + step)[None, :, None, :]
-        maps = features.flatten(0, 1)[index.flatten()].reshape(rows * columns, window, -1)      # (N, K, F)
+        maps = features.flatten(0, 1)[index.flatten()].reshape(rows * columns, window, -1)  # (N, K, F)
         of_lr, keys, values = maps.split([3, self.channels, self.channels], dim=-1)
-        near = self.near(torch.cat([of_lr, keys], dim=-1))                                      # (N, 9, 3 + C)
+        near = self.near(torch.cat([of_lr, keys], dim=-1))  # (N, 9, 3 + C)
 
-        def of_rows(told):          # (rows, m, ...) to (N, m, ...)
+        def of_rows(told):  # (rows, m, ...) to (N, m, ...)
             return told[:, None].expand(-1, columns, *told.shape[1:]).flatten(0, 1)
 
         def of_columns(told):
             return told[None].expand(rows, -1, *told.shape[1:]).flatten(0, 1)
-        weights = (of_rows(grid.linear_weights(y_offset))[:, :, None, :, None]
-                   * of_columns(grid.linear_weights(x_offset))[:, None, :, None, :])
-        sampled = weights.reshape(-1, many, 9) @ near                                           # (N, m, 3 + C)
-        query = sampled[..., 3:].unflatten(-1, (heads, -1)).transpose(1, 2)                     # (N, heads, m, d)
-        keys = keys.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)                              # (N, heads, d, K)
+
+        weights = (
+            of_rows(grid.linear_weights(y_offset))[:, :, None, :, None]
+            * of_columns(grid.linear_weights(x_offset))[:, None, :, None, :]
+        )
+        sampled = weights.reshape(-1, many, 9) @ near  # (N, m, 3 + C)
+        query = sampled[..., 3:].unflatten(-1, (heads, -1)).transpose(1, 2)  # (N, heads, m, d)
+        keys = keys.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)  # (N, heads, d, K)
         logits = (query * query.shape[-1] ** -0.5) @ keys
-        along_y, along_x = (self.bias.bias_along(axis, offset, self.radius).transpose(1, 2)
-                            for axis, offset in enumerate((y_offset, x_offset)))                # (.., heads, m, K)
+        along_y, along_x = (
+            self.bias.bias_along(axis, offset, self.radius).transpose(1, 2)
+            for axis, offset in enumerate((y_offset, x_offset))
+        )  # (.., heads, m, K)
         bias = of_rows(along_y)[:, :, :, None] + of_columns(along_x)[:, :, None]
         attention = (logits + bias.reshape(-1, heads, many, window)).softmax(dim=-1)
-        attention = attention.transpose(1, 2).flatten(2)                                        # (N, m, heads * K)
-        values = values.unflatten(-1, (heads, -1)).permute(2, 1, 0, 3)                          # (heads, K, N, d)
-        shared = (values @ self.weight).flatten(0, 1).transpose(0, 1)                           # (N, heads * K, hidden)
-        hidden = (attention @ shared).flatten(0, 1)                                             # (N * m, hidden)
+        attention = attention.transpose(1, 2).flatten(2)  # (N, m, heads * K)
+        values = values.unflatten(-1, (heads, -1)).permute(2, 1, 0, 3)  # (heads, K, N, d)
+        shared = (values @ self.weight).flatten(0, 1).transpose(0, 1)  # (N, heads * K, hidden)
+        hidden = (attention @ shared).flatten(0, 1)  # (N * m, hidden)
         wanted = asked_for(y_slot, x_slot, high, wide, columns)
         hidden = hidden[wanted] + F.linear(relative_cell, self.of_cell, self.constant)
         colour = self.after_first(hidden) + sampled[..., :3].flatten(0, 1)[wanted]
@@ -180,7 +187,7 @@ class DecodeMSIT(nn.Module):
 
 def asked_for(y_slot, x_slot, high, wide, columns):
     """Where the output pixels, row by row, are among those of all blocks, `(rows, columns, high, wide)` flattened."""
-    row, column = y_slot // high, x_slot // wide                # of blocks
+    row, column = y_slot // high, x_slot // wide  # of blocks
     of_row = (row * columns * high + y_slot - row * high) * wide
     of_column = column * (high * wide) + x_slot - column * wide
     return (of_row[:, None] + of_column).flatten()
@@ -188,8 +195,10 @@ def asked_for(y_slot, x_slot, high, wide, columns):
 
 # ---------------------------------------------------------------- LIIF and LTE
 
+
 class EncodeLIIF(nn.Module):
     """Features: what the MLP's first layer makes of every 3x3 window of the encoder's maps."""
+
     pad = 0
 
     def __init__(self, model):
@@ -206,6 +215,7 @@ class EncodeLIIF(nn.Module):
 
 class EncodeLTE(nn.Module):
     """Features: the LR image in [-1, 1], the amplitudes, then the frequencies along y and along x."""
+
     pad = 0
 
     def __init__(self, model):
@@ -222,6 +232,7 @@ class EncodeLTE(nn.Module):
 class LocalEnsemble(nn.Module):
     """Blends what the four LR pixels around an output pixel say, see `models.rendering.local_ensemble`. Blocks are
     not needed: the axes are taken apart into output rows and columns."""
+
     reads, floats_per_block = 1, 0
 
     def forward(self, features, y, x, y_offset, x_offset, y_slot, x_slot, relative_cell):
@@ -237,8 +248,9 @@ class LocalEnsemble(nn.Module):
                 said = maps[(row[:, None] * features.shape[1] + column).flatten()]
                 said = said.reshape(len(y_slot), len(x_slot), -1)
                 weight, bilinear = area[1 - a][1 - b] / total, row_share[:, None] * column_share
-                colour = colour + self.corner(said, dy[:, None, None], dx[:, None], relative_cell, weight[..., None],
-                                              bilinear[..., None])
+                colour = colour + self.corner(
+                    said, dy[:, None, None], dx[:, None], relative_cell, weight[..., None], bilinear[..., None]
+                )
         return colour * 0.5 + 0.5
 
     def neighbours(self, pixel, offset, slot, n_lr):
@@ -252,7 +264,6 @@ class LocalEnsemble(nn.Module):
 
 
 class DecodeLIIF(LocalEnsemble):
-
     def __init__(self, model):
         super().__init__()
         self.where = nn.Parameter(model.imnet.layers[0].weight[:, -4:].contiguous())
@@ -265,7 +276,6 @@ class DecodeLIIF(LocalEnsemble):
 
 
 class DecodeLTE(LocalEnsemble):
-
     def __init__(self, model):
         super().__init__()
         self.phase, self.imnet, self.waves = model.phase, model.imnet, model.coef.out_channels

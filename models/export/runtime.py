@@ -1,4 +1,5 @@
 """Rendering by exported graphs in onnxruntime: what checks and times them."""
+
 import importlib
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from models.rendering import grid
 from models.rendering.render import FULLEST, chunks, cut, tiles
 from utils import UserError
 
-TILE = 256              # LR pixels to a side that are encoded at a time, besides the margin
-FLOATS = 4e6            # numbers that decoding holds at a time
+TILE = 256  # LR pixels to a side that are encoded at a time, besides the margin
+FLOATS = 4e6  # numbers that decoding holds at a time
 
 
 def needs(*modules):
@@ -19,8 +20,9 @@ def needs(*modules):
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise UserError(f'this needs the package {module}, which is not installed: pip install onnx onnxscript '
-                            'onnxruntime') from error
+            raise UserError(
+                f'this needs the package {module}, which is not installed: pip install onnx onnxscript onnxruntime'
+            ) from error
 
 
 def axes(rows, columns, lr_size, size):
@@ -40,11 +42,15 @@ class Runtime:
     def __init__(self, encode, decode, description):
         needs('onnxruntime')
         import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
         self.encoder, self.decoder = (
-            onnxruntime.InferenceSession(str(graph) if isinstance(graph, Path) else graph, options,
-                                         providers=['CPUExecutionProvider']) for graph in (encode, decode))
+            onnxruntime.InferenceSession(
+                str(graph) if isinstance(graph, Path) else graph, options, providers=['CPUExecutionProvider']
+            )
+            for graph in (encode, decode)
+        )
         self.description = description
 
     def render(self, lr, size):
@@ -55,12 +61,12 @@ class Runtime:
         margin, out = told['receptive_field'], np.empty((*size, 3), np.float32)
         for top, bottom, left, right in tiles(*lr_size, side, side):
             y, x = (slice(max(first - margin, 0), last + margin) for first, last in ((top, bottom), (left, right)))
-            features, = self.encoder.run(None, {'lr': np.ascontiguousarray(lr[:, :, y, x].numpy())})
+            (features,) = self.encoder.run(None, {'lr': np.ascontiguousarray(lr[:, :, y, x].numpy())})
             rows, columns = cut(blocks[0], top, bottom, y.start), cut(blocks[1], left, right, x.start)
             pixels = rows.size * columns.size
             each = told['floats_per_block'] + pixels * told['floats_per_output_pixel']
             for part in chunks(len(rows.pixels), len(columns.pixels), max(1, FLOATS / each)):
                 inner = rows.part(*part[:2]), columns.part(*part[2:])
                 at = [slice(int(axis.output[0, 0]), int(axis.output[-1, -1]) + 1) for axis in inner]
-                out[at[0], at[1]], = self.decoder.run(None, {'features': features, **axes(*inner, lr_size, size)})
+                (out[at[0], at[1]],) = self.decoder.run(None, {'features': features, **axes(*inner, lr_size, size)})
         return torch.from_numpy(out).permute(2, 0, 1)[None]

@@ -1,7 +1,8 @@
 """Weights of an ONNX model in fewer bytes: runtimes turn them into float32 when they load or run it."""
+
 import numpy as np
 
-SMALLEST = 256          # numbers; smaller weights stay as they are
+SMALLEST = 256  # numbers; smaller weights stay as they are
 KINDS = 'fp32', 'fp16', 'int8'
 
 
@@ -9,6 +10,7 @@ def stored(proto, kind):
     """A copy of an ONNX model with its large float32 weights in half precision ('fp16') or as whole numbers from -127
     to 127 with a scale for each output channel ('int8')."""
     from onnx import helper, numpy_helper
+
     made = type(proto)()
     made.CopyFrom(proto)
     nodes, kept = [], []
@@ -27,8 +29,11 @@ def stored(proto, kind):
             scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
             kept.append(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), f'{weight.name}.whole'))
             kept.append(numpy_helper.from_array(scale.reshape(-1), f'{weight.name}.scale'))
-            nodes.append(helper.make_node('DequantizeLinear', [f'{weight.name}.whole', f'{weight.name}.scale'],
-                                          [weight.name], axis=axis))
+            nodes.append(
+                helper.make_node(
+                    'DequantizeLinear', [f'{weight.name}.whole', f'{weight.name}.scale'], [weight.name], axis=axis
+                )
+            )
     nodes += list(made.graph.node)
     del made.graph.initializer[:], made.graph.node[:]
     made.graph.initializer.extend(kept)

@@ -1,7 +1,8 @@
 """Build the page that zooms into a photo: its files, the models exported as ONNX, and onnxruntime-web.
 
-    python scripts/page/build.py -ort node_modules/onnxruntime-web -output page         (scripts/page.sh does it all)
+python scripts/page/build.py -ort node_modules/onnxruntime-web -output page         (scripts/page.sh does it all)
 """
+
 import shutil
 import sys
 import tempfile
@@ -16,20 +17,31 @@ from models.export import export, licence_of  # noqa: E402
 from utils import Parser, UserError, about, check_folder, run_main, write_json  # noqa: E402
 
 SERVED = '*.html', '*.css', '*.js'
-RUNTIME = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm',                 # processor
-           'ort.webgpu.min.mjs', 'ort-wasm-simd-threaded.asyncify.mjs', 'ort-wasm-simd-threaded.asyncify.wasm')
+RUNTIME = (
+    'ort.wasm.min.mjs',
+    'ort-wasm-simd-threaded.mjs',
+    'ort-wasm-simd-threaded.wasm',  # processor
+    'ort.webgpu.min.mjs',
+    'ort-wasm-simd-threaded.asyncify.mjs',
+    'ort-wasm-simd-threaded.asyncify.wasm',
+)
 PHOTO = ROOT / 'scripts' / 'demo.png'
-LIGHT = 'light_MSIT.pth', 'EDSR_light_MSIT.pth'     # the first that is there
+LIGHT = 'light_MSIT.pth', 'EDSR_light_MSIT.pth'  # the first that is there
 CLEANING = 'photo_MSIT.pth'
-STOPS = 0, 0.25, 0.5, 0.75, 1                       # of the cleaning dial: shares of the cleaning weights
+STOPS = 0, 0.25, 0.5, 0.75, 1  # of the cleaning dial: shares of the cleaning weights
 
 
 def parse():
     parser = Parser('Build the page that zooms into a photo.')
     parser.add_argument('-ort', required=True, type=Path, metavar='FOLDER', help='onnxruntime-web, as npm installs it')
     parser.add_argument('-output', required=True, type=Path, metavar='FOLDER', help='replaced if a page is there')
-    parser.add_argument('-modelzoo', type=Path, default=ROOT / 'modelzoo', metavar='FOLDER',
-                        help='light_MSIT.pth or EDSR_light_MSIT.pth and, if there, photo_MSIT.pth')
+    parser.add_argument(
+        '-modelzoo',
+        type=Path,
+        default=ROOT / 'modelzoo',
+        metavar='FOLDER',
+        help='light_MSIT.pth or EDSR_light_MSIT.pth and, if there, photo_MSIT.pth',
+    )
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()
 
@@ -39,8 +51,11 @@ def main(args):
     for file in runtime:
         if not file.is_file():
             raise UserError(f'{file} is missing: {args.ort} is not onnxruntime-web as npm installs it')
-    if args.output.exists() and any(args.output.iterdir() if args.output.is_dir() else [args.output]) \
-            and not (args.output / 'weights.json').is_file():
+    if (
+        args.output.exists()
+        and any(args.output.iterdir() if args.output.is_dir() else [args.output])
+        and not (args.output / 'weights.json').is_file()
+    ):
         raise UserError(f'{args.output} exists and is no page; choose another folder')
     check_folder(args.output.absolute())
     args.output.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +85,13 @@ def build(folder, modelzoo, runtime):
     cleaning = modelzoo / CLEANING
     if cleaning.is_file():
         stops = [exported(light, folder, f'photo_{round(100 * share)}', share, cleaning) for share in STOPS[1:]]
-        offered.append({'name': 'photo', 'label': 'photo: with noise or JPEG',
-                        'stops': [{**offered[0]['stops'][0], 'clean': 0}, *stops]})
+        offered.append(
+            {
+                'name': 'photo',
+                'label': 'photo: with noise or JPEG',
+                'stops': [{**offered[0]['stops'][0], 'clean': 0}, *stops],
+            }
+        )
     write_json(folder / 'weights.json', {'weights': offered})
 
 

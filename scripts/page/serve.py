@@ -1,18 +1,27 @@
 """Serve a built page on this machine alone, with the headers that threads of WebAssembly need.
 
-    python scripts/page/serve.py page
+python scripts/page/serve.py page
 """
+
 import argparse
 import functools
 import http.server
 
-HEADERS = {'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp',
-           'Cross-Origin-Resource-Policy': 'same-origin', 'Cache-Control': 'no-cache'}
+HEADERS = {
+    'Cross-Origin-Opener-Policy': 'same-origin',
+    'Cross-Origin-Embedder-Policy': 'require-corp',
+    'Cross-Origin-Resource-Policy': 'same-origin',
+    'Cache-Control': 'no-cache',
+}
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, '.js': 'text/javascript',
-                      '.mjs': 'text/javascript', '.wasm': 'application/wasm'}
+    extensions_map = {
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        '.js': 'text/javascript',
+        '.mjs': 'text/javascript',
+        '.wasm': 'application/wasm',
+    }
 
     def end_headers(self):
         for name, value in HEADERS.items():
@@ -31,7 +40,9 @@ def server(folder, port):
 def main():
     parser = argparse.ArgumentParser(description='Serve a built page on this machine alone.')
     parser.add_argument('folder')
-    parser.add_argument('-port', '--port', type=int, default=8000, help='8000 if left out, or the next one that is free')
+    parser.add_argument(
+        '-port', '--port', type=int, default=8000, help='8000 if left out, or the next one that is free'
+    )
     args = parser.parse_args()
     for port in range(args.port, args.port + 20):
         try:

@@ -87,7 +87,9 @@ def test_onnxruntime_beside_render(benchmark):
     assert (status, err) == (0, '')
     rows = json.loads(Path('rows.json').read_text())['rows']
     assert [row.get('onnxruntime seconds', 0) > 0 for row in rows] == [True, True, True, False]  # bicubic has no graphs
-    assert out.splitlines()[1].count('onnxruntime s') == 1 and {line.count('|') for line in out.splitlines()[1:]} == {17}
+    assert out.splitlines()[1].count('onnxruntime s') == 1 and {line.count('|') for line in out.splitlines()[1:]} == {
+        17
+    }
 
 
 def test_multiply_adds_and_all_pixels():

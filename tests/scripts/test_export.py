@@ -1,4 +1,5 @@
 """ONNX files of the models in onnxruntime, against `render`; the example without torch; what may go wrong."""
+
 import hashlib
 import json
 import random
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, refused
-from PIL import Image
 from examples import LIIF, LTE
+from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 import models
@@ -43,8 +44,9 @@ def exported(request, tmp_path_factory):
     path = LIGHT if request.param == LIGHT.stem else folder / f'{request.param}.pth'
     if path != LIGHT:
         models.save(path, randomised({'rim': RIM, 'liif': LIIF, 'lte': LTE}[request.param]))
-    done = subprocess.run([sys.executable, ROOT / PROGRAM, '-model', path, '-output', folder / 'onnx'],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / PROGRAM, '-model', path, '-output', folder / 'onnx'], capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, '')
     return path, folder / 'onnx'
 
@@ -53,11 +55,11 @@ def test_pictures_are_those_of_render(exported, monkeypatch):
     path, folder = exported
     model, runtime = models.load(path), Runtime(folder / 'encode.onnx', folder / 'decode.onnx', described(folder))
     chance = random.Random(7)
-    sizes = [((9, 12), (18, 24)), ((16, 11), (24, 55)), ((7, 8), (7, 8)), ((13, 10), (6, 33))]      # ties; below x1
+    sizes = [((9, 12), (18, 24)), ((16, 11), (24, 55)), ((7, 8), (7, 8)), ((13, 10), (6, 33))]  # ties; below x1
     for _ in range(6):
         lr_size = chance.randint(5, 40), chance.randint(5, 40)
         sizes.append((lr_size, tuple(round(n * chance.uniform(1, 5)) for n in lr_size)))
-    sizes.append(((3, 4), (130, 161)))                                      # blocks that are cut
+    sizes.append(((3, 4), (130, 161)))  # blocks that are cut
     for (height, width), size in sizes:
         lr = torch.rand(1, 3, height, width)
         assert (runtime.render(lr, size) - model.render(lr, size)).abs().max() < 1e-4, (height, width, size)
@@ -95,8 +97,12 @@ def test_the_description_says_what_the_files_are(exported):
             assert {value['name'] for value in told_of} == tensors.keys()
             for value in told_of:
                 tensor = tensors[value['name']]
-                assert tensor.type == {'float32': 'tensor(float)', 'float64': 'tensor(double)',
-                                       'int64': 'tensor(int64)'}[value['type']]
+                assert (
+                    tensor.type
+                    == {'float32': 'tensor(float)', 'float64': 'tensor(double)', 'int64': 'tensor(int64)'}[
+                        value['type']
+                    ]
+                )
                 assert len(tensor.shape) == len(value['shape']) and value['meaning']
                 for size, told_size in zip(tensor.shape, value['shape']):
                     assert isinstance(told_size, str) or size == told_size
@@ -151,12 +157,16 @@ def test_weights_that_do_not_hold_are_refused(program, tmp_path, monkeypatch):
     assert list((tmp_path / 'folder').iterdir()) == []
 
 
-@pytest.mark.parametrize('options, said', [
-    (['-model', 'none.pth', '-output', 'out'], 'none.pth: no such file'),
-    (['-model', 'bicubic', '-output', 'out'], 'no weights'),
-    (['-model', LIGHT, '-output', 'file'], 'no folder'),
-    (['-model', LIGHT, '-output', 'out', '-precision', 'int4'], 'int4'), (['-model', LIGHT], '-output'),
-])
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (['-model', 'none.pth', '-output', 'out'], 'none.pth: no such file'),
+        (['-model', 'bicubic', '-output', 'out'], 'no weights'),
+        (['-model', LIGHT, '-output', 'file'], 'no folder'),
+        (['-model', LIGHT, '-output', 'out', '-precision', 'int4'], 'int4'),
+        (['-model', LIGHT], '-output'),
+    ],
+)
 def test_mistakes(program, tmp_path, options, said):
     (tmp_path / 'file').write_text('')
     refused(program(PROGRAM, *options), said)
@@ -174,18 +184,26 @@ def test_a_kind_without_graphs_is_refused(tmp_path):
 
 def test_whole_numbers_have_a_scale_for_each_output_channel():
     from onnx import TensorProto, helper, numpy_helper
-    weight = np.outer(np.linspace(1, 2, 40), [1, 100, 0]).astype(np.float32)        # 40 in, 3 out
+
+    weight = np.outer(np.linspace(1, 2, 40), [1, 100, 0]).astype(np.float32)  # 40 in, 3 out
     weight = np.concatenate([weight, -weight, weight]).astype(np.float32)
-    names = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in
-             (('x', [1, 120]), ('y', [1, 3]))]
-    graph = helper.make_graph([helper.make_node('MatMul', ['x', 'w'], ['y'])], 'g', names[:1], names[1:],
-                              [numpy_helper.from_array(weight, 'w')])
+    names = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (('x', [1, 120]), ('y', [1, 3]))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node('MatMul', ['x', 'w'], ['y'])],
+        'g',
+        names[:1],
+        names[1:],
+        [numpy_helper.from_array(weight, 'w')],
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid('', files.OPSET)], ir_version=10)
     made = storage.stored(proto, 'int8')
     scale = numpy_helper.to_array(next(value for value in made.graph.initializer if value.name == 'w.scale'))
     assert np.allclose(scale, [2 / 127, 200 / 127, 1])
     session = onnxruntime.InferenceSession(made.SerializeToString())
     x = np.random.default_rng(0).random((1, 120), np.float32)
-    y, = session.run(None, {'x': x})
+    (y,) = session.run(None, {'x': x})
     assert (np.abs(y - x @ weight) <= 0.01 * (x @ weight)).all() and y[0, 0] != (x @ weight)[0, 0]
-    assert len(proto.graph.node) == 1                                               # the argument is as it was
+    assert len(proto.graph.node) == 1  # the argument is as it was

@@ -8,7 +8,6 @@ from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
-import torch
 from browser import PAGE, PATIENCE, SOFTWARE, chromium, launched, runtime, served, until, wait_until_sharp
 from conftest import ROOT
 from PIL import Image
@@ -41,11 +40,6 @@ window.Worker = class extends Worker {
 def built(tmp_path_factory):
     """The built page."""
     folder = tmp_path_factory.mktemp('page') / 'built'
-    import os, shutil
-    if os.environ.get('HACK'):
-        shutil.copytree(ROOT / 'page', folder)
-        for f in [*PAGE.glob('*.js'), *PAGE.glob('*.css'), *PAGE.glob('*.html')]: shutil.copy(f, folder)
-        return folder
     command = [sys.executable, PAGE / 'build.py', '-ort', runtime(), '-output', folder]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -128,8 +122,11 @@ def scaled(page, scale):
 
 
 def link(page):
-    return {name: float(values[0]) for name, values in parse_qs(page.evaluate('location.hash.slice(1)')).items()
-            if name != 'weights'}
+    return {
+        name: float(values[0])
+        for name, values in parse_qs(page.evaluate('location.hash.slice(1)')).items()
+        if name != 'weights'
+    }
 
 
 def expected(page, lr, model):
@@ -240,10 +237,11 @@ def test_more_than_what_fits_on_the_screen_is_as_many_pixels_as_the_screen_has(v
     dropped(page, cat)
     scaled(page, 9.1)
     wait_until_sharp(page)
-    assert page.evaluate("[sharp.width, sharp.clientWidth]") == [600, 400]
+    assert page.evaluate('[sharp.width, sharp.clientWidth]') == [600, 400]
     lr, model = cat[1], models.load(LIGHT)
-    shown = np.array(page.evaluate(
-        "Array.from(sharp.getContext('2d').getImageData(0, 0, sharp.width, sharp.height).data)"))
+    shown = np.array(
+        page.evaluate("Array.from(sharp.getContext('2d').getImageData(0, 0, sharp.width, sharp.height).data)")
+    )
     shown = shown.reshape(*page.evaluate('[sharp.height, sharp.width]'), 4)
     assert (shown[..., 3] == 255).all() and same(shown[..., :3], expected(page, lr, model))
 
@@ -259,16 +257,19 @@ def test_zooming_in_decodes_alone_and_moving_on_cancels(visit, cat):
     wait_until_sharp(page)
     assert page.evaluate('[JSON.stringify(replies.at(-1)), asked.length > %d]' % pieces) == [encoded, True]
     # from the middle outwards, each once
-    middle = page.evaluate("""asked.slice(%d).filter(({ size }) => size.width === Math.round(110 * 9.5)).map(
+    middle = page.evaluate(
+        """asked.slice(%d).filter(({ size }) => size.width === Math.round(110 * 9.5)).map(
         ({ output, size }) => Math.hypot((output.top + output.bottom - size.height) / 2,
-                                         (output.left + output.right - size.width) / 2))""" % pieces)
+                                         (output.left + output.right - size.width) / 2))"""
+        % pieces
+    )
     assert len(middle) >= 8 and all(next >= last - 2 for last, next in zip(middle, middle[1:]))
     # what is not seen any more is not rendered
     scaled(page, 30)
     until(page, 'asked.at(-1).size.width === 3300')
     scaled(page, 64)
     wait_until_sharp(page)
-    left_out = page.evaluate("asked.filter(({ size }) => size.width === 3300).length")
+    left_out = page.evaluate('asked.filter(({ size }) => size.width === 3300).length')
     rows, columns = page.evaluate('[sharp.height, sharp.width]')
     assert 1 <= left_out < (rows / 30 / 4 - 1) * (columns / 30 / 4 - 1)  # pieces of 4 LR pixels
 
@@ -328,9 +329,12 @@ def test_the_keyboard_is_enough(visit):
 def test_everything_has_a_name(visit):
     page = visit()
     parts = 'button, input:not([hidden]), select, [tabindex], canvas'
-    nameless = page.evaluate(f"[...document.querySelectorAll('{parts}')]" + """
+    nameless = page.evaluate(
+        f"[...document.querySelectorAll('{parts}')]"
+        + """
         .filter(part => !part.closest('[aria-hidden]') && !(part.ariaLabel || part.labels?.length
-                         || part.textContent.trim())).map(part => part.outerHTML)""")
+                         || part.textContent.trim())).map(part => part.outerHTML)"""
+    )
     assert nameless == []
     assert page.get_attribute('#state', 'role') == 'status' and page.get_attribute('html', 'lang') == 'en'
 
@@ -397,16 +401,22 @@ def test_without_webassembly_bicubic_stays(visit, cat):
 
 
 def test_a_model_that_needs_too_much_memory_is_told(visit, cat):
-    page = visit(script=RECORD.replace('super.postMessage(data, ...rest);', """
+    page = visit(
+        script=RECORD.replace(
+            'super.postMessage(data, ...rest);',
+            """
         if (data.task === 'render')
             this.onmessage({ data: { id: data.id, error: 'std::bad_alloc', memory: true } });
-        else super.postMessage(data, ...rest);"""))
+        else super.postMessage(data, ...rest);""",
+        )
+    )
     until(page, "document.getElementById('message').hidden === false")
     assert 'not enough memory' in page.text_content('#sentence')
 
 
-@pytest.mark.parametrize('size, said', [('109', 'from that of the photo up'), ('2.5', 'whole number'),
-                                        ('99999', 'At most 1000 million')])
+@pytest.mark.parametrize(
+    'size, said', [('109', 'from that of the photo up'), ('2.5', 'whole number'), ('99999', 'At most 1000 million')]
+)
 def test_sizes_that_cannot_be_saved(visit, cat, size, said):
     page = visit()
     dropped(page, cat)

@@ -63,7 +63,8 @@ def test_blocks_are_those_of_render():
 
 @needs_node
 def test_pieces_cover_what_is_seen_once_and_parts_to_encode_hold_what_is_wanted():
-    answers = node("""import { View } from './view.js';
+    answers = node(
+        """import { View } from './view.js';
         import { contains, pieces, toEncode } from './tiles.js';
         answer(given.map(([height, width, scale, y, x]) => {
             const view = new View({ height, width }, { height: 310, width: 480 });
@@ -77,25 +78,36 @@ def test_pieces_cover_what_is_seen_once_and_parts_to_encode_hold_what_is_wanted(
                 encoded.push(part);
             }
             return { seen, all: all.map(({ output }) => output), encoded, seenLr, origin: view.origin };
-        }));""", [[300, 444, 1.3, 0.5, 0.5], [300, 444, 3.71, 0.1, 0.9], [84, 110, 40, 0.7, 0.2], [5, 7, 64, 0.5, 0.5],
-                  [3000, 5000, 1, 0.4, 0.4], [3000, 20, 2.5, 0.99, 0]])
+        }));""",
+        [
+            [300, 444, 1.3, 0.5, 0.5],
+            [300, 444, 3.71, 0.1, 0.9],
+            [84, 110, 40, 0.7, 0.2],
+            [5, 7, 64, 0.5, 0.5],
+            [3000, 5000, 1, 0.4, 0.4],
+            [3000, 20, 2.5, 0.99, 0],
+        ],
+    )
     for answer in answers:
         seen, covered = answer['seen'], np.zeros((310, 480), int)
         for part in answer['all']:
-            covered[part['top'] - seen['top']:part['bottom'] - seen['top'],
-                    part['left'] - seen['left']:part['right'] - seen['left']] += 1
-        assert (covered[:seen['bottom'] - seen['top'], :seen['right'] - seen['left']] == 1).all()
+            covered[
+                part['top'] - seen['top'] : part['bottom'] - seen['top'],
+                part['left'] - seen['left'] : part['right'] - seen['left'],
+            ] += 1
+        assert (covered[: seen['bottom'] - seen['top'], : seen['right'] - seen['left']] == 1).all()
         assert covered.sum() == (seen['bottom'] - seen['top']) * (seen['right'] - seen['left'])
         for part in answer['encoded']:
             assert max(part['bottom'] - part['top'], part['right'] - part['left']) <= 192
         area = sum((part['bottom'] - part['top']) * (part['right'] - part['left']) for part in answer['encoded'])
         sight = answer['seenLr']
-        assert area <= (sight['bottom'] - sight['top'] + 64) * (sight['right'] - sight['left'] + 64)   # none twice
+        assert area <= (sight['bottom'] - sight['top'] + 64) * (sight['right'] - sight['left'] + 64)  # none twice
 
 
 @needs_node
 def test_what_is_under_the_pointer_stays_there():
-    answers = node("""import { View } from './view.js';
+    answers = node(
+        """import { View } from './view.js';
         answer(given.map(scale => {
             const view = new View({ height: 300, width: 444 }, { height: 310, width: 480 });
             view.show({ scale: 3, y: 0.5, x: 0.5 });
@@ -104,9 +116,11 @@ def test_what_is_under_the_pointer_stays_there():
             const before = under();
             view.zoom(scale, point);
             return [before, under(), view.scale];
-        }));""", [3.1, 5, 17, 64, 2.5])
+        }));""",
+        [3.1, 5, 17, 64, 2.5],
+    )
     for before, after, scale in answers:
-        assert np.abs(np.subtract(before, after)).max() <= 0.7 / scale + 0.7 / 3            # half a pixel, twice
+        assert np.abs(np.subtract(before, after)).max() <= 0.7 / scale + 0.7 / 3  # half a pixel, twice
     limits = node("""import { View } from './view.js';
         const view = new View({ height: 30, width: 44 }, { height: 310, width: 480 });
         answer([1e9, 1e-9].map(scale => (view.zoom(scale), view.scale)).concat(view.fitting));""")
@@ -117,11 +131,14 @@ def test_what_is_under_the_pointer_stays_there():
 def test_png_in_rows():
     pixels = np.random.default_rng(0).integers(0, 256, (23, 17, 3), np.uint8)
     pixels[5:15] = 200
-    written = node("""import { PngWriter } from './png.js';
+    written = node(
+        """import { PngWriter } from './png.js';
         const writer = new PngWriter(23, 17), rows = Uint8Array.from(given);
         for (const [first, last] of [[0, 1], [1, 9], [9, 9], [9, 23]])
             await writer.write(rows.subarray(51 * first, 51 * last));
-        answer(new Uint8Array(await (await writer.finish()).arrayBuffer()));""", pixels.flatten().tolist())
+        answer(new Uint8Array(await (await writer.finish()).arrayBuffer()));""",
+        pixels.flatten().tolist(),
+    )
     with Image.open(io.BytesIO(bytes(written))) as picture:
         assert picture.format == 'PNG' and (np.asarray(picture) == pixels).all()
     with Image.open(io.BytesIO(bytes(written))) as picture:
@@ -171,8 +188,10 @@ def test_weights_and_the_dial_between_them(parts):
     ends = [models.load(parts / 'zoo' / name) for name in ('light_MSIT.pth', 'photo_MSIT.pth')]
     for stop in photo['stops']:
         folder, blend = page / stop['folder'], models.load(parts / 'zoo' / 'light_MSIT.pth')
-        state = {key: a if not a.is_floating_point() else a + stop['clean'] * (b - a)
-                 for (key, a), b in zip(ends[0].state_dict().items(), ends[1].state_dict().values())}
+        state = {
+            key: a if not a.is_floating_point() else a + stop['clean'] * (b - a)
+            for (key, a), b in zip(ends[0].state_dict().items(), ends[1].state_dict().values())
+        }
         blend.load_state_dict(state)
         told = json.loads((folder / 'model.json').read_text())
         runtime = Runtime(folder / 'encode.onnx', folder / 'decode.onnx', told)
@@ -180,12 +199,15 @@ def test_weights_and_the_dial_between_them(parts):
         assert told['licence'] == {0: 'licence 0', 1: 'licence 1'}.get(stop['clean'], 'licence 0; licence 1')
 
 
-@pytest.mark.parametrize('change, said', [
-    (lambda folder: (folder / 'ort/dist/ort.wasm.min.mjs').unlink(), 'is missing'),
-    (lambda folder: [(folder / 'page').mkdir(), (folder / 'page' / 'thesis.txt').write_text('')], 'is no page'),
-    (lambda folder: (folder / 'page').write_text(''), 'is no page'),
-    (lambda folder: (folder / 'zoo/light_MSIT.pth').unlink(), 'neither'),
-])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (lambda folder: (folder / 'ort/dist/ort.wasm.min.mjs').unlink(), 'is missing'),
+        (lambda folder: [(folder / 'page').mkdir(), (folder / 'page' / 'thesis.txt').write_text('')], 'is no page'),
+        (lambda folder: (folder / 'page').write_text(''), 'is no page'),
+        (lambda folder: (folder / 'zoo/light_MSIT.pth').unlink(), 'neither'),
+    ],
+)
 def test_mistakes(program, parts, change, said):
     change(parts)
     before = sorted(parts.rglob('*'))
