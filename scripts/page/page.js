@@ -59,9 +59,12 @@ function tellState(progress = sharp.progress) {
     document.documentElement.dataset.sharp = String(Boolean(view && loaded > 0 && !settling && !waiting
         && (progress?.all > 0 || view.scale < 1)));
     if (!view) return;
-    $('state').textContent = loaded < 0 ? 'Bicubic only' : view.scale < 1 ? 'Smaller than the photo: zoom in'
+    const state = loaded < 0 ? 'Bicubic only' : view.scale < 1 ? 'Smaller than the photo: zoom in'
         : !loaded ? 'Bicubic; the model is loading' : waiting ? `Sharpening: ${Math.floor(100 * progress.done
-            / progress.all)} %` : 'Sharp';
+            / progress.all)} %` : progress?.all ? 'Sharp' : 'Bicubic';
+    $('state').textContent = state;
+    // a screen reader is told what has come to rest, not every step
+    if (!waiting && !settling && loaded) $('said').textContent = `${state}, x ${view.scale.toFixed(2)}`;
 }
 
 function tell(sentence) {
@@ -94,6 +97,7 @@ async function take(blob, said = {}) {
         return;
     }
     tell('');
+    $('saving').close();                // what was being saved is of another photo
     if (!base.load(taken)) {            // too large for the graphics card
         const canvas = $('bicubic').cloneNode();
         $('bicubic').replaceWith(canvas);
@@ -255,6 +259,7 @@ function followLink() {
     const said = parse(location.hash);
     if (!view) return;
     compare(said.split ?? null);
+    if (offered && said.weights && said.weights !== $('weights').value) load(said.weights, said.clean ?? 1);
     view.fit();
     if (said.scale) view.show(said);
     show(true);

@@ -102,6 +102,7 @@ export class Sharp {
             } catch (error) {
                 if (turn === this.turn) {
                     this.queue = [];
+                    this.all = 0;
                     this.failed(error);
                 }
             }

@@ -177,7 +177,7 @@ def test_a_photo_is_seen_as_render_renders_it(visit, cat):
     assert page.input_value('#scale') == '3.70'
     scaled(page, 7.3)
     wait_until_sharp(page)
-    assert page.text_content('#state') == 'Sharp'
+    assert page.text_content('#state') == 'Sharp' and page.text_content('#said') == 'Sharp, x 7.30'
     picture = seen(page)
     assert same(picture, expected(page, lr, model))
     assert np.abs(picture - expected(page, lr, bicubic)).max() > 10
@@ -336,7 +336,7 @@ def test_everything_has_a_name(visit):
                          || part.textContent.trim())).map(part => part.outerHTML)"""
     )
     assert nameless == []
-    assert page.get_attribute('#state', 'role') == 'status' and page.get_attribute('html', 'lang') == 'en'
+    assert page.get_attribute('#said', 'role') == 'status' and page.get_attribute('html', 'lang') == 'en'
 
 
 def test_two_fingers_zoom_about_what_is_between_them(visit, cat):
@@ -411,7 +411,7 @@ def test_a_model_that_needs_too_much_memory_is_told(visit, cat):
         )
     )
     until(page, "document.getElementById('message').hidden === false")
-    assert 'not enough memory' in page.text_content('#sentence')
+    assert 'not enough memory' in page.text_content('#sentence') and page.text_content('#state') == 'Bicubic'
 
 
 @pytest.mark.parametrize(
