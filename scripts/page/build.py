@@ -98,13 +98,15 @@ def build(folder, modelzoo, runtime):
 def exported(path, folder, name, share, other=None):
     """Export the weights of `path`, blended with a `share` of those of `other`: a stop of the cleaning dial."""
     print(f'exporting {name}', flush=True)
-    model, licences = models.load(path), {licence_of(models.load(path), path)}
+    model = models.load(path)
+    licences = [licence_of(model, path)]
     if other is not None:
-        blend(model, models.load(other), share, other)
-        licences.add(licence_of(models.load(other), other))
+        cleaning = models.load(other)
+        blend(model, cleaning, share, other)
+        licences = [*(licences if share < 1 else []), licence_of(cleaning, other)]
     into = folder / 'models' / name
     into.mkdir(parents=True)
-    export(model, into, path if share < 1 else other, licence='; '.join(filter(None, licences)) or None)
+    export(model, into, path if share < 1 else other, licence='; '.join(dict.fromkeys(filter(None, licences))) or None)
     return {'clean': share, 'folder': f'models/{name}'}
 
 

@@ -246,6 +246,35 @@ def test_more_than_what_fits_on_the_screen_is_as_many_pixels_as_the_screen_has(v
     assert (shown[..., 3] == 255).all() and same(shown[..., :3], expected(page, lr, model))
 
 
+def test_bicubic_answers_in_the_next_frame(visit, cat):
+    page = visit()
+    dropped(page, cat)
+    scaled(page, 6)
+    wait_until_sharp(page)
+    changed = page.evaluate("""async () => {
+        const canvas = document.getElementById('bicubic'), stage = document.getElementById('stage');
+        const gl = canvas.getContext('webgl2'), answers = [];
+        const seen = () => {
+            const pixels = new Uint8Array(4 * canvas.width * canvas.height);
+            gl.readPixels(0, 0, canvas.width, canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+            return pixels;
+        };
+        const pointer = (kind, clientX) => stage.dispatchEvent(new PointerEvent(kind, { pointerId: 1, clientX,
+            clientY: 200, bubbles: true }));
+        stage.setPointerCapture = () => {};         // of a pointer that the browser does not know
+        pointer('pointerdown', 200);
+        for (const act of [() => pointer('pointermove', 160),
+                           () => stage.dispatchEvent(new WheelEvent('wheel', { deltaY: -120, bubbles: true }))]) {
+            const before = seen();
+            act();
+            await new Promise(requestAnimationFrame);
+            answers.push(seen().some((value, k) => value !== before[k]));
+        }
+        return answers;
+    }""")
+    assert changed == [True, True]
+
+
 def test_zooming_in_decodes_alone_and_moving_on_cancels(visit, cat):
     page = visit()
     dropped(page, cat)
