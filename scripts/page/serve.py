@@ -38,7 +38,8 @@ def server(folder, port):
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Serve a built page on this machine alone.')
+    parser = argparse.ArgumentParser(description='Serve a built page on this machine alone.', add_help=False)
+    parser.add_argument('-h', '-help', '--help', action='help', help='show this and stop')
     parser.add_argument('folder')
     parser.add_argument(
         '-port', '--port', type=int, default=8000, help='8000 if left out, or the next one that is free'
