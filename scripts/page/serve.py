@@ -6,6 +6,7 @@ python scripts/page/serve.py page
 import argparse
 import functools
 import http.server
+import sys
 
 HEADERS = {
     'Cross-Origin-Opener-Policy': 'same-origin',
@@ -32,9 +33,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a page that was closed while it loaded is no error
+            super().handle_error(request, client_address)
+
+
 def server(folder, port):
     """A server of a folder at a port of this machine, 0 for any that is free."""
-    return http.server.ThreadingHTTPServer(('127.0.0.1', port), functools.partial(Handler, directory=str(folder)))
+    return Server(('127.0.0.1', port), functools.partial(Handler, directory=str(folder)))
 
 
 def main():
