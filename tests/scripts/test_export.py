@@ -151,7 +151,7 @@ def test_precision_is_written_down(program, tmp_path):
 
 
 def test_weights_that_do_not_hold_are_refused(program, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, 'FEWEST_DB', 120)
+    monkeypatch.setattr(files, 'FEWEST_DB', 150)
     models.save('tiny.pth', randomised(TINY))
     refused(program(PROGRAM, '-model', 'tiny.pth', '-output', 'folder', '-precision', 'fp16'), 'dB', 'nothing is')
     assert list((tmp_path / 'folder').iterdir()) == []
