@@ -1,5 +1,7 @@
 """What `model.json` tells of exported graphs: what goes in and comes out, in which units, of which weights."""
 
+from typing import Any
+
 from models.rendering.render import FULLEST
 
 FORMAT = 1
@@ -18,7 +20,7 @@ SOME = (
 )
 
 
-def describe(model, encode, decode):
+def describe(model: Any, encode: Any, decode: Any) -> dict[str, Any]:
     """What is told of a model and its graphs, but for the weights' file, the files written, and how they are stored."""
     scales = [float(model.meta.get(key, default)) for key, default in zip(('scale_min', 'scale_max'), SCALES)]
     features = value('features', 'float32', ["H'", "W'", 'F'], "of the tile; H' = H + 2 pad, W' = W + 2 pad")
@@ -52,12 +54,12 @@ def describe(model, encode, decode):
     }
 
 
-def whole_image_only(model):
+def whole_image_only(model: Any) -> bool:
     """Whether tiles of an image are not encoded as parts of it: FEM wraps around, or windows start at multiples."""
     return model.spec['args'].get('fem') == 'circular' or hasattr(model.encoder, 'window')
 
 
-def axis(name, lines, blocks, pixels, most):
+def axis(name: str, lines: str, blocks: str, pixels: str, most: str) -> list[dict[str, Any]]:
     """The three inputs that tell where output pixels lie along an axis."""
     return [
         value(
@@ -78,5 +80,5 @@ def axis(name, lines, blocks, pixels, most):
     ]
 
 
-def value(name, kind, shape, meaning):
+def value(name: str, kind: str, shape: list[int | str], meaning: str) -> dict[str, Any]:
     return {'name': name, 'type': kind, 'shape': shape, 'meaning': meaning}

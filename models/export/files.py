@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,7 +28,9 @@ FEWEST_DB = 45  # between the pictures of weights stored in fewer bytes and of t
 PHOTO, SCALE = Path(__file__).resolve().parents[2] / 'scripts' / 'demo.png', (2.5, 3.3)  # that they are seen in
 
 
-def export(model, folder, weights, precision='fp32', licence=None):
+def export(
+    model: Any, folder: Path | str, weights: Path | str, precision: str = 'fp32', licence: str | None = None
+) -> dict[str, Any]:
     """Write `encode.onnx`, `decode.onnx` and `model.json`, the description, to a folder that exists.
 
     `weights`: the file that the model was loaded from. `precision`: how weights are stored, 'fp32', 'fp16' or 'int8';
@@ -67,27 +71,27 @@ def export(model, folder, weights, precision='fp32', licence=None):
     return told
 
 
-def exported(model):
+def exported(model: Any) -> Runtime:
     """A model in onnxruntime, without files."""
     return loaded(*made(model))
 
 
-def made(model):
+def made(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The ONNX models of a model's graphs, by name, and what is to be told of them."""
     needs('onnx', 'onnxscript')
     encode, decode = graphs(model)
     return ({'encode': encode_proto(encode), 'decode': decode_proto(encode, decode)}, describe(model, encode, decode))
 
 
-def loaded(protos, told):
+def loaded(protos: dict[str, Any], told: dict[str, Any]) -> Runtime:
     return Runtime(*(protos[name].SerializeToString() for name in ('encode', 'decode')), told)
 
 
-def digest(content):
+def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def decibels(*runtimes):
+def decibels(*runtimes: Runtime) -> float:
     """PSNR in dB between the pictures that two runtimes make of the bundled photo, values from 0 to 1."""
     lr = to_tensor(Image.open(PHOTO).convert('RGB'))[None]
     size = [round(n * scale) for n, scale in zip(lr.shape[-2:], SCALE)]
@@ -98,7 +102,7 @@ def decibels(*runtimes):
 # ---------------------------------------------------------------- graphs
 
 
-def encode_proto(encode):
+def encode_proto(encode: torch.nn.Module) -> Any:
     any_size = torch.export.Dim.DYNAMIC
     return traced(
         encode,
@@ -110,7 +114,7 @@ def encode_proto(encode):
     )
 
 
-def decode_proto(encode, decode):
+def decode_proto(encode: torch.nn.Module, decode: torch.nn.Module) -> Any:
     any_size, lr = torch.export.Dim.DYNAMIC, torch.rand(1, 3, 20, 23)
     with torch.no_grad():
         told = {'features': encode(lr)}
@@ -133,7 +137,14 @@ def decode_proto(encode, decode):
     return traced(decode, arguments, list(DECODE_INPUTS), 'rgb', shapes, names)
 
 
-def traced(graph, arguments, inputs, output, shapes, names):
+def traced(
+    graph: torch.nn.Module,
+    arguments: tuple[torch.Tensor, ...],
+    inputs: list[str],
+    output: str,
+    shapes: dict[str, Any],
+    names: dict[str, tuple[str, ...]],
+) -> Any:
     """The ONNX model of a graph, its sizes called `names` where they are dynamic, '' where they are not."""
     with quiet():
         program = torch.onnx.export(
@@ -159,7 +170,7 @@ def traced(graph, arguments, inputs, output, shapes, names):
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Without what the exporter warns of and logs, which is about torch itself."""
     logger = logging.getLogger('torch.onnx')
     level = logger.level
@@ -175,7 +186,7 @@ def quiet():
 # ---------------------------------------------------------------- licence
 
 
-def licence_of(model, weights):
+def licence_of(model: Any, weights: Path | str) -> str | None:
     """The licence of a weight file: what the file or the card beside it, `NAME.md`, says; None where neither does."""
     if isinstance(model.meta.get('licence'), str):
         return model.meta['licence']

@@ -18,6 +18,7 @@ pixels, `(h, w, 3)` in the scale of [0, 1], not clamped. Three inputs tell where
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ from models.rendering import grid
 from utils import UserError
 
 
-def graphs(model):
+def graphs(model: Any) -> tuple[nn.Module, nn.Module]:
     """The modules `encode` and `decode` of a model. Raises UserError for a kind of model that has none."""
     for kind, (encode, decode) in KINDS.items():
         if isinstance(model, kind):
@@ -43,7 +44,7 @@ def graphs(model):
     raise UserError(f'{model.spec["name"]!r} cannot be exported: there is no graph for this kind of model')
 
 
-def in_plain_operations(model):
+def in_plain_operations(model: nn.Module) -> nn.Module:
     """A copy of a model that does not choose by an input's size how to compute, as a graph cannot choose."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
@@ -52,12 +53,13 @@ def in_plain_operations(model):
     return model
 
 
-def plain(part):
+def plain(part: Any) -> nn.Module:
     """A part, or what computes the same for inputs of all sizes in the same way."""
     if isinstance(part, SIM):
         return nn.Sequential(with_norm(part), part.act, part.project)
     if isinstance(part, SinusoidBias):
         return Sinusoid(part)
+    made: nn.Module
     if isinstance(part, Conv2d):
         made = nn.Conv2d(part.in_channels, part.out_channels, part.kernel_size, padding=part.padding)
     elif isinstance(part, Linear):
@@ -68,7 +70,7 @@ def plain(part):
     return made.requires_grad_(False)
 
 
-def with_norm(sim):
+def with_norm(sim: SIM) -> nn.Conv2d:
     """SIM's first convolution and its batch norm as one convolution."""
     weight, bias, groups = sim.normed()
     made = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], 1, groups=groups).requires_grad_(False)
@@ -80,7 +82,7 @@ def with_norm(sim):
 class Sinusoid(nn.Module):
     """`SinusoidBias` with angles from -pi to pi: graphics cards are exact for no others, and here they reach 7161."""
 
-    def __init__(self, bias):
+    def __init__(self, bias: Any):
         super().__init__()
         weight = bias.proj.weight
         quarter = weight.shape[1] // 4
@@ -90,12 +92,12 @@ class Sinusoid(nn.Module):
         self.parts = nn.ParameterList(part.contiguous() for part in weight.split(quarter, dim=1))
         self.bias = bias.proj.bias
 
-    def along(self, axis, offset):
+    def along(self, axis: int, offset: torch.Tensor) -> torch.Tensor:
         turns = offset[..., None] * self.turns
         angle = 2 * math.pi * (turns - turns.round())
         return F.linear(angle.sin(), self.parts[axis]) + F.linear(angle.cos(), self.parts[axis + 2])
 
-    def constant(self):
+    def constant(self) -> torch.Tensor:
         return self.bias
 
 
@@ -105,12 +107,12 @@ class Sinusoid(nn.Module):
 class EncodeMSIT(nn.Module):
     """Features: the LR image in [-1, 1], the border continued, then query-and-key and value, zeros around."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         super().__init__()
         self.encoder, self.project, self.msno, self.mssa = model.encoder, model.project, model.msno, model.mssa
         self.pad = model.radius
 
-    def forward(self, lr):
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
         lr = (lr - 0.5) / 0.5
         around = (self.pad,) * 4
         maps = F.pad(torch.cat(self.mssa(self.msno(self.project(self.encoder(lr)))), dim=1), around)
@@ -125,7 +127,7 @@ class DecodeMSIT(nn.Module):
     many numbers are held at a time for each block, and for each place of an output pixel in it.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         super().__init__()
         first = model.imnet.layers[0]
         self.radius = self.reads = model.radius
@@ -141,7 +143,17 @@ class DecodeMSIT(nn.Module):
         self.floats_per_block = 2 * self.heads * window * hidden + 3 * window * 2 * self.channels
         self.floats_per_pixel = 3 * hidden + 3 * self.heads * window + 2 * self.channels
 
-    def forward(self, features, y, x, y_offset, x_offset, y_slot, x_slot, relative_cell):
+    def forward(
+        self,
+        features: torch.Tensor,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        y_offset: torch.Tensor,
+        x_offset: torch.Tensor,
+        y_slot: torch.Tensor,
+        x_slot: torch.Tensor,
+        relative_cell: torch.Tensor,
+    ) -> torch.Tensor:
         (rows, high), (columns, wide) = y_offset.shape, x_offset.shape
         many, heads, window = high * wide, self.heads, self.side**2
         step = torch.arange(self.side)
@@ -179,13 +191,13 @@ class DecodeMSIT(nn.Module):
         colour = self.after_first(hidden) + sampled[..., :3].flatten(0, 1)[wanted]
         return (colour * 0.5 + 0.5).reshape(len(y_slot), len(x_slot), 3)
 
-    def near(self, window):
+    def near(self, window: torch.Tensor) -> torch.Tensor:
         """The 3x3 pixels in the middle of windows `(N, K, C)`: `(N, 9, C)`."""
         middle = slice(self.radius - 1, self.radius + 2)
         return window.unflatten(1, (self.side, self.side))[:, middle, middle].flatten(1, 2)
 
 
-def asked_for(y_slot, x_slot, high, wide, columns):
+def asked_for(y_slot: torch.Tensor, x_slot: torch.Tensor, high: int, wide: int, columns: int) -> torch.Tensor:
     """Where the output pixels, row by row, are among those of all blocks, `(rows, columns, high, wide)` flattened."""
     row, column = y_slot // high, x_slot // wide  # of blocks
     of_row = (row * columns * high + y_slot - row * high) * wide
@@ -201,14 +213,14 @@ class EncodeLIIF(nn.Module):
 
     pad = 0
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         super().__init__()
         first = model.imnet.layers[0]
         self.encoder = model.encoder
         self.first = nn.Parameter(first.weight[:, :-4].unflatten(1, (-1, 3, 3)).contiguous())
         self.constant = first.bias
 
-    def forward(self, lr):
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
         maps = self.encoder((lr - 0.5) / 0.5)
         return F.conv2d(maps, self.first, self.constant, padding=1)[0].permute(1, 2, 0)
 
@@ -218,11 +230,11 @@ class EncodeLTE(nn.Module):
 
     pad = 0
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         super().__init__()
         self.encoder, self.coef, self.freq = model.encoder, model.coef, model.freq
 
-    def forward(self, lr):
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
         lr = (lr - 0.5) / 0.5
         maps = self.encoder(lr)
         frequency = self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
@@ -234,15 +246,26 @@ class LocalEnsemble(nn.Module):
     not needed: the axes are taken apart into output rows and columns."""
 
     reads, floats_per_block = 1, 0
+    corner: Any  # what one of the four says, given by each kind of model
 
-    def forward(self, features, y, x, y_offset, x_offset, y_slot, x_slot, relative_cell):
+    def forward(
+        self,
+        features: torch.Tensor,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        y_offset: torch.Tensor,
+        x_offset: torch.Tensor,
+        y_slot: torch.Tensor,
+        x_slot: torch.Tensor,
+        relative_cell: torch.Tensor,
+    ) -> torch.Tensor:
         rows = self.neighbours(y, y_offset, y_slot, features.shape[0])
         columns = self.neighbours(x, x_offset, x_slot, features.shape[1])
         maps = features.flatten(0, 1)
         # 1e9 times those of `local_ensemble`, whose 1e-9 the exporter takes for nothing and drops
         area = [[(row[1][:, None] * column[1]).abs() * 1e9 + 1 for column in columns] for row in rows]
         total = sum(area[0] + area[1])
-        colour = 0
+        colour = torch.zeros(())
         for a, (row, dy, row_share) in enumerate(rows):
             for b, (column, dx, column_share) in enumerate(columns):
                 said = maps[(row[:, None] * features.shape[1] + column).flatten()]
@@ -253,7 +276,9 @@ class LocalEnsemble(nn.Module):
                 )
         return colour * 0.5 + 0.5
 
-    def neighbours(self, pixel, offset, slot, n_lr):
+    def neighbours(
+        self, pixel: torch.Tensor, offset: torch.Tensor, slot: torch.Tensor, n_lr: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """The LR pixels before and after the output pixels of an axis: twice (pixel, offset from it to the output
         pixel where an LR pixel counts 2, share in linear interpolation)."""
         pixel, offset = pixel[:, None].expand_as(offset).flatten()[slot], offset.flatten()[slot]
@@ -264,24 +289,26 @@ class LocalEnsemble(nn.Module):
 
 
 class DecodeLIIF(LocalEnsemble):
-    def __init__(self, model):
+    def __init__(self, model: Any):
         super().__init__()
         self.where = nn.Parameter(model.imnet.layers[0].weight[:, -4:].contiguous())
         self.after_first = model.imnet.layers[1:]
         self.floats_per_pixel = 4 * len(self.where)
 
-    def corner(self, first, dy, dx, relative_cell, weight, bilinear):
+    def corner(self, first: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
+        dy, dx, relative_cell, weight, _ = where
         hidden = first + dy * self.where[:, 0] + dx * self.where[:, 1] + F.linear(relative_cell, self.where[:, 2:])
         return weight * self.after_first(hidden)
 
 
 class DecodeLTE(LocalEnsemble):
-    def __init__(self, model):
+    def __init__(self, model: Any):
         super().__init__()
         self.phase, self.imnet, self.waves = model.phase, model.imnet, model.coef.out_channels
         self.floats_per_pixel = 6 * self.waves
 
-    def corner(self, maps, dy, dx, relative_cell, weight, bilinear):
+    def corner(self, maps: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
+        dy, dx, relative_cell, weight, bilinear = where
         lr, amplitude, along_y, along_x = maps.split([3, self.waves, self.waves // 2, self.waves // 2], dim=-1)
         angle = math.pi * (along_y * dy + along_x * dx + self.phase(relative_cell))
         told = self.imnet(amplitude * torch.cat([angle.cos(), angle.sin()], dim=-1))

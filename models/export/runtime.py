@@ -1,7 +1,9 @@
 """Rendering by exported graphs in onnxruntime: what checks and times them."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ TILE = 256  # LR pixels to a side that are encoded at a time, besides the margin
 FLOATS = 4e6  # numbers that decoding holds at a time
 
 
-def needs(*modules):
+def needs(*modules: str) -> None:
     """Raise UserError if one of the modules, which are called like their packages, cannot be imported."""
     for module in modules:
         try:
@@ -25,7 +27,7 @@ def needs(*modules):
             ) from error
 
 
-def axes(rows, columns, lr_size, size):
+def axes(rows: grid.Blocks, columns: grid.Blocks, lr_size: Sequence[int], size: Sequence[int]) -> dict[str, np.ndarray]:
     """What `decode` is given besides features: numpy arrays by name, of the `grid.Blocks` of both axes."""
     told = {'relative_cell': grid.relative_cell(lr_size, size).float()}
     for axis, blocks in (('y', rows), ('x', columns)):
@@ -39,7 +41,7 @@ class Runtime:
     `description` is that of `models.export.export`. Raises UserError if onnxruntime is not installed.
     """
 
-    def __init__(self, encode, decode, description):
+    def __init__(self, encode: Path | bytes, decode: Path | bytes, description: dict[str, Any]):
         needs('onnxruntime')
         import onnxruntime
 
@@ -53,7 +55,7 @@ class Runtime:
         )
         self.description = description
 
-    def render(self, lr, size):
+    def render(self, lr: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """`lr (1, 3, H, W)`, a tensor in [0, 1], at `size = (h, w)`: `(1, 3, h, w)`, not clamped."""
         lr_size, told = lr.shape[-2:], self.description
         blocks = [grid.Blocks(*axis, fullest=FULLEST) for axis in zip(lr_size, size)]

@@ -1,12 +1,14 @@
 """Weights of an ONNX model in fewer bytes: runtimes turn them into float32 when they load or run it."""
 
+from typing import Any
+
 import numpy as np
 
 SMALLEST = 256  # numbers; smaller weights stay as they are
 KINDS = 'fp32', 'fp16', 'int8'
 
 
-def stored(proto, kind):
+def stored(proto: Any, kind: str) -> Any:
     """A copy of an ONNX model with its large float32 weights in half precision ('fp16') or as whole numbers from -127
     to 127 with a scale for each output channel ('int8')."""
     from onnx import helper, numpy_helper
@@ -41,7 +43,7 @@ def stored(proto, kind):
     return made
 
 
-def output_channels(proto):
+def output_channels(proto: Any) -> dict[str, int]:
     """Which axis of a weight the output channels lie along, by its name: the last one where a product has it on the
     right, else the first."""
     axes = {}

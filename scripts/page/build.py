@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from models.export import export, licence_of  # noqa: E402
-from utils import Parser, UserError, about, check_folder, run_main, write_json  # noqa: E402
+from utils import Parser, UserError, check_folder, error_prefix, run_main, write_json  # noqa: E402
 
 SERVED = '*.html', '*.css', '*.js'
 RUNTIME = (
@@ -114,7 +114,7 @@ def blend(model, other, share, path):
     """Move a model's weights by `share` of the way to those of `other`, which `path` holds."""
     state, towards = model.state_dict(), other.state_dict()
     if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in towards.items()}:
-        with about(path):
+        with error_prefix(path):
             raise UserError('these weights are of another architecture than the light ones and cannot be blended')
     for key, value in state.items():
         if value.is_floating_point():
