@@ -28,7 +28,7 @@ class SIM(nn.Module):
         weight, bias, groups = self.normed()
         return F.conv2d(x, weight, bias, groups=groups)
 
-    def normed(self):
+    def normed(self) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Weight, bias and groups of the convolution that `expand` and `norm` are together in evaluation."""
         expand, norm = self.expand, self.norm
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
