@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 import models  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from models.device import PRECISIONS, choose_device, timed  # noqa: E402
+from models.export import exported  # noqa: E402
 from models.mlp import Linear  # noqa: E402
 from models.native import library, msit_decoder, winograd  # noqa: E402
 from models.rendering import first_layer, grid  # noqa: E402
@@ -157,12 +158,12 @@ def product_rate(device, dtype):
     return n**3 / min(median_seconds(work, device) for _ in range(6) for work in works)
 
 
-def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
+def benchmark(contenders, lr, size, precisions, repeats, turn, against_query, runtimes=None):
     """Measure all models at one size in turns, so that other load on the machine affects all of them alike. A turn is
     as many runs as start within `turn` seconds, so that caches and memory are as in steady work.
 
     `contenders`: models by name. Returns a dict of medians for each name and precision; with `against_query`, those in
-    fp32 include `query`.
+    fp32 include `query`, and those of the models in `runtimes`, exported as ONNX, include onnxruntime.
     """
     works = {}
     for name, model in contenders.items():
@@ -170,6 +171,8 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
             works[name, precision, 'render'] = partial(model.render, lr, size, precision=precision)
         if against_query and 'fp32' in precisions:
             works[name, 'fp32', 'query'] = partial(by_query, model, lr, size)
+        if name in (runtimes or {}) and 'fp32' in precisions:
+            works[name, 'fp32', 'onnxruntime'] = partial(runtimes[name].render, lr, size)
     seconds = {key: [] for key in works}
     for _ in range(1 + repeats):
         for key, work in works.items():
@@ -178,6 +181,9 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
     for (name, precision, way), work in works.items():
         row = rows.setdefault((name, precision), {'model': name, 'precision': precision})
         runs = seconds[name, precision, way][1:]  # the first turn warms up
+        if way == 'onnxruntime':
+            row['onnxruntime seconds'] = statistics.median(runs)
+            continue
         row |= {
             f'{way} seconds': statistics.median(runs),
             f'{way} memory': peak_memory(work, lr.device),
@@ -211,6 +217,7 @@ COLUMNS = {  # headings: the key of a row, its format, and a factor
     'render s': ('render seconds', '.3f', 1),
     'query s': ('query seconds', '.3f', 1),
     'speed-up': ('speedup', '.1f', 1),
+    'onnxruntime s': ('onnxruntime seconds', '.3f', 1),
     'render peak MB': ('render memory', '.0f', 1e-6),
     'query peak MB': ('query memory', '.0f', 1e-6),
     'G multiply-adds': ('render multiply-adds', '.1f', 1e-9),
@@ -221,12 +228,14 @@ COLUMNS = {  # headings: the key of a row, its format, and a factor
 
 def table(rows):
     """The rows as a Markdown table; cells of what was not measured are empty."""
-    lines = [list(COLUMNS), ['---'] * len(COLUMNS)]
+    asked = any('onnxruntime seconds' in row for row in rows)
+    columns = {name: column for name, column in COLUMNS.items() if asked or name != 'onnxruntime s'}
+    lines = [list(columns), ['---'] * len(columns)]
     for row in rows:
         lines.append(
             [
                 '' if row.get(key) is None else format(row[key] if factor is None else row[key] * factor, form)
-                for key, form, factor in COLUMNS.values()
+                for key, form, factor in columns.values()
             ]
         )
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
@@ -246,6 +255,7 @@ def parse():
     parser.add_argument('-repeats', type=positive, default=3, help='interleaved turns')
     parser.add_argument('-turn', type=float, default=2, help='seconds of a turn: short work is run several times')
     parser.add_argument('-no-query', action='store_true', help='leave out the evaluation point by point')
+    parser.add_argument('-onnx', action='store_true', help='also export the models and time onnxruntime, on the CPU')
     parser.add_argument('-output', type=Path, help='JSON file')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps (default: chosen automatically)')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
@@ -258,12 +268,17 @@ def main(args):
     device = choose_device(args.device)
     scales = [parse_scale(text) for text in args.scales]
     contenders = {name: build(name).to(device) for name in args.models}
+    if args.onnx and device.type != 'cpu':
+        raise UserError(f'onnxruntime is timed on the CPU alone, not beside {device}')
+    with_graphs = [name for name in args.models if args.onnx and name not in models.WITHOUT_WEIGHTS]
+    runtimes = {name: exported(contenders[name]) for name in with_graphs}
     rates, rows = product_rates(device, args.precision), []
     for height, width in args.inputs:
         lr = torch.rand(1, 3, height, width, device=device)
         for scale in scales:
             enlarged = round(height * scale[0]), round(width * scale[1])
-            for row in benchmark(contenders, lr, enlarged, args.precision, args.repeats, args.turn, not args.no_query):
+            turns = args.precision, args.repeats, args.turn, not args.no_query
+            for row in benchmark(contenders, lr, enlarged, *turns, runtimes):
                 row |= {'input': f'{height}x{width}', 'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale))}
                 rows.append(row)
     # measured again, as the machine may have been busy

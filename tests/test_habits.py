@@ -10,7 +10,9 @@ from conftest import ROOT
 ANNOTATED = ['models', 'datasets', 'utils.py', 'test.py', 'train.py', 'demo.py', 'scripts/prepare_data.py']
 HIDDEN = ('self', 'cls')
 LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')
-PAGES = sorted(path for path in ROOT.rglob('*.md') if not {'.venv', 'data', 'save'} & {*path.relative_to(ROOT).parts})
+PAGES = sorted(
+    path for path in ROOT.rglob('*.md') if not {'.venv', '.cache', 'data', 'save'} & {*path.relative_to(ROOT).parts}
+)
 NOT_YET: set[str] = set()
 
 

@@ -17,6 +17,7 @@ MAY_IMPORT = {
         *('models', 'models.layers', 'models.rendering', 'models.weights', 'models.evaluation'),
         *('datasets', 'datasets.pictures'),
     },
+    'models.export': {'models', 'models.layers', 'models.rendering'},
     'datasets': {'datasets.pictures'},  # which read files
     'datasets.pictures': {'datasets'},
     'datasets.preparation': {'datasets'},

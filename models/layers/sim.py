@@ -25,11 +25,16 @@ class SIM(nn.Module):
 
     def expand_normed(self, x: torch.Tensor) -> torch.Tensor:
         """What `expand` and `norm` give in evaluation, where the norm is a part of the convolution."""
+        weight, bias, groups = self.normed()
+        return F.conv2d(x, weight, bias, groups=groups)
+
+    def normed(self) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Weight, bias and groups of the convolution that `expand` and `norm` are together in evaluation."""
         expand, norm = self.expand, self.norm
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = (expand.bias - norm.running_mean) * gain + norm.bias
         weight, groups = merged(expand.weight * gain[:, None, None, None], expand.groups)
-        return F.conv2d(x, weight, bias, groups=groups)
+        return weight, bias, groups
 
 
 def merged(weight: torch.Tensor, groups: int) -> tuple[torch.Tensor, int]:

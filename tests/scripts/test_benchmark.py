@@ -80,6 +80,18 @@ def test_query_may_be_left_out(benchmark):
     assert not any('query seconds' in row for row in json.loads(Path('rows.json').read_text())['rows'])
 
 
+def test_onnxruntime_beside_render(benchmark):
+    for package in ('onnxruntime', 'onnxscript'):
+        pytest.importorskip(package)
+    status, out, err = benchmark('-scales', '2', '-no-query', '-onnx', '-output', 'rows.json')
+    assert (status, err) == (0, '')
+    rows = json.loads(Path('rows.json').read_text())['rows']
+    assert [row.get('onnxruntime seconds', 0) > 0 for row in rows] == [True, True, True, False]  # bicubic has no graphs
+    assert out.splitlines()[1].count('onnxruntime s') == 1 and {line.count('|') for line in out.splitlines()[1:]} == {
+        17
+    }
+
+
 def test_multiply_adds_and_all_pixels():
     script = runpy.run_path(str(ROOT / PROGRAM))
     a, b, into = torch.rand(2, 3, 5), torch.rand(2, 5, 7), torch.rand(2, 3, 7)
