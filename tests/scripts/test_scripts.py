@@ -72,11 +72,11 @@ def test_only_what_is_missing_or_changed_is_installed(project):
     run(project, 'demo.sh')
     done, asked = run(project, 'test.sh', '-k', 'some test')
     assert done.returncode == 0 and asked[0].endswith('project/tests/requirements.txt')
-    assert asked[1:] == [*CHECKS, '-m pytest -q -k some test']
+    assert asked[1:] == [*CHECKS, '-m pytest -q -n auto --dist loadfile -k some test']
 
     (project / 'requirements.txt').write_text('torch\neinops\n')
     _, asked = run(project, 'test.sh')
-    assert asked[0].endswith('project/requirements.txt') and asked[1:] == [*CHECKS, '-m pytest -q']
+    assert asked[0].endswith('project/requirements.txt') and asked[1:] == [*CHECKS, '-m pytest -q -n auto --dist loadfile']
 
 
 @needs_bash
@@ -108,13 +108,13 @@ def test_old_python_is_refused_in_one_line(project):
 
 
 @needs_bash
-@pytest.mark.parametrize('failing', [*CHECKS, '-m pytest -q'])
+@pytest.mark.parametrize('failing', [*CHECKS, '-m pytest -q -n auto --dist loadfile'])
 def test_a_failure_of_any_part_is_the_script_s_and_stops_no_other(project, failing):
     run(project, 'test.sh')
     fake = project / '.venv/bin/python'
     fake.write_text(f'#!/bin/sh\necho "$*" >> "$LOG"\ntest "$*" != "{failing}" || exit 5\n')
     done, asked = run(project, 'test.sh')
-    assert done.returncode == 5 and asked == [*CHECKS, '-m pytest -q']
+    assert done.returncode == 5 and asked == [*CHECKS, '-m pytest -q -n auto --dist loadfile']
 
 
 @needs_bash
