@@ -11,16 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils import UserError
+from utils import UserError, cubic
 
 Scale = float | Sequence[float]  # one number, or (sy, sx)
-
-
-def cubic(x: np.ndarray) -> np.ndarray:
-    """The cubic convolution kernel with a = -1/2 (Keys, 1981)."""
-    x = np.abs(x)
-    inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
 
 
 def matlab_taps(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:

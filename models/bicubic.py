@@ -9,6 +9,7 @@ from models.registry import register
 from models.rendering import grid
 from models.rendering.implicit import ImplicitModel
 from models.rendering.render import check_image
+from utils import cubic
 
 
 @register('bicubic')
@@ -70,12 +71,6 @@ def weights(offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     tap = torch.arange(-radius, radius + 1, device=offset.device)
     weight = cubic((offset[..., None] - tap) / stretch[..., None])
     return weight / weight.sum(dim=-1, keepdim=True)
-
-
-def cubic(x: torch.Tensor) -> torch.Tensor:
-    """The cubic convolution kernel with a = -1/2 (Keys, 1981)."""
-    x = x.abs()
-    return torch.where(x <= 1, (1.5 * x - 2.5) * x * x + 1, torch.where(x <= 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0))
 
 
 def blend(

@@ -76,7 +76,10 @@ def test_only_what_is_missing_or_changed_is_installed(project):
 
     (project / 'requirements.txt').write_text('torch\neinops\n')
     _, asked = run(project, 'test.sh')
-    assert asked[0].endswith('project/requirements.txt') and asked[1:] == [*CHECKS, '-m pytest -q -n auto --dist loadfile']
+    assert asked[0].endswith('project/requirements.txt') and asked[1:] == [
+        *CHECKS,
+        '-m pytest -q -n auto --dist loadfile',
+    ]
 
 
 @needs_bash
