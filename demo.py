@@ -3,32 +3,37 @@
 import argparse
 import collections
 import contextlib
+import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that importing torch takes
+
 import torch
-from torchvision.transforms.functional import to_tensor
+from PIL import Image
 from tqdm import tqdm
 
 import models
 from datasets.pictures.animation import check_animation, write_animation
+from datasets.pictures.colour import to_srgb, unlike_srgb
 from datasets.pictures.figures import comparison
-from datasets.pictures.image_io import Picture, check_output, open_writer, over_white, read_image, write_image
-from datasets.pictures.jobs import plan
+from datasets.pictures.image_io import Picture, check_output, open_writer, over_white, read_image, write_figure
+from datasets.pictures.jobs import Job, Plan, in_words, plan
 from datasets.pictures.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
-from datasets.resize import matlab_resize
 from models.device import PRECISIONS, choose_device
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom
-from utils import Parser, UserError, about, run_main
+from utils import Note, Parser, UserError, error_prefix, pixel, positive, run_main, shard
 
 BUNDLED = Path(__file__).resolve().parent / 'modelzoo' / 'EDSR_light_MSIT.pth'
 TRAINED = 1, 8  # scales, where a weight file does not tell
 DEPTH, FRAMES, LARGEST_FRAME = 16, 81, 400  # of a zoom: how much closer, and pixels a side if no size is asked for
 EXAMPLES = """examples:
-  demo.py -input photo.jpg -scale 3.7 -output large.png
+  demo.py -input photo.jpg -scale 3.7 -output large.png               or demo.py photo.jpg -scale 3.7 -o large.png
   demo.py -input photo.jpg -resolution 2160, -output large.png -compare beside_bicubic.png
   demo.py -input photos -longest 3840 -format webp -output large      a folder and its folders; run again, it goes on
   demo.py -input "scans/*.tif" letter.png -scale 2,3.5 -output large  more than one
@@ -36,14 +41,16 @@ EXAMPLES = """examples:
   demo.py -input photo.jpg -zoom 310,420 -output zoom.gif"""
 
 
-def parse():
+def parse() -> argparse.Namespace:
+    """The arguments of the command line."""
     parser = Parser('Super-resolve images to any size.')
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
-    parser.add_argument('-input', required=True, nargs='+', metavar='PATH', help='images, folders, patterns as "*.jpg"')
-    parser.add_argument('-output', required=True, metavar='PATH', help='the result, format by extension; or a folder')
+    parser.add_argument('inputs', nargs='*', metavar='PATH', help='as -input')
+    parser.add_argument('-input', '-i', nargs='+', metavar='PATH', help='images, folders, patterns as "*.jpg"')
+    parser.add_argument('-output', '-o', metavar='PATH', help='the result, format by extension; or a folder')
     parser.add_argument(
         '-format',
-        choices=['png', 'jpg', 'webp', 'tiff', 'bmp'],
+        choices=['png', 'jpg', 'webp', 'tiff', 'bmp', 'avif'],
         help="of results in a folder; each input's own if left out, PNG where that cannot be written",
     )
     parser.add_argument('-overwrite', action='store_true', help='replace results that exist')
@@ -54,7 +61,7 @@ def parse():
         dest='size',
         type=by_scale,
         metavar='S',
-        help='how much larger: 3.7, or 2,3.5 for height,width; 4 if left out',
+        help='how much larger: 3.7, or 2,3.5 (or 2x3.5) for height,width; 4 if left out',
     )
     size.add_argument(
         '-resolution',
@@ -69,11 +76,11 @@ def parse():
         '-compare',
         type=Path,
         metavar='PATH',
-        help='also write a picture of the result beside bicubic; a folder where -output is one',
+        help='also write a figure of the result beside bicubic; a folder where -output is one',
     )
     parser.add_argument(
         '-zoom',
-        type=point,
+        type=pixel,
         metavar='Y,X',
         help=f'write a GIF or MP4 instead that zooms {DEPTH} times into this pixel of the input',
     )
@@ -86,17 +93,25 @@ def parse():
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
     parser.add_argument('-quiet', action='store_true', help='print errors only')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.input = [*args.inputs, *(args.input or [])]
+    missing = [option for option in ('-input', '-output') if not getattr(args, option[1:])]
+    if missing:
+        parser.error(f'missing: {" and ".join(missing)}')
+    return args
 
 
-def main(args):
+def main(args: argparse.Namespace) -> int | None:
+    """Run the program with the arguments of `parse`. Returns its exit status."""
+    if args.quiet:
+        warnings.simplefilter('ignore', Note)
     if args.zoom and (args.format or args.compare or args.shard):
         raise UserError('-zoom does not go with -format, -compare and -shard')
     check = check_animation if args.zoom else check_output
-    jobs, folder, others = plan(
+    todo = plan(
         args.input, args.output, args.format and f'.{args.format}', args.compare, args.overwrite, args.shard, check
     )
-    if args.zoom and folder:
+    if args.zoom and todo.into_folder:
         raise UserError('-zoom makes one file of one image')
     upscaler = Upscaler(
         models.load(args.model),
@@ -106,9 +121,9 @@ def main(args):
         precision=args.precision,
         progress=not (args.quiet or args.zoom) and sys.stderr.isatty(),
     )
-    if folder:
-        return super_resolve_all(jobs, others, args, upscaler)
-    facts, notes = (write_zoom if args.zoom else super_resolve)(*jobs, args, upscaler)
+    if todo.into_folder:
+        return super_resolve_all(todo, args, upscaler)
+    facts, notes = (write_zoom if args.zoom else super_resolve)(*todo.jobs, args, upscaler)
     if not args.quiet:
         print('\n'.join(f'{name:8} {fact}' for name, fact in facts.items()))
         for note in notes:
@@ -118,16 +133,19 @@ def main(args):
 # ---------------------------------------------------------------- doing it
 
 
-def super_resolve_all(jobs, others, args, upscaler):
+def super_resolve_all(todo: Plan, args: argparse.Namespace, upscaler: Upscaler) -> int:
     """Do what is not done yet, past images that fail, told at the end. The exit status: 1 if there were any."""
+    jobs = todo.jobs
     waiting = jobs if args.overwrite else [job for job in jobs if not job.done]
-    failed, said = [], collections.Counter()
+    failed, said = list(todo.problems), collections.Counter()
+    written = 0
     for number, job in enumerate(waiting, 1):
         try:
             for path in filter(None, (job.target, job.compare)):
                 make_folder(path.parent)
             facts, notes = super_resolve(job, args, upscaler)
             line = f'{facts["output"]}  {facts["size"]}  {facts["seconds"]} s'
+            written += 1
         except UserError as error:
             failed.append(error)
             line, notes = f'{job.source}  failed', []
@@ -143,31 +161,29 @@ def super_resolve_all(jobs, others, args, upscaler):
                 print(f'note: {note}: of {times} images', file=sys.stderr)
         there = len(jobs) - len(waiting)
         print(
-            f'{len(waiting) - len(failed)} of {len(jobs)} images written to {args.output}'
+            f'{written} of {len(jobs)} images written to {args.output}'
             + (f', {there} were there already (-overwrite makes them anew)' if there else '')
-            + (f', other files left out: {others}' if others else '')
+            + (f', other files left out: {in_words(todo.others)}' if todo.others else '')
         )
     for error in failed:
         print(f'failed: {" ".join(str(error).split())}', file=sys.stderr)
     return 1 if failed else 0
 
 
-def make_folder(path):
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in. Raises UserError if that cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'{path}: the folder cannot be made ({error.strerror})') from error
 
 
-def super_resolve(job, args, upscaler):
+def super_resolve(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tuple[dict, list[str]]:
     """Do a job: what there is to tell of it, and notes."""
     picture, notes = read_image(job.source)
     input_size = tuple(picture.rgb.shape[-2:])
-    with about(job.source):
+    with error_prefix(job.source):
         size = output_size(input_size, args.size or by_scale('4'))
-    check_output(job.target, size)
-    if job.compare:
-        check_output(job.compare)
     strips = upscaler.strips(size)
     if job.compare and len(strips) > 1:
         raise UserError(
@@ -175,15 +191,16 @@ def super_resolve(job, args, upscaler):
             'comparison needs it; leave out -compare'
         )
     start = time.perf_counter()
-    with about(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
+    with error_prefix(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
         for rows in strips:
             result = upscaler(picture, size, rows)
             writer.write(result.rgb if result.alpha is None else torch.cat([result.rgb, result.alpha]))
     seconds = time.perf_counter() - start
     notes += writer.notes
     if job.compare:
-        figure = beside_bicubic(picture, result, upscaler.model.spec['name'].upper())
-        write_image(job.compare, Picture(to_tensor(figure)))
+        with error_prefix(job.source), as_notes(notes):
+            figure = beside_bicubic(picture, result, upscaler.model.spec['name'].upper())
+        notes += write_figure(job.compare, figure, picture.labels)
     scales = [n / m for n, m in zip(size, input_size)]
     facts = {
         'output': job.target,
@@ -197,19 +214,30 @@ def super_resolve(job, args, upscaler):
     return {name: fact for name, fact in facts.items() if fact is not None}, notes + beyond(upscaler.model, scales)
 
 
-def beside_bicubic(picture, result, label):
-    """The comparison, a PIL image, of the input, bicubic and the model's result, all seen before white."""
-    lr, sr = (p.rgb if p.alpha is None else over_white(p.rgb, p.alpha.clamp(0, 1)) for p in (picture, result))
-    size = sr.shape[-2:]
-    scale = [n / m for n, m in zip(size, lr.shape[-2:])]
-    bicubic = matlab_resize(lr.permute(1, 2, 0).numpy(), size, scale, to_uint8=False)
-    return comparison(lr, [('bicubic', torch.from_numpy(bicubic).float().permute(2, 0, 1)), (label, sr)])
+def beside_bicubic(picture: Picture, result: Picture, label: str) -> Image.Image:
+    """The figure of the input, bicubic and the model's result, all seen before white, as sRGB."""
+    lr, sr = seen(picture), seen(result)
+    bicubic = models.make({'name': 'bicubic'}).render(lr[None], sr.shape[-2:])[0]
+    return comparison(lr, [('bicubic', bicubic), (label, sr)])
 
 
-def write_zoom(job, args, upscaler):
+def seen(picture: Picture) -> torch.Tensor:
+    """`(3, H, W)`: a `Picture` before white, as sRGB; with a warning where its profile cannot be applied."""
+    rgb = picture.rgb if picture.alpha is None else over_white(picture.rgb, picture.alpha.clamp(0, 1))
+    try:
+        return to_srgb(rgb, picture.icc) if picture.icc else rgb
+    except UserError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return rgb
+
+
+def write_zoom(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tuple[dict, list[str]]:
     """As `super_resolve`, the job's target an animation."""
     picture, notes = read_image(job.source)
-    lr = picture.rgb if picture.alpha is None else over_white(picture.rgb, picture.alpha)
+    with as_notes(notes):
+        lr = seen(picture)
+    unlike = unlike_srgb(picture.labels, picture.icc)
+    notes += [f'an animation is written without {" and ".join(unlike)}: its colours look different'] * bool(unlike)
     input_size = tuple(lr.shape[-2:])
     if not all(at < n for at, n in zip(args.zoom, input_size)):
         extent = f'{input_size[0]} x {input_size[1]} pixels'
@@ -218,7 +246,7 @@ def write_zoom(job, args, upscaler):
     size = [max(1, n - n % 2) for n in size]  # as video wants it
     first = first_scale(input_size, size)
     start = time.perf_counter()
-    with about(job.source), as_notes(notes):
+    with error_prefix(job.source), as_notes(notes):
         frames = zoom(upscaler.image, lr, size, args.zoom, DEPTH, FRAMES)
         frames = tqdm(frames, total=FRAMES, unit='frame', leave=False, disable=args.quiet or None)
         write_animation(job.target, frames)
@@ -229,10 +257,10 @@ def write_zoom(job, args, upscaler):
         'scale': f'{first:.4g} to {first * DEPTH:.4g}',
         'device': upscaler.device,
         'seconds': f'{time.perf_counter() - start:.2f}',
-    }, dict.fromkeys(notes)
+    }, list(dict.fromkeys(notes))
 
 
-def beyond(model, scales):
+def beyond(model: torch.nn.Module, scales: list[float]) -> list[str]:
     """Notes on `scales` that the weights were not trained for."""
     low, high = (model.meta.get(key, default) for key, default in zip(('scale_min', 'scale_max'), TRAINED))
     if model.spec['name'] in models.WITHOUT_WEIGHTS or low <= min(scales) <= max(scales) <= high:
@@ -241,44 +269,12 @@ def beyond(model, scales):
 
 
 @contextlib.contextmanager
-def as_notes(notes):
+def as_notes(notes: list[str]) -> Iterator[None]:
     """Warnings become notes, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         yield
     notes += dict.fromkeys(str(warning.message) for warning in caught)
-
-
-# ---------------------------------------------------------------- arguments
-
-
-def positive(text):
-    """'64' to 64."""
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:19])):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 up')
-    return int(text[:19])
-
-
-def point(text):
-    """'310,420' to (310, 420)."""
-    try:
-        y, x = map(int, text.split(','))
-    except ValueError:
-        y = x = -1
-    if min(y, x) < 0:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a row and a column of the input, as 310,420')
-    return y, x
-
-
-def shard(text):
-    """'2/8' to (2, 8)."""
-    try:
-        part, parts = map(int, text.split('/'))
-    except ValueError:
-        part = parts = 0
-    if not 1 <= part <= parts:
-        raise argparse.ArgumentTypeError(f'{text!r} is not one of a number of shares, as 2/8')
-    return part, parts
 
 
 if __name__ == '__main__':

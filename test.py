@@ -3,9 +3,13 @@
 python test.py -config configs/test/test-set5-4.yaml -model modelzoo/EDSR_light_MSIT.pth
 """
 
+import argparse
 import math
-import sys
+import signal
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that importing torch takes
 
 import torch
 
@@ -14,10 +18,10 @@ from datasets.pictures.image_io import Picture, write_image
 from models.device import choose_device
 from models.evaluation.loop import evaluate
 from models.evaluation.sets import caption, make_set, read_config
-from utils import Parser, UserError, about, check_folder, run_main, write_json, write_text
+from utils import Parser, UserError, check_folder, error_prefix, run_main, write_json, write_text
 
 
-def parse():
+def parse() -> argparse.Namespace:
     parser = Parser('Evaluate a model on a benchmark set.')
     parser.add_argument('-config', required=True, type=Path, metavar='FILE', help='what on, see configs/test')
     parser.add_argument('-model', required=True, type=Path, metavar='FILE', help='weights')
@@ -30,17 +34,17 @@ def parse():
     return parser.parse_args()
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     config = read_config(args.config)
     protocol = config['protocol']
-    with about(args.config):
+    with error_prefix(args.config):
         dataset = make_set(config['dataset'], protocol)
     folder, stem = Path('save') / (args.name or args.model.stem), args.config.stem
     check_folder(folder / stem if args.save_images else folder)
     device = choose_device(args.device)
     model = models.load(args.model).to(device)
 
-    def receive(name, image):
+    def receive(name: str, image: torch.Tensor) -> None:
         if not image.isfinite().all():
             raise UserError(f'{name}: the model makes values that are not finite')
         if args.save_images:
@@ -52,7 +56,6 @@ def main(args):
         dataset,
         protocol,
         device,
-        progress=sys.stderr.isatty(),
         eight_bit=args.eight_bit,
         each=receive,
         ensemble=args.ensemble,
@@ -74,7 +77,7 @@ def main(args):
     print(f'written: {folder / stem}.txt and .json' + (f', images in {folder / stem}' if args.save_images else ''))
 
 
-def table(results):
+def table(results: dict) -> str:
     """The results as text: one line an image, and the means of the images' values."""
     images = results['images']
     width = max(len(image['name']) for image in [*images, {'name': 'average'}])

@@ -1,8 +1,16 @@
 """Which samples make a batch: a function of the step, the rank and the part, so nothing is to be remembered."""
 
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
 import signal
+import threading
+import traceback
+from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
+
+from utils import UserError, is_out_of_memory
 
 
 class Numbers:
@@ -12,7 +20,7 @@ class Numbers:
     one after the other: however they are shared, a step has the same samples.
     """
 
-    def __init__(self, start, steps, batch_size, rank, ranks, parts):
+    def __init__(self, start: int, steps: int, batch_size: int, rank: int, ranks: int, parts: int):
         self.steps, self.batch_size = range(start, steps), batch_size
         self.share = batch_size // (ranks * parts)
         self.parts = range(rank * parts, (rank + 1) * parts)
@@ -27,14 +35,104 @@ class Numbers:
                 yield range(first, first + self.share)
 
 
-def loader(samples, numbers, workers, pin_memory):
-    """Batches of `samples`, a mapping of numbers to samples, by lists of `numbers`."""
-    return DataLoader(
-        samples, batch_sampler=numbers, num_workers=workers, pin_memory=pin_memory, worker_init_fn=ignore_signals
-    )
+class Batches:
+    """An iterator over the batches of `samples`, a mapping of numbers to samples, by lists of `numbers`.
+
+    `workers` processes make them. At the end of a `with` block these have ended, whatever has happened to them.
+    Raises UserError for a sample that cannot be made, and for a worker that was killed.
+    """
+
+    def __init__(self, samples: Any, numbers: Numbers, workers: int, pin_memory: bool):
+        loader: DataLoader = DataLoader(
+            WholeBatches(samples, in_worker=workers > 0),  # type: ignore[arg-type]
+            sampler=numbers,  # type: ignore[arg-type]
+            batch_size=None,  # an item of `WholeBatches` is a batch
+            num_workers=workers,
+            pin_memory=pin_memory,
+            collate_fn=unchanged,
+            worker_init_fn=ignore_signals,
+        )
+        others = set(multiprocessing.active_children())
+        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, 'SIGCHLD') else None
+        try:
+            self.iterator: Any = iter(loader)
+        except OSError as error:
+            raise UserError(f'{workers} data workers cannot be started ({error.strerror}): take fewer') from error
+        finally:
+            self.workers = set(multiprocessing.active_children()) - others
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, handler)  # torch's would raise an error in the midst of anything
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict:
+        try:
+            batch = next(self.iterator)
+        except (RuntimeError, OSError, EOFError):
+            ended = multiprocessing.connection.wait([worker.sentinel for worker in self.workers], timeout=1)
+            if not ended:
+                raise
+            batch = Failure(told(next(worker for worker in self.workers if worker.sentinel in ended)))
+        if isinstance(batch, Failure):
+            raise UserError(batch.message) from (RuntimeError(batch.traceback) if batch.traceback else None)
+        return batch
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.iterator = None  # torch tells the workers to end, and waits some seconds for each
+        for worker in self.workers:
+            worker.kill()
+            worker.join(5)
 
 
-def ignore_signals(_):
+class WholeBatches:
+    """Batches of `samples` by lists of their numbers; in a worker, a `Failure` where one cannot be made.
+
+    An exception would come to the run as another one, with its traceback as message.
+    """
+
+    def __init__(self, samples: Any, in_worker: bool):
+        self.samples, self.in_worker = samples, in_worker
+
+    def __getitem__(self, numbers) -> 'dict | Failure':
+        try:
+            return default_collate([self.samples[n] for n in numbers])
+        except Exception as error:
+            if not self.in_worker:
+                raise
+            if isinstance(error, UserError):
+                return Failure(str(error))
+            what = 'there is not enough memory' if is_out_of_memory(error) else f'{type(error).__name__}: {error}'
+            return Failure(f'a data worker failed ({what})', traceback.format_exc())
+
+
+@dataclasses.dataclass
+class Failure:
+    """Why there is no batch, in a line, and for an error that is no UserError where it was raised."""
+
+    message: str
+    traceback: str = ''
+
+
+def unchanged(batch: Any) -> Any:
+    return batch
+
+
+def told(worker: Any) -> str:
+    """How a worker has ended, in words."""
+    worker.join()
+    if worker.exitcode is not None and worker.exitcode < 0:
+        how = f'was ended by {signal.Signals(-worker.exitcode).name}'
+    else:
+        how = f'ended with status {worker.exitcode}'
+    return f'a data worker (process {worker.pid}) {how}; if memory or shared memory ran out, take fewer workers'
+
+
+def ignore_signals(_: Any) -> None:
     """What stops a run may be sent to its workers as well; they go on until the run does not need them any more."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)
+    for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1'):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

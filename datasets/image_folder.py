@@ -1,64 +1,82 @@
 """Datasets that read images from folders, as they are; LR/HR pairs are made in `wrappers.py`."""
 
 import json
+import os
 import re
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
-from datasets.arguments import check_counts, check_paths
 from datasets.cache import MappedImages
+from datasets.pictures.image_io import READABLE, read_image
 from datasets.registry import register
-from utils import UserError, nearest
+from utils import Note, UserError, check_paths, check_whole, distinct_names, suggestion
 
 CACHES = ('none', 'in_memory', 'bin')
 
 
 @register('image-folder')
 class ImageFolder:
-    """The images of one folder in natural order (`img_2` before `img_10`), without subfolders, hidden and other files.
+    """The images of one folder in natural order (`img_2` before `img_10`), without subfolders and hidden files. A
+    `utils.Note` tells how many other files are left out.
 
     `split_file`: a text file with one file name a line, or a JSON list of them, to take instead of all; `first_k`: only
     the first k; `repeat`: the length is that many times the images. `cache`: 'none' decodes at every access,
     'in_memory' once, 'bin' once into a file that is then mapped into memory (`datasets/cache.py`): all workers share
     it, and a crop reads its own pixels only.
 
-    An item is a uint8 array `(H, W, 3)`, RGB in 0..255: grey gives three equal channels, alpha is dropped.
-    Raises UserError, naming folder or file, for what is missing, empty or no image.
+    An item is a uint8 array `(H, W, 3)`, RGB in 0..255, as `read_rgb` gives it.
+    Raises UserError, naming folder or file, for what is missing, empty, damaged or cannot be read.
     """
 
-    def __init__(self, root_path, split_file=None, first_k=None, repeat=1, cache='none'):
+    def __init__(
+        self,
+        root_path: str | Path,
+        split_file: str | Path | None = None,
+        first_k: int | None = None,
+        repeat: int = 1,
+        cache: str = 'none',
+    ):
         if cache not in CACHES:
-            raise UserError(f'image-folder: unknown cache {cache!r}{nearest(cache, CACHES)}')
+            raise UserError(f'image-folder: unknown cache {cache!r}{suggestion(cache, CACHES)}')
         check_paths('image-folder', root_path=root_path, split_file='' if split_file is None else split_file)
-        check_counts('image-folder', repeat=repeat, first_k=1 if first_k is None else first_k)
+        check_whole('image-folder', repeat=repeat, first_k=1 if first_k is None else first_k)
         self.root = Path(root_path)
         self.files = (list_images(self.root) if split_file is None else listed_images(self.root, split_file))[:first_k]
+        others = [] if split_file is not None else other_files(self.root)
+        if others:
+            warnings.warn(f'{self.root}: left out {kinds(others)}', Note, stacklevel=2)
+        paths = [os.path.relpath(file, self.root) for file in self.files]
+        names = distinct_names(paths)
+        self.names = [names[path].replace(os.sep, '_') for path in paths]
         self.repeat = repeat
-        self.images = None
+        self.images: list | MappedImages | None = None
         if cache == 'in_memory':
             self.images = [read_rgb(file) for file in self.files]
         elif cache == 'bin':
-            self.images = MappedImages(self.root, self.files, read_rgb)
+            listed = None if split_file is None else str(Path(split_file).resolve())
+            self.images = MappedImages(self.root, self.files, read_rgb, (listed, first_k))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files) * self.repeat
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> np.ndarray:
         i = self.number(i)
         return read_rgb(self.files[i]) if self.images is None else self.images[i]
 
-    def name(self, i):
-        """The image's file name without its ending."""
-        return self.files[self.number(i)].stem
+    def name(self, i: int) -> str:
+        """The image's file name, without its ending if no other image of the folder has the same then."""
+        return self.names[self.number(i)]
 
-    def size(self, i):
+    def size(self, i: int) -> tuple[int, int]:
         """(h, w) of image `i`, which need not be decoded for it."""
         i = self.number(i)
         return read_size(self.files[i]) if self.images is None else self.images[i].shape[:2]
 
-    def number(self, i):
+    def number(self, i: int) -> int:
         if not 0 <= i < len(self):
             raise IndexError(i)
         return i % len(self.files)
@@ -68,58 +86,103 @@ class ImageFolder:
 class PairedImageFolders:
     """LR images in `root_path_1` and HR images in `root_path_2`, both as in `ImageFolder`, paired by name.
 
-    An LR file has the HR file's name, or that with a scale behind it (`baby.png`, `babyx2.png`, `baby_x2.png`).
-    An item is `(lr, hr)`. Raises UserError, saying which files and how many, if the folders do not match.
+    An LR file has the HR file's name, or that with a scale behind it (`baby.png`, `babyx2.png`, `baby_x2.png`); the
+    ending counts where names differ in nothing else. An item is `(lr, hr)`.
+    Raises UserError, saying which files and how many, if the folders do not match.
     """
 
-    def __init__(self, root_path_1, root_path_2, split_file=None, first_k=None, repeat=1, cache='none'):
+    def __init__(
+        self,
+        root_path_1: str | Path,
+        root_path_2: str | Path,
+        split_file: str | Path | None = None,
+        first_k: int | None = None,
+        repeat: int = 1,
+        cache: str = 'none',
+    ):
         check_paths('paired-image-folders', root_path_1=root_path_1, root_path_2=root_path_2)
-        check_counts('paired-image-folders', first_k=1 if first_k is None else first_k)
+        check_whole('paired-image-folders', first_k=1 if first_k is None else first_k)
         self.hr = ImageFolder(root_path_2, split_file, None, repeat, cache)
         self.lr = ImageFolder(root_path_1, None, None, repeat, cache)
         scale = re.compile(r'_?x\d+(\.\d+)?$', re.IGNORECASE)
-        by_name = {scale.sub('', file.stem): k for k, file in enumerate(self.lr.files)}
-        by_name.update({file.stem: k for k, file in enumerate(self.lr.files)})
-        lacking = [file.name for file in self.hr.files if file.stem not in by_name]
+        lr_number = {scale.sub('', file.stem): k for k, file in enumerate(self.lr.files)}
+        lr_number.update({scale.sub('', file.stem) + file.suffix: k for k, file in enumerate(self.lr.files)})
+        lr_number.update({file.stem: k for k, file in enumerate(self.lr.files)})
+        lr_number.update({file.name: k for k, file in enumerate(self.lr.files)})
+        found = [lr_number.get(file.name, lr_number.get(file.stem)) for file in self.hr.files]
+        lacking = [file.name for file, k in zip(self.hr.files, found) if k is None]
+        numbers = [k for k in found if k is not None]
         if lacking:
             raise UserError(
                 f'{self.lr.root}: no LR image for {len(lacking)} of the {len(self.hr.files)} HR images of '
                 f'{self.hr.root}: {some(lacking)}'
             )
+        owners: dict[int, dict] = {}
+        for file, k in zip(self.hr.files, numbers):
+            owners.setdefault(k, {})[file.name] = file
+        for k, files in owners.items():
+            if len(files) > 1:
+                raise UserError(
+                    f'{self.hr.root}: {some(list(files))} would all belong to the LR image {self.lr.files[k].name} of '
+                    f'{self.lr.root}'
+                )
         if split_file is None and len(self.lr.files) != len(self.hr.files):
-            used = {by_name[file.stem] for file in self.hr.files}
-            extra = [file.name for k, file in enumerate(self.lr.files) if k not in used]
+            extra = [file.name for k, file in enumerate(self.lr.files) if k not in numbers]
             raise UserError(
                 f'{self.hr.root}: no HR image for {len(extra)} of the {len(self.lr.files)} LR images of '
                 f'{self.lr.root}: {some(extra)}'
             )
-        self.pairs = [(by_name[file.stem], k) for k, file in enumerate(self.hr.files)][:first_k]
+        self.pairs = [(lr, hr) for hr, lr in enumerate(numbers)][:first_k]
         self.repeat = repeat
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pairs) * self.repeat
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         lr, hr = self.pairs[i % len(self.pairs)] if 0 <= i < len(self) else self.pairs[len(self)]
         return self.lr[lr], self.hr[hr]
 
-    def name(self, i):
-        """The HR image's file name without its ending."""
+    def name(self, i: int) -> str:
+        """The HR image's name, as in `ImageFolder`."""
         return self.hr.name(self.pairs[i % len(self.pairs)][1])
 
 
-def list_images(folder):
-    """The image files of a folder in natural order. Raises UserError if it is missing or has none."""
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image by its name's ending: one of a format that `read_image` reads."""
+    return Image.registered_extensions().get(Path(name).suffix.lower()) in READABLE
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files of a folder that are not hidden. Raises UserError if it is missing or cannot be read."""
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder')
-    endings = Image.registered_extensions()
-    files = [f for f in folder.iterdir() if f.is_file() and not f.name.startswith('.') and f.suffix.lower() in endings]
+    try:
+        return [file for file in folder.iterdir() if not file.name.startswith('.') and file.is_file()]
+    except OSError as error:
+        raise UserError(f'{folder}: cannot be read ({error.strerror})') from error
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of a folder, by their names, in natural order. Raises UserError if it is missing or has none."""
+    files = [file for file in visible_files(folder) if is_image_name(file.name)]
     if not files:
-        raise UserError(f'{folder}: no images in this folder')
+        others = other_files(folder)
+        raise UserError(f'{folder}: no images in this folder' + (f' but {kinds(others)}' if others else ''))
     return sorted(files, key=lambda f: [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', f.name)])
 
 
-def listed_images(folder, split_file):
+def other_files(folder: Path) -> list[Path]:
+    """The files of a folder that are not images by their names."""
+    return [file for file in visible_files(folder) if not is_image_name(file.name)]
+
+
+def kinds(files: list[Path]) -> str:
+    """'3 other files (.pdf, .txt)'."""
+    endings = sorted({file.suffix.lower() or 'no ending' for file in files})
+    return f'{len(files)} other file{"s" * (len(files) > 1)} ({some(endings)})'
+
+
+def listed_images(folder: Path, split_file: str | Path) -> list[Path]:
     """The files that `split_file` names, in its order. Raises UserError if one is missing."""
     try:
         text = Path(split_file).read_text(encoding='utf-8')
@@ -139,34 +202,32 @@ def listed_images(folder, split_file):
     return [folder / name for name in names]
 
 
-def some(names):
+def some(names: list[str]) -> str:
     """The first three of the names, in words."""
     return f'{", ".join(names[:3])}{" ..." if names[3:] else ""}'
 
 
-def read_rgb(file, name=None):
-    """`(H, W, 3)` uint8, RGB, of the image in `file`, a path or an open file, which an error calls `name`, if given.
+def read_rgb(file: str | Path | BinaryIO, name: str | None = None) -> np.ndarray:
+    """`(H, W, 3)` uint8, RGB in 0..255, of the image in `file`, a path or an open file, which an error calls `name`.
 
-    Raises UserError if it is not a whole image.
+    It is read as the demo reads it (`read_image`): upright, grey as three equal channels, more than 8 bits a sample
+    rounded to 8; alpha is dropped. Raises UserError as `read_image` does.
     """
-    try:
-        with Image.open(file) as image:
-            if image.mode in ('I', 'I;16', 'I;16B', 'F'):  # 16 bits: PIL's own conversion would clip
-                wide = np.asarray(image).astype(np.float64)
-                return np.repeat(np.floor(wide / 257 + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
-            return np.asarray(image.convert('RGB'))
-    except Image.UnidentifiedImageError as error:
-        raise UserError(f'{name or file}: not an image of a known format') from error
-    except FileNotFoundError as error:
-        raise UserError(f'{name or file}: no such file') from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f'{name or file}: not an image that can be read ({error})') from error
+    rgb = read_image(file, name)[0].rgb
+    return np.ascontiguousarray((rgb * 255).round_().byte().permute(1, 2, 0).numpy())
 
 
-def read_size(file):
-    """(h, w) of an image, of which no more than the beginning is read. Raises UserError if it is none."""
+def read_size(file: str | Path) -> tuple[int, int]:
+    """(h, w) of an image as `read_rgb` gives it, of which no more than the beginning is read where that tells it.
+    Raises UserError as `read_rgb` does."""
     try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f'{file}: not an image that can be read ({error})') from error
+        with Image.open(file, formats=READABLE) as image:
+            told = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
+            if told.get(ExifTags.Base.Orientation) not in (5, 6, 7, 8):
+                return image.height, image.width
+            if image.format != 'TIFF':  # of which some versions of Pillow give the size as it is turned
+                return image.width, image.height
+    except Exception:  # on damaged files, decoders raise whatever comes to pass; reading them says what is wrong
+        pass
+    height, width = read_rgb(file).shape[:2]
+    return height, width

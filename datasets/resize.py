@@ -4,22 +4,16 @@ The MATLAB rule reproduces LR images that were published with benchmark papers w
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from utils import UserError
+from utils import UserError, cubic
 
 Scale = float | Sequence[float]  # one number, or (sy, sx)
-
-
-def cubic(x: np.ndarray) -> np.ndarray:
-    """The cubic convolution kernel with a = -1/2 (Keys, 1981)."""
-    x = np.abs(x)
-    inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
 
 
 def matlab_taps(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -100,11 +94,16 @@ def scale_pair(scale: Any) -> tuple[float, ...]:
 
 
 def parse_scale(text: str) -> tuple[float, ...]:
-    """The (sy, sx) of a text such as '3.3', or '2x3.5' for height x width. Raises UserError as `scale_pair` does."""
-    parts = text.split('x')
+    """(sy, sx) of '3.3' or '2x' (both), or of '2,3.5' or '2x3.5': height, width. Raises UserError as `scale_pair` does.
+
+    For all programs: what people type.
+    """
+    parts = [part.strip() for part in re.split('[,x×]', text.lower())]
+    if parts[1:] == [''] and ',' not in text:
+        parts = parts[:1]
     try:
-        return scale_pair(parts if parts[1:] else text)
+        return scale_pair(parts if parts[1:] else parts[0])
     except UserError as error:
         raise UserError(
-            f'a scale is a positive number, or two of them as 2x3.5 (height x width), not {text!r}'
+            f'a scale is a positive number, or two of them as 2x3.5 or 2,3.5 (height, width), not {text!r}'
         ) from error

@@ -1,19 +1,19 @@
 """Wrappers that make LR/HR pairs of images: for training at a random scale, for evaluation at a given one."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 
-from datasets.arguments import check_counts, check_numbers
 from datasets.registry import make, register
 from datasets.resize import degrade, pil_resize, scale_pair, sizes
-from utils import UserError, about
+from utils import UserError, check_numbers, check_whole, error_prefix
 
-DRAWS = ('pixel', 'block')
+DRAWS = ('pixel', 'block', 'patch')
 
 
-def built(dataset, pairs=False):
+def built(dataset: Any, pairs: bool = False) -> Any:
     """A dataset that may be given as its spec. Raises UserError if it is not one of single images, or of `pairs`."""
     dataset = dataset if hasattr(dataset, 'name') else make(dataset)
     if not hasattr(dataset, 'pairs' if pairs else 'size'):
@@ -24,18 +24,18 @@ def built(dataset, pairs=False):
     return dataset
 
 
-def to_tensor(image):
+def to_tensor(image: np.ndarray) -> torch.Tensor:
     """`(H, W, 3)` uint8 array to `(3, H, W)` uint8 tensor."""
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
-def evaluation_item(name, hr, scale):
+def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict:
     """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `degrade` says.
 
     `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
     Raises UserError as `degrade` does.
     """
-    with about(name):
+    with error_prefix(name):
         lr, hr = degrade(hr, scale)
     return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': scale}
 
@@ -48,19 +48,19 @@ class Evaluation:
     `evaluation_item`.
     """
 
-    def __init__(self, dataset, scale):
+    def __init__(self, dataset: Any, scale: Any):
         self.dataset, self.scale = built(dataset), scale_pair(scale)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def measure(self, i):
+    def measure(self, i: int) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
         """Name, HR size (h, w) and scale (sy, sx) of item `i`, without making its LR image."""
         name = self.dataset.name(i)
-        with about(name):
+        with error_prefix(name):
             return name, sizes(self.dataset[i].shape[:2], self.scale)[1], self.scale
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> dict:
         return evaluation_item(self.dataset.name(i), self.dataset[i], self.scale)
 
 
@@ -72,18 +72,18 @@ class PairedEvaluation:
     of it. Raises UserError where LR is larger than HR or the sizes do not belong together.
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Any):
         self.dataset = built(dataset, pairs=True)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def measure(self, i):
+    def measure(self, i: int) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
         """Name, HR size (h, w) and scale (sy, sx) of item `i`."""
         item = self[i]
         return item['name'], tuple(item['hr'].shape[-2:]), item['scale']
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> dict:
         lr, hr = self.dataset[i]
         sides = list(zip(hr.shape[:2], lr.shape[:2]))
         scale = [n_hr // n_lr for n_hr, n_lr in sides]
@@ -112,37 +112,40 @@ class Training:
     (`augment`), and reduced to `patch x patch` by PIL's antialiased bicubic. Source: LIIF (arXiv 2012.09161,
     section 4), MSIT (arXiv 2403.06536).
     With `shrink` below 1 the crop of every second sample, at random, is a larger one of the image that is reduced to
-    these HR pixels, to between `shrink` times its size (or what the image allows) and all of it: sharper pictures, with
+    these HR pixels, to between `shrink` times its size (or what the image allows) and all of it: sharper images, with
     less of their compression. Source: FSRCNN (arXiv 1608.00367, section 4.1).
 
     An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel'
     `(queries,)` HR pixels `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all
-    of whose HR pixels are meant, `P` such that these are about `queries`.
+    of whose HR pixels are meant, `P` such that these are about `queries`; with 'patch' the HR pixels of a square at a
+    random place, row by row, `queries` of them, a square number, or all where there are fewer.
     Raises UserError for an image that is smaller than the largest crop, and for arguments that make no sense.
     """
 
     def __init__(
         self,
-        dataset,
-        scale_min,
-        scale_max,
-        batch_size,
-        steps,
-        patch=48,
-        queries=2304,
-        draw='block',
-        augment=True,
-        shrink=1,
-        seed=0,
+        dataset: Any,
+        scale_min: float,
+        scale_max: float,
+        batch_size: int,
+        steps: int,
+        patch: int = 48,
+        queries: int = 2304,
+        draw: str = 'block',
+        augment: bool = True,
+        shrink: float = 1,
+        seed: int = 0,
     ):
         if draw not in DRAWS:
             raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')
         if not isinstance(augment, bool):
             raise UserError(f'sr-training: augment is true or false, not {augment!r}')
-        check_counts('sr-training', batch_size=batch_size, steps=steps, patch=patch, queries=queries)
-        check_counts('sr-training', lowest=0, seed=seed)
+        check_whole('sr-training', batch_size=batch_size, steps=steps, patch=patch, queries=queries)
+        if draw == 'patch' and math.isqrt(queries) ** 2 != queries:
+            raise UserError(f'sr-training: the draw patch needs queries that are a square number, not {queries}')
+        check_whole('sr-training', smallest=0, seed=seed)
         check_numbers('sr-training', scale_min=scale_min, scale_max=scale_max, shrink=shrink)
-        if not 1 <= scale_min <= scale_max < math.inf:
+        if not 1 <= scale_min <= scale_max:
             raise UserError(f'sr-training: scales from {scale_min} to {scale_max} make no sense')
         if not 0 < shrink <= 1:
             raise UserError(f'sr-training: shrink is above 0 and at most 1, not {shrink}')
@@ -159,18 +162,21 @@ class Training:
                     f'{largest} x {largest} that a patch of {patch} takes at scale {scale_max:g}'
                 )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.steps * self.batch_size
 
-    def random(self, *what):
+    def random(self, *what: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, *what))
 
-    def __getitem__(self, n):
+    def __getitem__(self, n: int) -> dict:
         scale = self.random(0, n // self.batch_size).uniform(*self.scales)
         epoch, place = divmod(n, len(self.dataset))
-        image = self.dataset[int(self.random(2, epoch).permutation(len(self.dataset))[place])]
+        i = int(self.random(2, epoch).permutation(len(self.dataset))[place])
+        image = self.dataset[i]
         random = self.random(1, n)
         side = round(self.patch * scale)
+        if min(image.shape[:2]) < side:
+            raise UserError(f'{self.dataset.name(i)}: this image has become smaller than the crops of the training')
         crop = side
         if self.shrink < 1 and random.random() < 0.5:
             crop = round(side / random.uniform(max(self.shrink, side / min(image.shape[:2])), 1))
@@ -188,6 +194,10 @@ class Training:
         hr = np.ascontiguousarray(hr)
         if self.draw == 'pixel':
             index = random.choice(side * side, self.queries, replace=self.queries > side * side)
+        elif self.draw == 'patch':
+            inner = np.arange(min(math.isqrt(self.queries), side))
+            y, x = (int(random.integers(side - len(inner) + 1)) + inner for _ in range(2))
+            index = (y[:, None] * side + x).flatten()
         else:
             count = round(self.queries * (self.patch / side) ** 2)
             index = random.choice(self.patch**2, min(max(count, 1), self.patch**2), replace=False)

@@ -1,11 +1,15 @@
 """Bicubic interpolation by MATLAB's rule, as a decoder without parameters."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from models.registry import register
 from models.rendering import grid
 from models.rendering.implicit import ImplicitModel
 from models.rendering.render import check_image
+from utils import cubic
 
 
 @register('bicubic')
@@ -21,12 +25,12 @@ class Bicubic(ImplicitModel):
     def __init__(self):
         super().__init__()
 
-    def encode(self, lr):
+    def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> torch.Tensor:
         """`lr (B, 3, H, W)` in [0, 1] to `(B, H, W, 3)`."""
         check_image(lr, lr)
         return lr.permute(0, 2, 3, 1)
 
-    def query(self, features, coord, cell):
+    def query(self, features: Any, coord: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """Colours at any points. Arguments and result as in `ImplicitModel.query`."""
         grid.check_points(coord, cell, features)
         size = features.shape[1:3]
@@ -38,11 +42,11 @@ class Bicubic(ImplicitModel):
             taps.append(weights((position - pixel)[..., None], cell[..., axis, None]))
         return blend(features, *at, *taps).squeeze(2)
 
-    def floats_per_block(self, plan):
+    def floats_per_block(self, plan: Any) -> float:
         """As in `ImplicitModel.floats_per_block`, for windows of 5 x 5."""
         return 25 * 3 * (grid.points_per_block(plan) + 1)
 
-    def query_blocks(self, features, plan, i, j):
+    def query_blocks(self, features: Any, plan: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
         `ImplicitModel.query_blocks`."""
         i, j = i.expand(len(features), -1), j.expand(len(features), -1)
@@ -50,12 +54,12 @@ class Bicubic(ImplicitModel):
         cell = plan.relative_cell.to(dy.device)
         return blend(features, y, x, weights(dy, cell[0]), weights(dx, cell[1]))
 
-    def render(self, lr, size, tile=None, **options):
+    def render(self, lr: torch.Tensor, size: Sequence[int], tile: int | None = None, **options: Any) -> torch.Tensor:
         """As in every decoder. Encoding takes no memory, so the image is one tile if none is given."""
         return super().render(lr, size, tile=max(lr.shape) if tile is None else tile, **options)
 
 
-def weights(offset, cell):
+def weights(offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """Weights of the taps around LR pixels for points at `offset (B, P, m)` from their centres: `(B, P, m, K)`, which
     sum to 1.
 
@@ -69,13 +73,9 @@ def weights(offset, cell):
     return weight / weight.sum(dim=-1, keepdim=True)
 
 
-def cubic(x):
-    """The cubic convolution kernel with a = -1/2 (Keys, 1981)."""
-    x = x.abs()
-    return torch.where(x <= 1, (1.5 * x - 2.5) * x * x + 1, torch.where(x <= 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0))
-
-
-def blend(image, y, x, rows, columns):
+def blend(
+    image: torch.Tensor, y: torch.Tensor, x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
     """The pixels around `y, x (B, P)` of `image (B, H, W, C)`, the border continued, weighed by `rows (B, P, my, K)`
     and `columns (B, P, mx, L)`: `(B, P, my * mx, C)`."""
     index = [

@@ -1,6 +1,9 @@
 """Devices: which one to compute on, its clock, its free memory, and the precisions that a computation may have."""
 
 import os
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -10,7 +13,7 @@ from utils import UserError
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
-def choose_device(name=None):
+def choose_device(name: str | None = None) -> torch.device:
     """torch.device: the one named, else CUDA, MPS or CPU, whichever is there first; UserError if it is absent."""
     mps = getattr(torch.backends, 'mps', None)
     if name is None:
@@ -23,7 +26,7 @@ def choose_device(name=None):
     return device
 
 
-def synchronize(device):
+def synchronize(device: torch.device) -> None:
     """Wait until `device` has done what it was given, so that a clock reading means something."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
@@ -31,7 +34,16 @@ def synchronize(device):
         torch.mps.synchronize()
 
 
-def free_memory(device):
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What `work()` returns and the seconds it took on `device`."""
+    synchronize(device)
+    began = time.perf_counter()
+    result = work()
+    synchronize(device)
+    return result, time.perf_counter() - began
+
+
+def free_memory(device: torch.device) -> int:
     """Bytes that are free on `device`, as far as it tells; 2 GiB where nothing can be known."""
     if device.type == 'cuda':
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

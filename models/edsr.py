@@ -9,12 +9,12 @@ from utils import UserError, check_whole
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, n_feats, res_scale):
+    def __init__(self, n_feats: int, res_scale: float):
         super().__init__()
         self.body = nn.Sequential(Conv2d(n_feats, n_feats, 3), nn.ReLU(), Conv2d(n_feats, n_feats, 3))
         self.res_scale = res_scale
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.add(x, self.body(x), alpha=self.res_scale)
 
 
@@ -29,7 +29,7 @@ class EDSR(nn.Module):
     Raises UserError for sizes that make no sense.
     """
 
-    def __init__(self, n_resblocks, n_feats, res_scale):
+    def __init__(self, n_resblocks: int, n_feats: int, res_scale: float):
         super().__init__()
         check_whole('edsr', n_resblocks=n_resblocks, n_feats=n_feats)
         if type(res_scale) not in (int, float):
@@ -42,18 +42,18 @@ class EDSR(nn.Module):
             *[ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)], Conv2d(n_feats, n_feats, 3)
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.head(x)
         return x + self.body(x)
 
 
 @register('edsr-baseline')
-def edsr_baseline(n_resblocks=16, n_feats=64, res_scale=1):
+def edsr_baseline(n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1) -> EDSR:
     """The small EDSR: 16 blocks of 64 features, 1.22 M parameters."""
     return EDSR(n_resblocks, n_feats, res_scale)
 
 
 @register('edsr')
-def edsr(n_resblocks=32, n_feats=256, res_scale=0.1):
+def edsr(n_resblocks: int = 32, n_feats: int = 256, res_scale: float = 0.1) -> EDSR:
     """The large EDSR: 32 blocks of 256 features, residuals scaled by 0.1."""
     return EDSR(n_resblocks, n_feats, res_scale)

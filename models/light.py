@@ -19,14 +19,14 @@ class Block(nn.Module):
     arXiv 1809.00219, section 3.1, smaller initialisation).
     """
 
-    def __init__(self, n_feats, hidden):
+    def __init__(self, n_feats: int, hidden: int):
         super().__init__()
         self.body = nn.Sequential(Conv2d(n_feats, hidden, 3), nn.ReLU(), Conv2d(hidden, n_feats, 3))
         with torch.no_grad():
             for parameter in self.body[-1].parameters():
                 parameter.mul_(AT_FIRST)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.body(x)
 
 
@@ -43,7 +43,7 @@ class Light(nn.Module):
     Raises UserError for sizes that make no sense.
     """
 
-    def __init__(self, n_blocks=13, n_feats=32, hidden=64):
+    def __init__(self, n_blocks: int = 13, n_feats: int = 32, hidden: int = 64):
         super().__init__()
         check_whole('light', n_blocks=n_blocks, n_feats=n_feats, hidden=hidden)
         self.out_dim = n_feats
@@ -53,6 +53,6 @@ class Light(nn.Module):
         self.blocks = nn.Sequential(*[Block(n_feats, hidden) for _ in range(n_blocks)])
         self.tail = Conv2d(n_feats, n_feats, 3)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.head(x)
         return x + self.tail(self.blocks(x))

@@ -1,7 +1,7 @@
 """LTE: an SR encoder and an MLP that is given waves, as the four LR pixels around a point tell."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,9 +22,9 @@ class Features(NamedTuple):
     frequency: torch.Tensor  # (B, H, W, hidden_dim), of all waves along y, then of all along x
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(H, W)"""
-        return self.lr.shape[1:3]
+        return self.lr.shape[1], self.lr.shape[2]
 
 
 @register('lte')
@@ -35,7 +35,7 @@ class LTE(ImplicitModel):
     number of waves. Raises UserError if it is odd.
     """
 
-    def __init__(self, encoder_spec, imnet_spec, hidden_dim=256):
+    def __init__(self, encoder_spec: dict, imnet_spec: dict, hidden_dim: int = 256):
         super().__init__()
         if not is_whole(hidden_dim) or hidden_dim % 2:
             raise UserError(f'lte: hidden_dim is an even number from 2 up, not {hidden_dim!r}')
@@ -53,23 +53,27 @@ class LTE(ImplicitModel):
     def floats_per_pixel(self) -> float:
         return self.encoder_floats() + 5 * self.coef.out_channels
 
-    def encode(self, lr):
-        """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        maps = self.encoded(lr)
+    def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> Features:
+        """`lr (B, 3, H, W)` in [0, 1] to `Features`, see `ImplicitModel.encode`."""
+        maps = self.encoded(lr, maps)
         lr = to_network(lr).to(maps.dtype)
-        frequency = self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)  # published: y and x in turn
-        return Features(padded(lr, 0), padded(self.coef(maps), 0), padded(frequency, 0))
+        return Features(padded(lr, 0), padded(self.coef(maps), 0), padded(self.frequencies(maps), 0))
 
-    def query(self, features, coord, cell):
+    def frequencies(self, maps: torch.Tensor) -> torch.Tensor:
+        """Of the encoder's features, `(B, C, H, W)`: of all waves along y, then of all along x, `(B, hidden_dim, H,
+        W)`. Published weights give those of each wave along y and x in turn."""
+        return self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+
+    def query(self, features: Any, coord: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """Colours at any points, as the paper states it. Arguments and result as in `ImplicitModel.query`."""
         grid.check_points(coord, cell, features.lr)
         return self.colours(features, *grid.points(coord, cell, features.size))
 
-    def floats_per_block(self, plan):
+    def floats_per_block(self, plan: Any) -> float:
         """As in `ImplicitModel.floats_per_block`."""
         return 3 * grid.points_per_block(plan) * self.coef.out_channels
 
-    def query_blocks(self, features, plan, i, j):
+    def query_blocks(self, features: Any, plan: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
         `ImplicitModel.query_blocks`. The waves differ from pixel to pixel: what pixels share ends with `encode`."""
         batch = len(features.lr)
@@ -77,10 +81,10 @@ class LTE(ImplicitModel):
         cell = plan.relative_cell.to(features.lr.device).reshape(1, 1, 2)
         return self.colours(features, *block_points(plan, i, j), cell).unflatten(1, (i.shape[1], -1))
 
-    def colours(self, features, y, x, cell):
+    def colours(self, features: Any, y: torch.Tensor, x: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """Colours `(B, Q, 3)` at points `y, x (B, Q)` in LR pixels, with the relative cell `(B or 1, Q or 1, 2)`."""
         phase = self.phase(cell.to(self.phase.weight))
-        colour = 0
+        colour: Any = 0
         for corner in corners(y, x, features.size):
             lr, amplitude, frequency = (
                 windows(maps, corner.y, corner.x, 0)[0].unflatten(0, y.shape) for maps in features

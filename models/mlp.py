@@ -1,11 +1,13 @@
 """The decoder's multi-layer perceptron."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from models.registry import register
-from utils import UserError, check_whole, is_whole, nearest
+from utils import UserError, check_whole, is_whole, suggestion
 
 FEWEST_ROWS = 256  # for fewer, calling a convolution takes longer than it saves
 AVX512 = 'AVX512' in torch.backends.cpu.get_cpu_capability()
@@ -19,7 +21,7 @@ class Linear(nn.Linear):
     as long on processors of AMD, by processor and release of torch.
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
         if not (AVX512 and x.device.type == 'cpu' and in_float32 and x.numel() >= FEWEST_ROWS * self.in_features):
             return super().forward(x)
@@ -37,22 +39,22 @@ class MLP(nn.Module):
     Raises UserError for an unknown activation and sizes that make no sense.
     """
 
-    def __init__(self, in_dim, out_dim, hidden_list, act='relu'):
+    def __init__(self, in_dim: int, out_dim: int, hidden_list: Sequence[int], act: str = 'relu'):
         super().__init__()
         check_whole('mlp', in_dim=in_dim, out_dim=out_dim)
         if not isinstance(hidden_list, (list, tuple)) or not all(map(is_whole, hidden_list)):
             raise UserError(f'mlp: hidden_list is a list of whole numbers from 1 up, not {hidden_list!r}')
         if act not in tuple(ACTIVATIONS):
-            raise UserError(f'mlp: unknown activation {act!r}{nearest(act, ACTIVATIONS)}')
+            raise UserError(f'mlp: unknown activation {act!r}{suggestion(act, ACTIVATIONS)}')
         sizes = [in_dim, *hidden_list, out_dim]
         layers = []
         for fan_in, fan_out in zip(sizes, sizes[1:]):
             layers += [Linear(fan_in, fan_out), ACTIVATIONS[act]()]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
 
-    def after_first(self, x):
+    def after_first(self, x: torch.Tensor) -> torch.Tensor:
         """What follows the first linear layer, for callers that evaluate that layer in a way of their own."""
         return self.layers[1:](x)

@@ -1,10 +1,12 @@
 """MSIT: an SR encoder, MSNO, MSSA and an MLP that renders a low-resolution image at any size."""
 
 import itertools
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,7 +19,8 @@ from models.native.library import SIZES, in_blocks
 from models.registry import make_encoder, make_imnet, make_position_bias, register
 from models.rendering import first_layer, grid
 from models.rendering.implicit import ImplicitModel, to_image, to_network
-from models.rendering.windows import nearest, padded, window_index, windows
+from models.rendering.render import check_image
+from models.rendering.windows import middle_3x3, padded, window_index, windows
 from utils import UserError, check_whole
 
 register('sinusoid')(SinusoidBias)  # here, as layers know no registry
@@ -31,7 +34,7 @@ class Features(NamedTuple):
     value: torch.Tensor  # the same
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(H, W)"""
         return self.lr.shape[1] - 2, self.lr.shape[2] - 2
 
@@ -49,16 +52,16 @@ class MSIT(ImplicitModel):
 
     def __init__(
         self,
-        encoder_spec,
-        imnet_spec,
-        channels=256,
-        heads=8,
-        radius=3,
-        msno_kernels=tuple(range(3, 34, 2)),
-        mssa_kernels=(3, 5, 7, 9),
-        fem='replicate',
-        position_bias_spec=None,
-        rim=False,
+        encoder_spec: dict,
+        imnet_spec: dict,
+        channels: int = 256,
+        heads: int = 8,
+        radius: int = 3,
+        msno_kernels: Sequence[int] = tuple(range(3, 34, 2)),
+        mssa_kernels: Sequence[int] = (3, 5, 7, 9),
+        fem: str | None = 'replicate',
+        position_bias_spec: dict | None = None,
+        rim: bool = False,
     ):
         super().__init__()
         check_whole('msit', channels=channels, heads=heads, radius=radius)
@@ -80,30 +83,33 @@ class MSIT(ImplicitModel):
     def floats_per_pixel(self) -> float:
         return self.encoder_floats() + 14 * self.project.out_channels
 
-    def encode(self, lr):
-        """`lr (B, 3, H, W)` in [0, 1] to `Features`."""
-        return self.features(lr, self.projected(lr))
+    def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> Features:
+        """`lr (B, 3, H, W)` in [0, 1] to `Features`, see `ImplicitModel.encode`."""
+        return self.features(lr, self.projected(lr, maps))
 
-    def encode_part(self, lr, y, x):
+    def encode_part(self, lr: torch.Tensor, y: slice, x: slice, maps: torch.Tensor | None = None) -> Features:
         """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the
-        image goes on.
+        image goes on. `maps`: those of `whole_maps(lr)`.
 
         At the image's own border a circular FEM reads the opposite border, which lies outside the part: what is read
         there, one pixel wide, is encoded as well.
         """
         part = lr[:, :, y, x]
         if part.shape == lr.shape or self.msno.fem_padding != 'circular':
-            return self.encode(part)
+            return super().encode_part(lr, y, x, maps)
         height, width = lr.shape[-2:]
         depth = self.encoder.receptive_field
 
         def elsewhere(top, bottom, left, right):
             """The projected encoding of a part of the whole image."""
             up, aside = max(top - depth, 0), max(left - depth, 0)
-            crop = lr[:, :, up : bottom + depth, aside : right + depth]
-            return self.projected(crop)[:, :, top - up : bottom - up, left - aside : right - aside]
+            crop = slice(up, bottom + depth), slice(aside, right + depth)
+            return projected(*crop)[:, :, top - up : bottom - up, left - aside : right - aside]
 
-        inner = self.projected(part)
+        def projected(rows, columns):
+            return self.projected(lr[:, :, rows, columns], None if maps is None else maps[:, :, rows, columns])
+
+        inner = projected(y, x)
         around = F.pad(inner, (1, 1, 1, 1), mode='replicate')
         (first, last), (left, right) = (y.indices(height)[:2], x.indices(width)[:2])
         rows = [(0, height - 1)] * (first == 0) + [(-1, 0)] * (last == height)  # where, and what lies beyond
@@ -116,26 +122,28 @@ class MSIT(ImplicitModel):
             around[:, :, i, j] = elsewhere(row, row + 1, column, column + 1)[:, :, 0, 0]
         return self.features(part, inner, around)
 
-    def projected(self, lr):
-        """The encoder's features of `lr (B, 3, H, W)`, projected to C channels: `(B, C, H, W)`."""
+    def projected(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> torch.Tensor:
+        """The encoder's features of `lr (B, 3, H, W)`, `maps` if they are known, projected to C channels: `(B, C, H,
+        W)`."""
+        check_image(lr, self.project.weight)
         if lr.device.type == 'cpu' and not torch.is_grad_enabled():
             # there large kernels are three times as fast with the channels last,
             # but a backward pass takes 12 times as long
             lr = lr.contiguous(memory_format=torch.channels_last)
-        return self.project(self.encoded(lr))
+        return self.project(self.encoded(lr, maps))
 
-    def features(self, lr, mapped, around=None):
+    def features(self, lr: torch.Tensor, mapped: torch.Tensor, around: torch.Tensor | None = None) -> Features:
         """`Features` from the projected encoding; `around`: the same with one pixel more at each side, for FEM."""
         query_key, value = self.mssa(self.msno(mapped, around))
         skipped = padded(to_network(lr), 1, 'replicate')
         return Features(skipped, *(self.heads_apart(maps) for maps in (query_key, value)))
 
-    def heads_apart(self, maps):
+    def heads_apart(self, maps: torch.Tensor) -> torch.Tensor:
         """`(B, C, H, W)` to `(heads, B, H + 2 r, W + 2 r, C / heads)`, zeros around."""
-        maps = F.pad(maps, (self.radius,) * 4).unflatten(1, (self.mssa.heads, -1))
-        return maps.permute(1, 0, 3, 4, 2).contiguous()
+        maps = F.pad(maps, (self.radius,) * 4)
+        return rearrange(maps, 'b (head d) y x -> head b y x d', head=self.mssa.heads).contiguous()
 
-    def query(self, features, coord, cell):
+    def query(self, features: Any, coord: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """Colours at any points, point by point as the paper states it.
 
         `coord (B, Q, 2)` (y, x) in [-1, 1]; `cell (2,)`, `(B, 2)` or `(B, Q, 2)`, the size of a pixel in the same
@@ -155,32 +163,37 @@ class MSIT(ImplicitModel):
         colour = self.imnet(torch.cat([latent, cell.to(latent.dtype)], dim=-1)).reshape(*y.shape, -1)
         return to_image(colour + self.skip(features, y, x, weight).squeeze(2))
 
-    def attention(self, features, coord):
+    def attention(self, features: Any, coord: torch.Tensor) -> torch.Tensor:
         """The weights with which each head attends to the LR pixels around points `coord (B, Q, 2)`, as in `query`:
         `(B, Q, heads, K)`, the window's rows outermost; they sum to 1."""
         y, x, offset = self.locate(features, coord)
         query, keys = self.gather(features, y, x, bilinear_weights(offset)[:, :, None])
         return self.weigh(query, keys, offset).unflatten(0, y.shape)
 
-    def plan(self, features, rows, columns, relative_cell):
+    def plan(self, features: Any, rows: grid.Blocks, columns: grid.Blocks, relative_cell: torch.Tensor) -> 'Plan':
         """What blocks of output pixels need to know of where they lie, the same for all images of a size: a `Plan` from
         the `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`. For `query_blocks` of
         features like these, and for gradients only if made with them."""
         first = self.imnet.layers[0]
         constant = F.linear(relative_cell.to(first.weight), first.weight[:, -2:], first.bias)
-        weight = first.weight[:, :-2].unflatten(1, (self.window_pixels, self.mssa.heads, -1)).permute(2, 1, 3, 0)
+        weight = rearrange(
+            first.weight[:, :-2], 'hidden (k head d) -> head k d hidden', k=self.window_pixels, head=self.mssa.heads
+        )
         weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
         along = [
-            self.mssa.bias_along(axis, grid.on(first.weight.device, blocks.offset), self.radius)
+            self.mssa.bias_along(axis, grid.to_device(first.weight.device, blocks.offset), self.radius)
             for axis, blocks in enumerate((rows, columns))
         ]
         along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
-        between = [grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns)]
+        row_weight, column_weight = (grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns))
+        layer: Any
         if type(self.imnet) is MLP and msit_decoder.usable_for(self.imnet, features.value):
-            return Plan(rows, columns, *between, msit_decoder.layers(self.imnet, weight, constant, *along))
-        return Plan(rows, columns, *between, first_layer.Layer(*along, weight.contiguous(), constant))
+            layer = msit_decoder.layers(self.imnet, weight, constant, *along)
+        else:
+            layer = first_layer.Layer(*along, weight.contiguous(), constant)
+        return Plan(rows, columns, row_weight, column_weight, layer)
 
-    def floats_per_block(self, plan):
+    def floats_per_block(self, plan: Any) -> float:
         """About how many numbers `query_blocks` holds at a time for each block of a plan."""
         hidden = in_blocks(self.imnet.layers[0].out_features)
         shared_at_once = hidden if isinstance(plan.layer, first_layer.Layer) else SIZES['COLUMNS']
@@ -188,7 +201,7 @@ class MSIT(ImplicitModel):
             hidden + in_blocks(self.window_pixels)
         )
 
-    def query_blocks(self, features, plan, i, j):
+    def query_blocks(self, features: Any, plan: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         """Colours of all output pixels that belong to some LR pixels, which share the first layer's work.
 
         `i`, `j` int64 `(B, P)`, or `(1, P)` for the same in all images: which of the plan's rows and columns of blocks.
@@ -211,7 +224,7 @@ class MSIT(ImplicitModel):
 
     # ------------------------------------------------------------ parts
 
-    def locate(self, features, coord):
+    def locate(self, features: Any, coord: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The nearest LR pixel, `y` and `x (B, Q)` int64, of points `(B, Q, 2)`, and their offset from its centre,
         `(B, Q, 2)` in LR pixels."""
         height, width = features.size
@@ -219,15 +232,17 @@ class MSIT(ImplicitModel):
         y, x = grid.nearest_pixel(position[..., 0], height), grid.nearest_pixel(position[..., 1], width)
         return y, x, position - torch.stack([y, x], dim=-1)
 
-    def gather(self, features, y, x, weight):
+    def gather(
+        self, features: Any, y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries and keys of LR pixels `y, x (B, P)` for points with bilinear `weight (B, P, m, 9)`, `N = B * P`.
 
         Returns `(N, m, C)`, the query map sampled bilinearly, and `(K, N, C)`, its windows (zeros outside, both).
         """
         keys = windows(heads_together(features.query_key), y, x, self.radius)
-        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), nearest(keys).transpose(0, 1)), keys
+        return torch.bmm(weight.flatten(0, 1).to(keys.dtype), middle_3x3(keys).transpose(0, 1)), keys
 
-    def weigh(self, query, keys, offset):
+    def weigh(self, query: torch.Tensor, keys: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Attention weights of single points, `(N, heads, K)`, from `query (N, 1, C)`, `keys (K, N, C)` and `offset (B,
         Q, 2)`."""
         n, heads = query.shape[0], self.mssa.heads
@@ -236,7 +251,7 @@ class MSIT(ImplicitModel):
         attention = attend(query.reshape(n * heads, 1, -1), keys, bias.reshape(n * heads, 1, -1))
         return attention.reshape(n, heads, -1)
 
-    def skip(self, features, y, x, weight):
+    def skip(self, features: Any, y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The LR image sampled bilinearly, the border continued: `(B, P, m, 3)`, in its own precision also under
         autocast."""
         nearest = windows(features.lr, y, x, 1).unflatten(1, y.shape).permute(1, 2, 0, 3)  # (B, P, 9, 3)
@@ -254,12 +269,12 @@ class Plan(NamedTuple):
     layer: first_layer.Layer | msit_decoder.Layers  # for the first layer (torch), or the whole MLP (compiled)
 
 
-def heads_together(maps):
+def heads_together(maps: torch.Tensor) -> torch.Tensor:
     """`(heads, B, H, W, C / heads)` to `(B, H, W, C)`."""
-    return maps.permute(1, 2, 3, 0, 4).flatten(3)
+    return rearrange(maps, 'head b y x d -> b y x (head d)')
 
 
-def bilinear_weights(offset):
+def bilinear_weights(offset: torch.Tensor) -> torch.Tensor:
     """Weights on the 3x3 pixels around the nearest one: offsets `(..., 2)`, (y, x), to `(..., 9)`, rows outermost."""
     y, x = grid.linear_weights(offset[..., 0]), grid.linear_weights(offset[..., 1])
     return (y[..., :, None] * x[..., None, :]).flatten(-2)

@@ -11,12 +11,12 @@ from utils import check_whole
 class ResidualDenseBlock(nn.Module):
     """Every convolution sees the block's input and all earlier outputs; a 1x1 convolution fuses them."""
 
-    def __init__(self, n_feats, growth, n_convs):
+    def __init__(self, n_feats: int, growth: int, n_convs: int):
         super().__init__()
         self.convs = nn.ModuleList(Conv2d(n_feats + c * growth, growth, 3) for c in range(n_convs))
         self.fuse = nn.Conv2d(n_feats + n_convs * growth, n_feats, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         dense = x
         for conv in self.convs:
             dense = torch.cat([dense, conv(dense).relu()], dim=1)
@@ -35,7 +35,7 @@ class RDN(nn.Module):
     Raises UserError for sizes that make no sense.
     """
 
-    def __init__(self, n_blocks=16, n_convs=8, growth=64, n_feats=64):
+    def __init__(self, n_blocks: int = 16, n_convs: int = 8, growth: int = 64, n_feats: int = 64):
         super().__init__()
         check_whole('rdn', n_blocks=n_blocks, n_convs=n_convs, growth=growth, n_feats=n_feats)
         self.out_dim = n_feats
@@ -45,7 +45,7 @@ class RDN(nn.Module):
         self.blocks = nn.ModuleList(ResidualDenseBlock(n_feats, growth, n_convs) for _ in range(n_blocks))
         self.fuse = nn.Sequential(nn.Conv2d(n_blocks * n_feats, n_feats, 1), Conv2d(n_feats, n_feats, 3))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = self.shallow[0](x)
         x = self.shallow[1](first)
         outputs = []

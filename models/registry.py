@@ -1,13 +1,15 @@
 """The registry of models, encoders and their parts (see `utils.Registry`), and what is made of their specs, checked to
 be what it stands for."""
 
+from typing import Any
+
 from utils import Registry, UserError
 
 models = Registry('model')
 register, make = models.register, models.make
 
 
-def build(spec):
+def build(spec: dict) -> Any:
     """The model of a spec, which it carries as `.spec`; `.meta`, what its weight file tells of it, is empty.
 
     Raises UserError for a spec that makes none, or only a part of one.
@@ -17,7 +19,7 @@ def build(spec):
     return model
 
 
-def make_part(role, spec, has, **injected):
+def make_part(role: str, spec: dict, has: str, **injected: Any) -> Any:
     """What `spec` names, which `has` an attribute that only parts of that `role` have; UserError if it has not."""
     made = make(spec, **injected)
     if not hasattr(made, has):
@@ -25,7 +27,7 @@ def make_part(role, spec, has, **injected):
     return made
 
 
-def make_encoder(spec):
+def make_encoder(spec: dict) -> Any:
     """The encoder of a spec. Raises UserError if it does not say what a model has to know of it."""
     made = make(spec)
     lacking = [name for name in ('out_dim', 'receptive_field') if not hasattr(made, name)]
@@ -34,7 +36,7 @@ def make_encoder(spec):
     return made
 
 
-def make_imnet(spec, in_dim):
+def make_imnet(spec: dict, in_dim: int) -> Any:
     """The MLP of a spec, which gives colours. Raises UserError if it does not give three numbers."""
     made = make_part('MLP', spec, 'after_first', in_dim=in_dim)
     if made.layers[-1].out_features != 3:
@@ -42,6 +44,6 @@ def make_imnet(spec, in_dim):
     return made
 
 
-def make_position_bias(spec, heads):
+def make_position_bias(spec: dict | None, heads: int) -> Any:
     """The position bias of a spec, None of None."""
     return None if spec is None else make_part('position bias', spec, 'along', heads=heads)

@@ -3,7 +3,6 @@
 python scripts/attention.py -input photo.png -scale 4 -pixel 120,200 -model weights.pth -output attention.png
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -12,16 +11,15 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torchvision.transforms.functional import to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models  # noqa: E402
-from datasets.pictures.image_io import Picture, check_output, read_image, write_image  # noqa: E402
+from datasets.pictures.image_io import check_output, read_image, write_figure  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.rendering import grid  # noqa: E402
-from utils import Parser, UserError, run_main  # noqa: E402
+from utils import Parser, UserError, pixel, run_main  # noqa: E402
 
 COLUMNS = 4  # heads beside each other
 SURROUNDING = 4  # LR pixels shown around the window
@@ -51,7 +49,7 @@ def main(args):
         raise UserError(f'{args.model}: a model of the kind {model.spec["name"]!r} has no attention to draw')
     weights = attention(model, lr.to(device), args.pixel, size).cpu()
     nearest, point = place(args.pixel, lr.shape[1:], size)
-    write_image(args.output, Picture(to_tensor(draw(lr, weights, nearest, point))))
+    write_figure(args.output, draw(lr, weights, nearest, point))
     print(
         f'{len(weights)} heads, window of {weights.shape[1]} x {weights.shape[2]} LR pixels around row {nearest[0]}, '
         f'column {nearest[1]}\nwritten: {args.output}'
@@ -111,15 +109,6 @@ def show(axes, lr, point):
     axes.imshow(lr.permute(1, 2, 0).numpy(), interpolation='nearest')
     axes.plot(*reversed(point), '+', color='cyan')
     axes.axis('off')
-
-
-def pixel(text):
-    """'120,200' to (y, x)."""
-    try:
-        y, x = map(int, text.split(','))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a row and a column such as 120,200') from None
-    return y, x
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ import math
 import platform
 import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -21,17 +20,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from models.device import PRECISIONS, choose_device, synchronize  # noqa: E402
+from datasets.resize import parse_scale  # noqa: E402
+from models.device import PRECISIONS, choose_device, timed  # noqa: E402
+from models.export import exported  # noqa: E402
 from models.mlp import Linear  # noqa: E402
 from models.native import library, msit_decoder, winograd  # noqa: E402
 from models.rendering import first_layer, grid  # noqa: E402
 from models.training.profile import Clock  # noqa: E402
-from utils import Parser, UserError, load_config, run_main, write_json  # noqa: E402
+from utils import Parser, UserError, load_config, positive, run_main, size, write_json  # noqa: E402
 
 LONG_PRODUCT = 0.1  # seconds: a matrix product that takes this long is large enough to measure the rate
 CHUNK = 30000  # points in a call of `query`
 PARTS = {  # of rendering: the functions whose time each of them counts
-    'encoding': ['model.encode_part'],
+    'encoding': ['model.encode_part', 'model.whole_maps'],
     'first layer': ['decoder.first_layer', 'shared.first_layer'],
     'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
 }
@@ -47,15 +48,11 @@ def by_query(model, lr, size):
         )
 
 
-def timed(work, device, turn=0):
+def median_seconds(work, device, turn=0):
     """Seconds that `work` takes: the median of as many runs as start within `turn` seconds."""
     seconds = []
     while sum(seconds) < turn or not seconds:
-        synchronize(device)
-        began = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(timed(work, device)[1])
     return statistics.median(seconds)
 
 
@@ -135,7 +132,7 @@ def parts_of_render(work, model, device):
     with one_thread(), contextlib.ExitStack() as watching:
         for part, functions in PARTS.items():
             for owner, name in (function.split('.') for function in functions):
-                if owners[owner] is not None:
+                if hasattr(owners[owner], name):
                     watching.enter_context(watch(owners[owner], name, part))
         with clock.part('rest'):
             work()
@@ -155,18 +152,18 @@ def product_rate(device, dtype):
     while n < largest and seconds < LONG_PRODUCT:
         n *= 2
         a, b = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
-        seconds = timed(lambda: torch.mm(a, b), device)
+        seconds = median_seconds(lambda: torch.mm(a, b), device)
     layer = Linear(n, n, bias=False, device=device, dtype=dtype).requires_grad_(False)
     works = partial(torch.mm, a, b), partial(layer, a)
-    return n**3 / min(timed(work, device) for _ in range(6) for work in works)
+    return n**3 / min(median_seconds(work, device) for _ in range(6) for work in works)
 
 
-def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
+def benchmark(contenders, lr, size, precisions, repeats, turn, against_query, runtimes=None):
     """Measure all models at one size in turns, so that other load on the machine affects all of them alike. A turn is
     as many runs as start within `turn` seconds, so that caches and memory are as in steady work.
 
     `contenders`: models by name. Returns a dict of medians for each name and precision; with `against_query`, those in
-    fp32 include `query`.
+    fp32 include `query`, and those of the models in `runtimes`, exported as ONNX, include onnxruntime.
     """
     works = {}
     for name, model in contenders.items():
@@ -174,14 +171,19 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
             works[name, precision, 'render'] = partial(model.render, lr, size, precision=precision)
         if against_query and 'fp32' in precisions:
             works[name, 'fp32', 'query'] = partial(by_query, model, lr, size)
+        if name in (runtimes or {}) and 'fp32' in precisions:
+            works[name, 'fp32', 'onnxruntime'] = partial(runtimes[name].render, lr, size)
     seconds = {key: [] for key in works}
     for _ in range(1 + repeats):
         for key, work in works.items():
-            seconds[key].append(timed(work, lr.device, turn))
+            seconds[key].append(median_seconds(work, lr.device, turn))
     rows = {}
     for (name, precision, way), work in works.items():
         row = rows.setdefault((name, precision), {'model': name, 'precision': precision})
         runs = seconds[name, precision, way][1:]  # the first turn warms up
+        if way == 'onnxruntime':
+            row['onnxruntime seconds'] = statistics.median(runs)
+            continue
         row |= {
             f'{way} seconds': statistics.median(runs),
             f'{way} memory': peak_memory(work, lr.device),
@@ -200,22 +202,11 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query):
 def build(name):
     """A model from a weight file, or with random weights from a training config (its path, or its name without `train_`
     and ending)."""
-    if name.endswith('.pth') or name in models.WITHOUT_WEIGHTS:
+    if name.endswith(('.pth', '.safetensors')) or name in models.WITHOUT_WEIGHTS:
         return models.load(name)
     path = Path(name) if name.endswith('.yaml') else ROOT / 'configs' / 'train' / f'train_{name}.yaml'
     torch.manual_seed(0)
     return models.fold(models.build(load_config(path)['model'])).eval().requires_grad_(False)
-
-
-def pair(text):
-    """'48x64' or '3.5' to (48, 64) or (3.5, 3.5)."""
-    try:
-        values = [float(value) for value in text.split('x')]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 2) or min(values) <= 0:
-        raise UserError(f'{text!r} is not a size or scale such as 48x48, 4 or 2x3.5')
-    return values[0], values[-1]
 
 
 COLUMNS = {  # headings: the key of a row, its format, and a factor
@@ -226,6 +217,7 @@ COLUMNS = {  # headings: the key of a row, its format, and a factor
     'render s': ('render seconds', '.3f', 1),
     'query s': ('query seconds', '.3f', 1),
     'speed-up': ('speedup', '.1f', 1),
+    'onnxruntime s': ('onnxruntime seconds', '.3f', 1),
     'render peak MB': ('render memory', '.0f', 1e-6),
     'query peak MB': ('query memory', '.0f', 1e-6),
     'G multiply-adds': ('render multiply-adds', '.1f', 1e-9),
@@ -236,12 +228,14 @@ COLUMNS = {  # headings: the key of a row, its format, and a factor
 
 def table(rows):
     """The rows as a Markdown table; cells of what was not measured are empty."""
-    lines = [list(COLUMNS), ['---'] * len(COLUMNS)]
+    asked = any('onnxruntime seconds' in row for row in rows)
+    columns = {name: column for name, column in COLUMNS.items() if asked or name != 'onnxruntime s'}
+    lines = [list(columns), ['---'] * len(columns)]
     for row in rows:
         lines.append(
             [
                 '' if row.get(key) is None else format(row[key] if factor is None else row[key] * factor, form)
-                for key, form, factor in COLUMNS.values()
+                for key, form, factor in columns.values()
             ]
         )
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
@@ -255,12 +249,13 @@ def parse():
         default=['edsr_baseline_MsIT'],
         help='weight files, training configs or their names, or bicubic',
     )
-    parser.add_argument('-inputs', nargs='+', default=['48x48'], help='LR sizes, height x width, as 48x48')
+    parser.add_argument('-inputs', nargs='+', type=size, default=[(48, 48)], help='LR sizes, height x width, as 48x48')
     parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
     parser.add_argument('-precision', nargs='+', default=['fp32'], choices=PRECISIONS, help='precisions of render')
-    parser.add_argument('-repeats', type=int, default=3, help='interleaved turns')
+    parser.add_argument('-repeats', type=positive, default=3, help='interleaved turns')
     parser.add_argument('-turn', type=float, default=2, help='seconds of a turn: short work is run several times')
     parser.add_argument('-no-query', action='store_true', help='leave out the evaluation point by point')
+    parser.add_argument('-onnx', action='store_true', help='also export the models and time onnxruntime, on the CPU')
     parser.add_argument('-output', type=Path, help='JSON file')
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps (default: chosen automatically)')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
@@ -268,19 +263,22 @@ def parse():
 
 
 def main(args):
-    if args.repeats < 1:
-        raise UserError(f'repeats is a whole number from 1 up, not {args.repeats}')
     if not 0 <= args.turn < math.inf:
         raise UserError(f'a turn is a number of seconds, not {args.turn}')
     device = choose_device(args.device)
-    inputs, scales = [tuple(map(int, pair(text))) for text in args.inputs], [pair(text) for text in args.scales]
+    scales = [parse_scale(text) for text in args.scales]
     contenders = {name: build(name).to(device) for name in args.models}
+    if args.onnx and device.type != 'cpu':
+        raise UserError(f'onnxruntime is timed on the CPU alone, not beside {device}')
+    with_graphs = [name for name in args.models if args.onnx and name not in models.WITHOUT_WEIGHTS]
+    runtimes = {name: exported(contenders[name]) for name in with_graphs}
     rates, rows = product_rates(device, args.precision), []
-    for height, width in inputs:
+    for height, width in args.inputs:
         lr = torch.rand(1, 3, height, width, device=device)
         for scale in scales:
-            size = round(height * scale[0]), round(width * scale[1])
-            for row in benchmark(contenders, lr, size, args.precision, args.repeats, args.turn, not args.no_query):
+            enlarged = round(height * scale[0]), round(width * scale[1])
+            turns = args.precision, args.repeats, args.turn, not args.no_query
+            for row in benchmark(contenders, lr, enlarged, *turns, runtimes):
                 row |= {'input': f'{height}x{width}', 'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale))}
                 rows.append(row)
     # measured again, as the machine may have been busy

@@ -5,23 +5,20 @@
 The LR image is made from the image, and PSNR taken on luma, as in `test.py`.
 """
 
-import argparse
 import sys
 from pathlib import Path
-
-from torchvision.transforms.functional import to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models  # noqa: E402
 from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.pictures.figures import LARGEST_ERROR, comparison  # noqa: E402
-from datasets.pictures.image_io import Picture, check_output, write_image  # noqa: E402
+from datasets.pictures.image_io import check_output, write_figure  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from datasets.wrappers import evaluation_item  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.evaluation.loop import evaluate_image  # noqa: E402
-from utils import Parser, UserError, labelled, run_main  # noqa: E402
+from utils import Parser, UserError, labelled, part, run_main  # noqa: E402
 
 
 def parse():
@@ -32,7 +29,7 @@ def parse():
     parser.add_argument('-output', required=True, type=Path, metavar='FILE', help='the figure')
     parser.add_argument(
         '-crop',
-        type=crop,
+        type=part,
         metavar='TOP,LEFT,HEIGHT,WIDTH',
         help='the part shown enlarged, in LR pixels; where most detail is if left out',
     )
@@ -56,20 +53,9 @@ def main(args):
     for label, model in contenders:
         scores, sr = evaluate_image(model, item, 'benchmark', device, ensemble=args.ensemble)
         panels.append((f'{label}  {scores["psnr"]:.2f} dB', sr))
-    write_image(args.output, Picture(to_tensor(comparison(item['lr'], panels, args.crop, item['hr']))))
+    write_figure(args.output, comparison(item['lr'], panels, args.crop, item['hr']))
     print('\n'.join(label for label, _ in panels))
     print(f'written: {args.output}; errors from black, none, to white, {LARGEST_ERROR:.0%} of the range and more')
-
-
-def crop(text):
-    """'10,20,28,28' to (top, left, height, width)."""
-    try:
-        top, left, height, width = map(int, text.split(','))
-    except ValueError:
-        top = left = height = width = 0
-    if min(top, left) < 0 or min(height, width) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a top, left, height and width in pixels, as 10,20,28,28')
-    return top, left, height, width
 
 
 if __name__ == '__main__':

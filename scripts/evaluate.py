@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import distributed
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -32,13 +31,14 @@ from models.evaluation.sets import caption, make_set, read_config  # noqa: E402
 from utils import (  # noqa: E402
     Parser,
     UserError,
-    about,
     atomic_path,
     check_folder,
+    error_prefix,
     labelled,
     merge,
-    nearest,
+    progress,
     run_main,
+    suggestion,
     write_json,
     write_text,
 )
@@ -130,7 +130,7 @@ def set_config(where):
     if Path(where).is_dir():
         images = {'name': 'image-folder', 'args': {'root_path': where, 'cache': 'in_memory'}}
         return {'dataset': {'name': 'sr-evaluation', 'args': {'dataset': images}}, 'protocol': 'benchmark'}
-    raise UserError(f'{where}: neither a folder nor a config nor a set{nearest(where, SETS)}')
+    raise UserError(f'{where}: neither a folder nor a config nor a set{suggestion(where, SETS)}')
 
 
 def set_cells(label, where, scales, contenders, eight_bit, ensemble):
@@ -138,7 +138,7 @@ def set_cells(label, where, scales, contenders, eight_bit, ensemble):
     config = set_config(where)
     spec, protocol, cells = config['dataset'], config['protocol'], []
     paired = spec['name'] == 'sr-evaluation-paired'
-    with about(where):
+    with error_prefix(where):
         for scale in scales:
             dataset = make_set(spec if paired else merge(spec, {'args': {'scale': list(scale)}}), protocol)
             if not cells:
@@ -205,7 +205,7 @@ def compute(cells, store, rank, folder, device, args):
         raise UserError('the images or the weights are not those of the first process')
     jobs = [(key, i) for key in todo for i in range(len(by_key[key].dataset))]
     ready = set()
-    with tqdm(total=len(jobs), unit='image', disable=rank != 0 or not sys.stderr.isatty()) as bar:
+    with progress(len(jobs), shown=rank == 0) as bar:
         while (job := store.add('jobs', 1) - 1) < len(jobs):
             bar.update(job - bar.n)
             key, i = jobs[job]
@@ -229,7 +229,7 @@ def compute(cells, store, rank, folder, device, args):
 
 def compute_image(cell, i, device, args):
     """The values of image `i` of the cell. Raises UserError if the output is not finite."""
-    with about(f'{cell.contender.label} on {cell.set} at {scale_text(cell.scale)}'):
+    with error_prefix(f'{cell.contender.label} on {cell.set} at {scale_text(cell.scale)}'):
         image, sr = evaluate_image(
             cell.contender.model, cell.dataset[i], cell.protocol, device, args.eight_bit, args.ensemble
         )

@@ -27,11 +27,11 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from datasets.image_folder import list_images, read_rgb  # noqa: E402
+from datasets.image_folder import is_image_name, list_images, read_rgb  # noqa: E402
 from datasets.preparation.archives import Damaged, open_files  # noqa: E402
 from datasets.preparation.download import download  # noqa: E402
 from datasets.resize import degrade  # noqa: E402
-from utils import Parser, UserError, about, atomic_path, check_folder, run_main  # noqa: E402
+from utils import Parser, UserError, atomic_path, check_folder, error_prefix, run_main  # noqa: E402
 
 Images = dict[str, Callable[[], bytes]]  # names of images, and functions that return the bytes of their files
 
@@ -165,7 +165,7 @@ def hr_images(files: Images) -> dict[Part | None, dict[str, Images]]:
         name, *kind = re.split(r'(?<=.)_SRF_\d+_(?=.)', path.stem, maxsplit=1)
         hidden = any(part.startswith('.') for part in path.parts) or '__macosx' in folders
         low = kind not in ([], ['HR']) or any(re.search('(^|_)lr(_|$)', folder) for folder in folders)
-        if path.suffix.lower() in Image.registered_extensions() and not hidden and not low:
+        if is_image_name(path.name) and not hidden and not low:
             part = next((FOLDERS[folder] for folder in reversed(folders) if folder in FOLDERS), None)
             found.setdefault(part, {}).setdefault(str(path.parent), {})[name] = read
     return found
@@ -266,7 +266,7 @@ def lay_out_lr(part: Part, root: Path) -> None:
             rgb = read_rgb(file)
         for scale, target in lacking.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with about(file), atomic_path(target) as temporary:
+            with error_prefix(file), atomic_path(target) as temporary:
                 Image.fromarray(degrade(rgb, scale)[0]).save(temporary)
 
 

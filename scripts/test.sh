@@ -10,5 +10,5 @@ status=0
 "$python" -m ruff check || status=$?
 "$python" -m ruff format --check || status=$?
 "$python" -m mypy || status=$?
-"$python" -m pytest -q "$@" || status=$?
+"$python" -m pytest -q -n auto --dist loadfile "$@" || status=$?
 exit "$status"

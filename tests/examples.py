@@ -4,6 +4,7 @@ import copy
 from unittest import mock
 
 import torch
+from conftest import TINY
 from hypothesis import strategies as st
 
 import models
@@ -15,7 +16,40 @@ ENCODER = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4}}
 IMNET = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [6, 5]}}
 LIIF = {'name': 'liif', 'args': {'encoder_spec': ENCODER, 'imnet_spec': IMNET}}
 LTE = {'name': 'lte', 'args': {'encoder_spec': ENCODER, 'imnet_spec': IMNET, 'hidden_dim': 6}}
+LTE_FAST = {'name': 'lte-fast', 'args': {'encoder_spec': ENCODER, 'num_layer': 1, 'hidden_dim': 6}}
+MODULATED = {
+    'imnet_spec': {'name': 'lmmlp', 'args': {'hidden_dim': 4, 'hidden_depth': 2}},
+    'hypernet_spec': {'name': 'mlp', 'args': {'hidden_list': [5]}},
+}
+LMLIIF = {'name': 'lmliif', 'args': {'encoder_spec': ENCODER, **MODULATED}}
+LMLTE = {'name': 'lmlte', 'args': {'encoder_spec': ENCODER, **MODULATED, 'hidden_dim': 6}}
 BICUBIC = {'name': 'bicubic', 'args': {}}
+
+# Small ones of every kind that is registered.
+ENCODERS = {
+    'edsr-baseline': {'n_resblocks': 1, 'n_feats': 5},
+    'edsr': {'n_resblocks': 2, 'n_feats': 4},
+    'rdn': {'n_blocks': 2, 'n_convs': 3, 'growth': 2, 'n_feats': 4},
+    'light': {'n_blocks': 2, 'n_feats': 4, 'hidden': 5},
+    'rcan': {'n_resgroups': 2, 'n_resblocks': 1, 'n_feats': 4, 'reduction': 2},
+    'swinir': {'embed_dim': 4, 'depths': [2, 1], 'num_heads': [2, 1], 'window_size': 4},
+}
+MLP = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8, 8], 'act': 'gelu'}}
+DECODERS = {
+    'msit': {key: value for key, value in TINY['args'].items() if key != 'encoder_spec'},
+    'liif': {'imnet_spec': MLP},
+    'lte': {'imnet_spec': MLP, 'hidden_dim': 6},
+    'lte-fast': {'num_layer': 1, 'hidden_dim': 6},
+    'lmliif': MODULATED,
+    'lmlte': {**MODULATED, 'hidden_dim': 6},
+}
+
+
+def spec_of(decoder, encoder='edsr-baseline', **args):
+    return {
+        'name': decoder,
+        'args': {'encoder_spec': {'name': encoder, 'args': ENCODERS[encoder]}, **DECODERS[decoder], **args},
+    }
 
 
 def close(a, b):

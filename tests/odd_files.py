@@ -470,7 +470,7 @@ def no_images():
         'icon': b'\0\0\1\0\1\0\x10\x10' + bytes(60),
         'PSD': b'8BPS\0\1' + bytes(60),
         'JPEG 2000': b'\0\0\0\x0cjP  \r\n\x87\n' + bytes(60),
-        'PPM': b'P6 3 3 255\n' + bytes(27),
+        'PPM': b'P6 3 3 255\n' + bytes(20),
         'XPM': b'/* XPM */\n',
         'PCX': b'\x0a\5\1\x08' + bytes(200),
         'QOI': b'qoif' + bytes(30),

@@ -38,6 +38,8 @@ def train(folder, *options, die_in_save=None, group=False):
     `group`: in a group of processes of its own, with its workers.
     """
     os.chdir(folder)
+    if hasattr(signal, 'SIGHUP'):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started by nohup
     if group:
         os.setsid()
     output = os.open('output.txt', os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -28,10 +28,20 @@ PUBLISHED = {
     )
 }
 
-OTHERS = [
-    *('train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_light_MSIT'),
-    *('train_edsr_baseline_liif', 'train_edsr_baseline_lte'),
-]
+# Of the peers' recipes: patches of a step, the learning rate, and how many thousand steps until each change of it.
+FROM_LIIF = 16, 1e-4, [200, 400, 600, 800, 1000]
+FROM_LMF = 16, 1e-4, [200, 400, 600, 800, 1000, 1200]
+WITH_SWINIR = 32, 2e-4, [250, 400, 450, 475, 500]
+PEERS = {
+    'train_edsr_baseline_liif': ('edsr-baseline', 'liif', FROM_LIIF),
+    'train_edsr_baseline_lte': ('edsr-baseline', 'lte', FROM_LIIF),
+    'train_edsr_baseline_lte_fast': ('edsr-baseline', 'lte-fast', FROM_LIIF),
+    'train_edsr_baseline_lmliif': ('edsr-baseline', 'lmliif', FROM_LMF),
+    'train_edsr_baseline_lmlte': ('edsr-baseline', 'lmlte', FROM_LMF),
+    'train_swinir_lte': ('swinir', 'lte', WITH_SWINIR),
+    'train_swinir_lmlte': ('swinir', 'lmlte', WITH_SWINIR),
+}
+OTHERS = ['train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_light_MSIT']
 
 
 def read(name):
@@ -39,7 +49,7 @@ def read(name):
 
 
 def test_there_are_no_others():
-    assert sorted(path.stem for path in CONFIGS.glob('train_*')) == sorted([*PUBLISHED, *OTHERS])
+    assert sorted(path.stem for path in CONFIGS.glob('train_*')) == sorted([*PUBLISHED, *PEERS, *OTHERS])
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -62,18 +72,34 @@ def test_published_recipe(name):
             assert optimizer.param_groups[0]['lr'] == pytest.approx(rate, abs=1e-10), epoch
 
 
-@pytest.mark.parametrize('name', ['liif', 'lte'])
+@pytest.mark.parametrize('name', PEERS)
 def test_recipe_of_the_peers(name):
-    config = read(f'train_edsr_baseline_{name}')
-    assert config['model']['name'] == name and config['model']['args']['encoder_spec']['name'] == 'edsr-baseline'
-    assert (config['patch'], config['queries'], config['draw'], config['batch_size']) == (48, 2304, 'pixel', 16)
+    encoder, decoder, (batch_size, lr, thousands) = PEERS[name]
+    config = read(name)
+    assert config['model']['name'] == decoder and config['model']['args']['encoder_spec']['name'] == encoder
+    recipe = [config[key] for key in ('patch', 'queries', 'draw', 'batch_size')]
+    assert recipe == [48, 2304, 'pixel', batch_size]
     planned = stages.in_steps(config['stages']['stage1'], 50)
-    assert planned['scales'] == [1, 4] and planned['steps'] == 1000 * 1000  # 1000 iterations an epoch
+    assert planned['scales'] == [1, 4] and planned['steps'] == 1000 * thousands[-1]
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=planned['lr'])
     schedule = stages.schedule(optimizer, planned)
-    for epoch, rate in ((0, 1e-4), (199, 1e-4), (201, 5e-5), (401, 2.5e-5), (601, 1.25e-5), (999, 6.25e-6)):
-        schedule.step_update(1000 * epoch)
-        assert optimizer.param_groups[0]['lr'] == pytest.approx(rate), epoch
+    for halved, (first, last) in enumerate(zip([0, *thousands], thousands)):
+        for step in (1000 * first + 1000, 1000 * last - 1000):
+            schedule.step_update(step)
+            assert optimizer.param_groups[0]['lr'] == pytest.approx(lr / 2**halved), step
+
+
+@pytest.mark.parametrize(
+    'name, decoder', [('lte', 493_827), ('lte_fast', 493_827), ('lmliif', 165_651), ('lmlte', 270_467)]
+)
+def test_published_sizes_of_the_peers(name, decoder):
+    with torch.device('meta'):
+        model = models.build(read(f'train_edsr_baseline_{name}')['model'])
+        swinir = models.make({'name': 'swinir'})
+        rcan = models.make({'name': 'rcan'})
+    encoder = sum(p.numel() for p in model.encoder.parameters())
+    assert (encoder, sum(p.numel() for p in model.parameters())) == (1_220_416, 1_220_416 + decoder)
+    assert [sum(p.numel() for p in made.parameters()) for made in (swinir, rcan)] == [11_603_044, 15_295_200]
 
 
 def test_the_light_models_differ_in_the_decoder_alone():

@@ -2,10 +2,14 @@
 
 import functools
 import importlib.util
+import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +17,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 import models
+from datasets.pictures import formats, jobs
 from datasets.pictures.image_io import Picture, read_image, write_image
-from datasets.pictures.sizes import by_longest, by_resolution
-from datasets.resize import matlab_resize
+from datasets.pictures.sizes import by_longest, by_resolution, by_scale
+from datasets.resize import matlab_resize, parse_scale
 from models.rendering.render import check as check_part
 from models.rendering.self_ensemble import render_ensemble
 from models.rendering.upscaler import BYTES, Upscaler
@@ -636,3 +641,278 @@ def test_debug_shows_the_traceback(tmp_path):
     command = [sys.executable, DEMO, '-input', 'none.png', '-output', 'out.png', '-debug']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode and 'Traceback' in done.stderr
+
+
+# ---------------------------------------------------------------- names, folders and what cannot be read
+
+
+def started(folder, *arguments, out=None, encoding='utf-8', before=None):
+    """`demo.py` in a child of this process, in `folder`, with bicubic on the CPU: its number. Its stdout is `out`, a
+    file's number, or `folder/stdout`, in an `encoding`; its stderr `folder/stderr`. `before` is called first."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.chdir(folder)
+        os.dup2(os.open('stdout', os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if out is None else out, 1)
+        os.dup2(os.open('stderr', os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        sys.stdout = open(1, 'w', encoding=encoding, closefd=False)
+        sys.stderr = open(2, 'w', encoding=encoding, errors='backslashreplace', closefd=False)
+        sys.argv = [str(DEMO), '-device', 'cpu', '-model', 'bicubic', *arguments]
+        if before:
+            before()
+        runpy.run_path(str(DEMO), run_name='__main__')
+    except SystemExit as stopped:
+        os._exit(stopped.code)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(99)
+
+
+def status_of(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def save(path, size=(3, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
+
+
+@pytest.mark.parametrize('encoding', ['cp1252', 'ascii', 'utf-8'])
+def test_names_that_the_terminal_cannot_print(tmp_path, encoding):
+    names = ['図.png', 'Grüße.png', 'a\nb.png', os.fsdecode(b'\xff.png')]
+    for name in names:
+        save(tmp_path / 'in' / name)
+    (tmp_path / 'in' / '写真.jpg').write_text('no image')
+    status = status_of(started(tmp_path, '-input', 'in', '-output', 'out', encoding=encoding))
+    said, failed = ((tmp_path / name).read_bytes() for name in ('stdout', 'stderr'))
+    assert status == 1 and b'4 of 5 images' in said and failed.startswith(b'failed: ') and failed.count(b'\n') == 1
+    assert sorted(os.listdir(tmp_path / 'out')) == sorted(names)
+
+
+@pytest.mark.parametrize('letter', ['x', 'ü', '写', '🖼'])
+@pytest.mark.parametrize('length', [200, 241, 255])
+def test_long_names(demo, letter, length):
+    name = letter * ((length - 4) // len(letter.encode()))
+    name = name + 'x' * (length - 4 - len(name.encode())) + '.jpg'
+    assert len(name.encode()) == length
+    save(Path('tree', name))
+    status, _, err = demo('-input', 'tree', '-output', 'out', model='bicubic')
+    assert (status, err) == (0, '') and os.listdir('out') == [name]
+    assert demo('-input', f'tree/{name}', '-output', name, model='bicubic')[0] == 0 and os.path.exists(name)
+
+
+def test_names_that_are_too_long(demo):
+    name = 'x' * 251 + '.jpg'
+    save(Path('tree', name))
+    save(Path('tree/a.jpg'))
+    status, _, err = demo('-input', 'tree', '-output', 'out', '-format', 'webp', model='bicubic')
+    assert status == 1 and err.startswith('failed: ') and err.count('\n') == 1 and os.listdir('out') == ['a.webp']
+    for arguments in (['-input', 'x' * 300, '-output', 'a.png'], ['-input', 'in.png', '-output', 'x' * 300 + '.png']):
+        status, out, err = demo(*arguments, model='bicubic')
+        assert status == 2 and err.startswith('error: ') and err.count('\n') == 1
+
+
+def test_names_of_jpeg_are_kept(demo):
+    for name in ('a.jfif', 'b.jpe', 'c.JPEG'):
+        save(Path('tree', name))
+    assert demo('-input', 'tree', '-output', 'out', model='bicubic')[0] == 0
+    assert sorted(os.listdir('out')) == ['a.jfif', 'b.jpe', 'c.JPEG']
+    assert all(path.read_bytes()[:2] == b'\xff\xd8' for path in Path('out').iterdir())
+
+
+def test_a_dash_is_no_file(demo):
+    refused(demo('-input', 'in.png', '-output', '-'), 'not to stdout')
+    refused(demo('-input', 'in.png', '-output', 'a.png', '-compare', '-'), 'not to stdout')
+    refused(demo('-input', '-', '-output', 'a.png'), 'not from stdin')
+    assert demo('-input', 'in.png', '-output', './-/', model='bicubic')[0] == 0 and os.listdir('-') == ['in.png']
+
+
+def test_links_that_lead_nowhere_do_not_stop_the_others(demo):
+    save(Path('tree/a.png'))
+    Path('tree/loop.png').symlink_to('loop.png')
+    Path('tree/loop').symlink_to('loop')
+    Path('tree/one.png').symlink_to('two.png')
+    Path('tree/two.png').symlink_to('one.png')
+    Path('tree/gone.png').symlink_to('nowhere.png')
+    Path('tree/deep').symlink_to('.')
+    os.mkfifo('tree/pipe.png')
+    status, out, err = demo('-input', 'tree', '-output', 'out', model='bicubic')
+    assert status == 1 and '1 of 6 images' in out and os.listdir('out') == ['a.png']
+    assert [line.split(':')[1].strip() for line in err.splitlines()] == [
+        f'tree/{name}.png' for name in ('gone', 'loop', 'one', 'pipe', 'two')
+    ]
+    refused(demo('-input', 'tree/loop', '-output', 'b.png'), 'a link', left=['in.png', 'tree', 'out'])
+    refused(demo('-input', 'tree/a.png', '-output', 'tree/loop/'), 'loop', left=['in.png', 'tree', 'out'])
+
+
+def test_folders_that_cannot_be_read_do_not_stop_the_others(demo, monkeypatch):
+    for name in ('a.png', 'closed/b.png', 'open/c.png'):
+        save(Path('tree', name))
+    Path('empty').mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith('closed'):
+            raise PermissionError(13, 'Permission denied', os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    status, out, err = demo('-input', 'tree', '-output', 'out', model='bicubic')
+    assert status == 1 and err == 'failed: tree/closed: cannot be read (Permission denied)\n' and '2 of 2 images' in out
+    status, out, err = demo('-input', 'tree/open', 'tree/closed', 'empty', '-output', 'two', model='bicubic')
+    assert status == 1 and err.count('failed: ') == 2 and '1 of 1 images' in out and 'empty: no images' in err
+    status, out, err = demo('-input', 'tree/closed', '-output', 'three', model='bicubic')
+    assert status == 2 and err == 'error: tree/closed: cannot be read (Permission denied)\n'
+
+
+def test_a_file_that_may_not_be_opened_does_not_stop_the_others(demo, monkeypatch):
+    save(Path('tree/a.png'))
+    save(Path('tree/b.png'))
+
+    def refuse(path, *arguments, **options):
+        if os.fspath(path) == os.path.join('tree', 'a.png'):
+            raise PermissionError(13, 'Permission denied', os.fspath(path))
+        return open(path, *arguments, **options)
+
+    monkeypatch.setattr('datasets.pictures.image_io.open', refuse, raising=False)
+    status, out, err = demo('-input', 'tree', '-output', 'out', model='bicubic')
+    assert status == 1 and err == 'failed: tree/a.png: cannot be read (Permission denied)\n' and '1 of 2' in out
+
+
+def test_files_left_out_are_named_by_kind_and_number(demo, monkeypatch):
+    lacking = {name: formats.OPTIONAL[name] for name in ('HEIF', 'JXL')}
+    monkeypatch.setattr(jobs, 'LACKING', lacking)
+    monkeypatch.setattr(jobs, 'readable_suffixes', lambda: {'.png', '.jpg'})
+    for name in ('a.heic', 'b.HEIC', 'c.heic', 'd.jxl', 'e.txt', 'f.txt', 'LICENSE', '.hidden'):
+        Path('phone', name).parent.mkdir(exist_ok=True)
+        Path('phone', name).write_text('x')
+    said = 'phone: no images in this folder that can be read: 3 .heic (HEIC needs the package pillow-heif), 2 .txt'
+    refused(demo('-input', 'phone', '-output', 'out'), said, left=['in.png', 'phone'])
+    save(Path('phone/g.png'))
+    status, out, err = demo('-input', 'phone', '-output', 'out', model='bicubic')
+    last = out.splitlines()[-1]
+    assert (status, err) == (0, '') and '3 .heic (HEIC needs the package pillow-heif), 2 .txt' in last
+    assert '1 .jxl (JPEG XL needs the package pillow-jxl-plugin)' in last and '1 without extension' in last
+
+
+# ---------------------------------------------------------------- ends
+
+
+@pytest.mark.parametrize(
+    'number, suffix', [(signal.SIGTERM, 'png'), (signal.SIGHUP, 'tif'), (signal.SIGINT, 'jpg')], ids=str
+)
+def test_a_signal_leaves_no_partial_file(tmp_path, number, suffix):
+    save(tmp_path / 'in.png')
+
+    def wait(*_):
+        Path('begun').touch()
+        time.sleep(600)
+
+    def begin():
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)  # not nohup's
+        Upscaler.__call__ = wait
+
+    child = started(tmp_path, 'in.png', '-o', f'out.{suffix}', before=begin)
+    while not (tmp_path / 'begun').exists():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / 'stderr').read_text()
+        time.sleep(0.01)
+    assert list(tmp_path.glob(f'.out.*.partial.{suffix}'))
+    os.kill(child, number)
+    assert status_of(child) == 128 + number
+    assert (tmp_path / 'stderr').read_text() == ('interrupted\n' if number == signal.SIGINT else '')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['begun', 'in.png', 'stderr', 'stdout']
+
+
+def heed_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell makes its background commands ignore
+
+
+def test_ctrl_c_while_torch_is_imported_shows_no_traceback(tmp_path):
+    command = [sys.executable, '-X', 'importtime', DEMO, '-input', 'in.png', '-output', 'out.png']
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
+    for line in process.stderr:
+        if b'torch' in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == -signal.SIGINT and b'Traceback' not in err and b'KeyboardInterrupt' not in err
+
+
+@pytest.mark.parametrize('output', ['out.png', 'out/'])
+def test_a_closed_pipe_and_a_full_disk_behind_stdout(tmp_path, output):
+    save(tmp_path / 'in.png')
+    command = ['-input', 'in.png', '-output', output, '-overwrite']
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert status_of(started(tmp_path, *command, out=writer)) == 141 and (tmp_path / 'stderr').read_text() == ''
+    full = os.open('/dev/full', os.O_WRONLY)
+    assert status_of(started(tmp_path, *command, out=full)) == 2
+    assert (tmp_path / 'stderr').read_text() == 'error: stdout cannot be written (No space left on device)\n'
+    os.close(writer), os.close(full)
+    written = sorted(path.name for path in tmp_path.rglob('*') if path.is_file())
+    assert written == sorted(['in.png', 'stderr', 'in.png' if output == 'out/' else 'out.png'])
+
+
+# ---------------------------------------------------------------- habits
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['in.png', '-o', 'out.png'],
+        ['-o', 'out.png', 'in.png'],
+        ['-i', 'in.png', '-o', 'out.png'],
+        ['--output', 'out.png', '--i', 'in.png'],
+        ['-quiet', 'in.png', '-output', 'out.png', '-overwrite'],
+        ['-o=out.png', '-overwrite', 'in.png'],
+    ],
+)
+def test_inputs_need_no_option(demo, arguments):
+    status, _, err = demo(*arguments, '-scale', '2', model='bicubic')
+    assert (status, err) == (0, '') and read_image('out.png')[0].rgb.shape[1:] == (12, 10)
+
+
+def test_inputs_with_and_without_option_are_one_list(demo):
+    write_image('b.png', Picture(torch.rand(3, 2, 2)))
+    assert demo('in.png', '-o', 'out', '-i', 'b.png', model='bicubic')[0] == 0
+    assert sorted(os.listdir('out')) == ['b.png', 'in.png']
+
+
+@pytest.mark.parametrize('text', ['2x', '2', '2X', '2.0', '2,2', '2x2'])
+def test_scales_as_people_write_them(demo, text):
+    assert demo('in.png', '-o', 'out.png', '-scale', text, model='bicubic')[0] == 0
+    assert read_image('out.png')[0].rgb.shape[1:] == (12, 10)
+
+
+@given(*[st.floats(0.01, 99, allow_nan=False).map(lambda value: round(value, 3))] * 2)
+def test_one_parser_of_scales(y, x):
+    for text in (f'{y},{x}', f'{y}x{x}', f'{y} X {x}'):
+        assert parse_scale(text) == (y, x) and by_scale(text)((10, 20)) == (10 * y, 20 * x)
+    assert by_scale(f'{y}x')((10, 20)) == (10 * y, 20 * y)
+
+
+@pytest.mark.parametrize('text', ['1920x1080', '1920X1080', '1920 x 1080', '1920×1080', '1920*1080'])
+def test_a_resolution_in_which_the_order_is_unclear(demo, text):
+    said = repr(text), 'the height, a comma, the width', '1080,1920 is an image 1920 wide and 1080 high'
+    refused(demo('-input', 'in.png', '-output', 'out.png', '-resolution', text), *said)
+
+
+def test_comparison_and_zoom_are_srgb(demo, monkeypatch):
+    program = runpy.run_path(str(DEMO))
+    seen = program['seen']
+    red = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(3, 2, 2)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    assert (seen(Picture(red, icc=srgb)) - red).abs().max() < 2.5 / 255 and seen(Picture(red)) is red
+    with pytest.warns(UserWarning, match='cannot be applied'):
+        assert seen(Picture(red, icc=b'x' * 200)) is red
+    write_image('p.png', Picture(torch.rand(3, 4, 4), icc=srgb[:128] + b'\xff' * 300))
+    status, _, err = demo('p.png', '-o', 'a.png', '-compare', 'both.png', model='bicubic')
+    assert status == 0 and err == 'note: the colour profile cannot be applied: shown as if it were sRGB\n'
+    write_image('hdr.png', Picture(torch.rand(3, 4, 4), labels={'cICP': bytes([9, 16, 0, 1])}))
+    status, _, err = demo('hdr.png', '-o', 'b.png', '-compare', 'b.jpg', model='bicubic')
+    assert status == 0 and err.count('cICP') == err.count('\n') == 1 and 'JPEG' in err
+    status, _, err = demo('hdr.png', '-o', 'b.gif', '-zoom', '1,1', '-resolution', '4,4', model='bicubic')
+    assert status == 0 and err.count('cICP') == err.count('\n') == 1

@@ -17,7 +17,8 @@ MAY_IMPORT = {
         *('models', 'models.layers', 'models.rendering', 'models.weights', 'models.evaluation'),
         *('datasets', 'datasets.pictures'),
     },
-    'datasets': set(),
+    'models.export': {'models', 'models.layers', 'models.rendering'},
+    'datasets': {'datasets.pictures'},  # which read files
     'datasets.pictures': {'datasets'},
     'datasets.preparation': {'datasets'},
     'utils': set(),

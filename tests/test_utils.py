@@ -1,9 +1,14 @@
 """What the programs share: errors, arguments, the registry, configs, devices, files."""
 
+import argparse
 import json
 import math
+import re
 import sys
+import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import refused
@@ -12,7 +17,7 @@ from hypothesis import strategies as st
 
 import utils
 from models.device import choose_device
-from utils import Parser, Registry, UserError, atomic_path, load_config, merge, run_main
+from utils import Note, Parser, Registry, UserError, atomic_path, load_config, merge, run_main
 
 in_tmp = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -69,8 +74,24 @@ def test_mistakes_of_the_code_are_not_hidden(error):
         run_main(raising(error))
 
 
+def test_a_note_is_one_line_and_other_warnings_are_as_ever(capfd, monkeypatch):
+    def main():
+        for _ in range(2):
+            warnings.warn('what one\nshould know', Note)
+        warnings.warn('old', DeprecationWarning)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('always', DeprecationWarning)
+        warnings.showwarning = lambda message, *_: print(f'other: {message}', file=sys.stderr)
+        status, out, err = ended(capfd, main)
+        assert (status, out) == (0, '')
+        assert err == 'note: what one should know\n' * 2 + 'other: old\n'
+        monkeypatch.setenv('RANK', '1')  # of several processes, the first tells
+        assert ended(capfd, main)[2] == 'other: old\n'
+
+
 def test_about_says_what():
-    with pytest.raises(UserError, match='^photo.png: the file ends early$'), utils.about('photo.png'):
+    with pytest.raises(UserError, match='^photo.png: the file ends early$'), utils.error_prefix('photo.png'):
         raise UserError('the file ends early')
 
 
@@ -109,9 +130,28 @@ def test_arguments_that_are_none(parsed, capfd, words):
     refused((stopped.value.code, *capfd.readouterr()))
 
 
+@pytest.mark.parametrize(
+    'parser, good, bad',
+    [
+        (utils.positive, {'64': 64, '007': 7}, ['0', '-1', '1.5', '', 'x', '1e3', '٣', ' 3']),
+        (utils.pixel, {'310,420': (310, 420), '0, 0': (0, 0)}, ['3', '3,4,5', '-1,3', '3,-1', '3;4', '', ',', '1.5,2']),
+        (utils.size, {'48x64': (48, 64), '48': (48, 48)}, ['0x3', '3x3x3', 'x', '', '-3x3', '2.5x3', '3x']),
+        (utils.part, {'1,2,3,4': (1, 2, 3, 4), '0,0,1,1': (0, 0, 1, 1)}, ['1,2,3', '-1,2,3,4', '1,2,0,4', '1,2,3,x']),
+        (utils.shard, {'2/8': (2, 8), '1/1': (1, 1)}, ['0/8', '9/8', '2', '2/8/9', 'a/b', '-1/3', '']),
+    ],
+)
+def test_text_of_command_lines(parser, good, bad):
+    for text, value in good.items():
+        assert parser(text) == value
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=re.escape(f'{text!r} is not ')) as caught:
+            parser(text)
+        assert '\n' not in str(caught.value)
+
+
 def test_nearest():
-    assert utils.nearest('chanels', ['heads', 'channels']) == ", did you mean 'channels'? (known: channels, heads)"
-    assert utils.nearest(None, [1, 'a']) == ' (known: 1, a)'
+    assert utils.suggestion('chanels', ['heads', 'channels']) == ", did you mean 'channels'? (known: channels, heads)"
+    assert utils.suggestion(None, [1, 'a']) == ' (known: 1, a)'
 
 
 # ---------------------------------------------------------------- the registry
@@ -162,11 +202,27 @@ def test_specs_that_build_nothing(shapes, spec, injected, said):
         shapes.make(spec, **injected)
 
 
-@pytest.mark.parametrize('value', [0, -1, 1.0, '1', None, True, [1]])
+@pytest.mark.parametrize('value', [0, -1, 1.0, '1', None, True, [1], math.inf, math.nan])
 def test_whole_numbers(value):
-    utils.check_whole('box', width=1, height=2)
+    utils.check_whole('box', width=1, height=10**400)
+    utils.check_whole('box', smallest=0, width=0)
     with pytest.raises(UserError, match='box: height is a whole number from 1 up, not'):
         utils.check_whole('box', width=1, height=value)
+    assert not utils.is_whole(value) and not utils.is_whole(2, 3)
+
+
+@pytest.mark.parametrize('value', ['1', None, True, [1], math.inf, -math.inf, math.nan, 1j, np.bool_(True)])
+def test_numbers(value):
+    utils.check_numbers('box', width=-1, height=2.5, depth=np.float32(1), weight=10**400)
+    with pytest.raises(UserError, match='box: height is a number, not'):
+        utils.check_numbers('box', width=1, height=value)
+
+
+@pytest.mark.parametrize('value', [None, 1, ['a'], b'a'])
+def test_paths(value):
+    utils.check_paths('box', inside='a', outside=Path('b'))
+    with pytest.raises(UserError, match='box: outside is the path of a file or folder, not'):
+        utils.check_paths('box', inside='a', outside=value)
 
 
 # ---------------------------------------------------------------- configs
@@ -300,6 +356,20 @@ def test_configs_that_are_refused(load, text, said):
         load(SCHEMA, top=text, low='of_low: 1')
 
 
+def test_a_config_that_lacks_keys_is_told_where_defaults_come_from(tmp_path):
+    path, base = tmp_path / 'mine/config.yaml', tmp_path / 'configs/base.yaml'
+    utils.check_complete({'a': None, 'b': 1}, {'a': None, 'b': None}, path, base)
+    with pytest.raises(UserError) as caught:
+        utils.check_complete({'b': 1}, {'a': None, 'b': None, 'c': None}, path, base)
+    assert str(caught.value).startswith(f"{path}: the key 'a' is missing and 1 more; ")
+    wanted = str(caught.value).split('base: ')[-1]
+    for place in (path.parent, base.parent):
+        place.mkdir()
+    base.write_text('{a: 1, c: 2}')
+    path.write_text(f'{{base: {wanted}, b: 1}}')
+    assert load_config(path) == {'a': 1, 'b': 1, 'c': 2}  # what it says to write helps
+
+
 def test_circles(load):
     with pytest.raises(UserError, match='in a circle'):
         load(top='base: top.yaml')
@@ -429,3 +499,46 @@ def test_labels_tell_files_apart():
         ('y', 'b/y.pth'),
         ('c/x.pth', 'c/x.pth'),
     ]
+
+
+def test_labels_are_as_long_as_is_needed_and_no_two_are_the_same():
+    for files, labels in (
+        (['x.png', 'x.jpg', 'y.png'], ['x.png', 'x.jpg', 'y']),
+        (['x.png', 'x.jpg', 'x.jpg.png'], ['x.png', 'x.jpg', 'x.jpg.png']),
+        (['a/x.png', 'b/x.png', 'x.png'], ['a/x.png', 'b/x.png', 'x.png']),
+        (['a.pth', 'b/a.pth', 'c/a.pth.x'], ['a.pth', 'b/a.pth', 'a.pth.x']),
+        ([], []),
+    ):
+        assert [label for label, _ in utils.labelled(files)] == labels
+
+
+# ---------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize('seconds', [1, 4, 30])
+def test_progress_is_a_line_every_ten_seconds_at_most(capfd, monkeypatch, seconds):
+    now = [0.0]
+    bar = utils.progress(12)
+    bar._time, bar.start_t, bar.last_print_t = lambda: now[0], 0, 0
+    with bar:
+        for _ in range(12):
+            now[0] += seconds
+            bar.update()
+    out, err = capfd.readouterr()
+    lines = err.splitlines()
+    assert out == '' and '\r' not in err and len(lines) == {1: 1, 4: 4, 30: 12}[seconds]
+    assert all(re.match(r'\d+% \d+/12 \[\d\d:\d\d<', line) for line in lines), err
+
+
+def test_no_progress_if_not_wanted(capfd, monkeypatch):
+    monkeypatch.setattr(utils, 'EVERY', 0)
+    with utils.progress(3, shown=False) as bar:
+        bar.update(3)
+    assert capfd.readouterr() == ('', '')
+
+
+def test_on_a_terminal_progress_is_a_bar(capfd, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+    with utils.progress(3) as bar:
+        bar.update(3)
+    assert '100%' in capfd.readouterr().err

@@ -1,44 +1,46 @@
 """Animations: GIF, and MP4 where imageio-ffmpeg is installed."""
 
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+import torch
 
-from utils import UserError, atomic_path, nearest
+from utils import UserError, atomic_path, suggestion
 
 FORMATS = ('.gif', '.mp4')
 FPS, REST = 20, 20  # frames a second, and how many of them the last one stays
 
 
-def check_animation(path):
+def check_animation(path: Path) -> None:
     """Raise UserError, before any work, if no animation could be written to `path`."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise UserError(f'{path}: no animation has the extension {path.suffix!r}{nearest(suffix, FORMATS)}')
+        raise UserError(f'{path}: no animation has the extension {path.suffix!r}{suggestion(suffix, FORMATS)}')
     if not path.parent.is_dir():
         raise UserError(f'{path}: there is no folder {path.parent}')
     if suffix == '.mp4' and importlib.util.find_spec('imageio_ffmpeg') is None:
         raise UserError(f'{path}: MP4 needs the package imageio-ffmpeg (pip install imageio-ffmpeg); GIF does not')
 
 
-def write_animation(path, frames):
+def write_animation(path: Path, frames: Iterable[torch.Tensor]) -> None:
     """Write `frames`, an iterable of `(3, h, w)` in [0, 1], clamped, to `path` completely or not at all; it plays at
     `FPS`, rests on the last frame and, a GIF, begins anew.
 
     Raises UserError where it cannot be written.
     """
     check_animation(path)
-    frames = [frame.clamp(0, 1).mul(255).round().permute(1, 2, 0).byte().cpu().numpy() for frame in frames]
+    arrays = [frame.clamp(0, 1).mul(255).round().permute(1, 2, 0).byte().cpu().numpy() for frame in frames]
     try:
         with atomic_path(path) as temporary:
             if Path(path).suffix.lower() == '.gif':
-                durations = [1000 / FPS] * (len(frames) - 1) + [1000 * REST / FPS]
-                imageio.imwrite(temporary, frames, plugin='pillow', duration=durations, loop=0)
+                durations = [1000 / FPS] * (len(arrays) - 1) + [1000 * REST / FPS]
+                imageio.imwrite(temporary, arrays, plugin='pillow', duration=durations, loop=0)
             else:
-                frames = np.stack(frames + frames[-1:] * REST)
-                imageio.imwrite(temporary, frames, plugin='FFMPEG', fps=FPS, macro_block_size=2, quality=8)
+                film = np.stack(arrays + arrays[-1:] * REST)
+                imageio.imwrite(temporary, film, plugin='FFMPEG', fps=FPS, macro_block_size=2, quality=8)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error

@@ -1,5 +1,7 @@
 """Pictures for people: results of several methods beside each other."""
 
+from typing import Any
+
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
@@ -13,7 +15,7 @@ LARGEST_ERROR = 0.2  # of 1: what an error map shows brightest
 GAP, TEXT = 12, 18  # space around the panels and height of the labels, in pixels
 
 
-def comparison(lr, panels, crop=None, truth=None):
+def comparison(lr: Any, panels: Any, crop: Any = None, truth: Any = None) -> Any:
     """A PIL image of columns, the LR input and then the `panels`: label, whole image, enlarged part.
 
     `lr (3, H, W)` and the images of `panels`, a list of `(label, image (3, h, w))`, are RGB, clamped to [0, 1], and may
@@ -36,7 +38,7 @@ def comparison(lr, panels, crop=None, truth=None):
     return figure
 
 
-def strip(lr, output, hr):
+def strip(lr: torch.Tensor, output: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     """The most detailed part of an image side by side, `(3, h, 4 w)` in [0, 1]: the LR image `lr (3, H, W)` with its
     pixels as they are, its bicubic enlargement, the `output (3, h, w)` of a model, and the original `hr (3, h, w)`."""
     top, left, height, width = most_detailed(lr)
@@ -50,7 +52,7 @@ def strip(lr, output, hr):
     return torch.cat(parts, dim=2).clamp(0, 1)
 
 
-def column(label, image, box, truth=None):
+def column(label: str, image: Any, box: Any, truth: Any = None) -> Any:
     """A PIL image: the label and the size of `image (3, h, w)`, the whole image with the part marked, the part, and the
     part of its errors against `truth (3, h, w)`, if there is one.
 
@@ -75,14 +77,14 @@ def column(label, image, box, truth=None):
     return drawn
 
 
-def error_map(image, truth):
+def error_map(image: Any, truth: Any) -> Any:
     """The mean absolute error of the channels as a colour, `(3, h, w)` in [0, 1]: from black, none, through red and
     yellow to white, `LARGEST_ERROR` and more."""
     error = (image.detach().clamp(0, 1) - truth).abs().mean(0).cpu() / LARGEST_ERROR
     return torch.stack([3 * error, 3 * error - 1, 3 * error - 2]).clamp(0, 1)
 
 
-def enlarged(image, box):
+def enlarged(image: Any, box: Any) -> Any:
     """The part `box` (fractions, as above) of a PIL image, its longer side brought to `PANEL`; pixels stay squares."""
     left, top, right, bottom = box = [edge * side for edge, side in zip(box, image.size * 2)]
     factor = PANEL / max(right - left, bottom - top)
@@ -90,7 +92,7 @@ def enlarged(image, box):
     return image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS, box)
 
 
-def most_detailed(lr):
+def most_detailed(lr: Any) -> Any:
     """Where neighbours in `lr (3, H, W)` differ most: `(top, left, height, width)` of a part with the image's
     proportions and at most `CROP` pixels a side."""
     rows, columns = lr.shape[1:]

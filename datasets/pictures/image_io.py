@@ -6,23 +6,27 @@ import math
 import os
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, PngImagePlugin
 
 from datasets.pictures import exif as tags
-from datasets.pictures import sixteen_bit
-from datasets.pictures.row_files import CollectedFile, Header, PngFile, TiffFile
+from datasets.pictures import tiff
+from datasets.pictures.colour import cmyk_to_rgb, container_labels, png_labels, unlike_srgb
+from datasets.pictures.formats import FORMATS, LACKING, READABLE, Format, bits_in, what_is_lacking, words
+from datasets.pictures.jpeg import without_its_end
+from datasets.pictures.row_files import CollectedFile, Header
 from datasets.pictures.transparency import over_white, with_colour_everywhere
-from utils import UserError, about, atomic_path, nearest
+from utils import UserError, atomic_path, error_prefix, suggestion
 
-Image.init()  # before, `Image.open` does not know all formats by name
-READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF']
 INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow speaks of a bomb
-LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC', 'gamma': 'gamma'}
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # bytes that text and profiles may unpack to
+BEGIN = 2**16  # bytes of a file that tell its kind
+LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC'}
 
 
 class Picture(NamedTuple):
@@ -35,67 +39,89 @@ class Picture(NamedTuple):
     icc: bytes | None = None  # colour profile
     exif: tags.Exif | None = None
     dpi: tuple | None = None  # dots an inch, (x, y)
+    labels: dict = {}  # of the colours, beside the profile: see `datasets/pictures/colour.py`
 
 
-class Format(NamedTuple):
-    name: str  # Pillow's
-    longest: int  # side, in pixels
-    file: type = CollectedFile
-    options: dict = {}
-    alpha: bool = False
-    bits: int = 8  # a sample, at most
-    icc: bool = True
-    exif: float = math.inf  # bytes, at most
-    dpi: bool = True
+class Decoded(NamedTuple):
+    """What an image file holds."""
 
-
-FORMATS = {
-    '.png': Format('PNG', 2**31 - 1, PngFile, alpha=True, bits=16),
-    '.jpg': Format('JPEG', 65500, options={'quality': 95, 'subsampling': 0}, exif=65500),
-    '.webp': Format('WEBP', 16383, options={'lossless': True, 'exact': True}, alpha=True, dpi=False),
-    '.tif': Format('TIFF', 2**31 - 1, TiffFile, alpha=True, bits=16),
-    '.bmp': Format('BMP', 2**31 - 1, icc=False, exif=0),
-}
-FORMATS |= {'.jpeg': FORMATS['.jpg'], '.tiff': FORMATS['.tif']}
+    samples: np.ndarray  # (H, W, C) uint8 or uint16: grey, grey and alpha, RGB or RGBA, as stored, not turned
+    orientation: int = 1  # as EXIF data tell: 1..8, anything else counts as 1
+    icc: bytes | None = None
+    exif: tags.Exif | None = None
+    dpi: tuple | None = None
+    labels: dict = {}
+    notes: list = []  # on what of the file is not in it
 
 
 # ---------------------------------------------------------------- reading
 
 
-def read_image(path):
-    """Read the image file `path`: a `Picture`, turned upright by its EXIF orientation, and a list of notes on what of
+def read_image(file: str | os.PathLike | BinaryIO, name: str | None = None) -> tuple[Picture, list[str]]:
+    """Read the image in `file`: a `Picture`, turned upright by its EXIF orientation, and a list of notes on what of
     the file is not in it.
 
-    Palette and CMYK images come as RGB, transparent colours as alpha, of several frames only the first. Where a picture
+    Palette and CMYK images come as RGB, transparent colours as alpha, of several frames only the first. Where an image
     is fully transparent, its colour is that of what is near: see `with_colour_everywhere`.
-    Raises UserError for a file that is missing, no image, damaged, of more than `INPUT_LIMIT` pixels, or whose samples
-    are neither of 8 nor of 16 bits.
+    Arguments and errors are those of `read_samples`.
     """
-    if not os.path.isfile(path):
-        raise UserError(f'{path}: {"not an image file" if os.path.exists(path) else "no such file"}')
-    with warnings.catch_warnings(record=True) as caught, silent_stderr():
+    decoded = read_samples(file, name)
+    samples = upright(decoded.samples, decoded.orientation)
+    peak = np.iinfo(samples.dtype).max
+    planes = torch.from_numpy(np.array(samples.transpose(2, 0, 1), order='C')).float().div_(peak)  # (C, H, W)
+    grey, alpha = len(planes) <= 2, planes[-1:] if len(planes) in (2, 4) else None
+    planes = planes[:1] if grey else planes[:3]
+    if alpha is not None:
+        planes = with_colour_everywhere(planes, alpha)
+    bits = 16 if peak > 255 else 8
+    kept = decoded.icc, decoded.exif, decoded.dpi, decoded.labels
+    return Picture(planes.expand(3, -1, -1), alpha, grey, bits, *kept), decoded.notes
+
+
+def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) -> Decoded:
+    """Decode the image in `file`, a path or an open binary file, which an error calls `name`, if given.
+
+    Raises UserError for a file that is missing, no image, damaged, of more than `INPUT_LIMIT` pixels, of a format that
+    needs a package that is not installed, or whose samples are not whole numbers of at most 16 bits.
+    """
+    name = name or str(file)
+    with warnings.catch_warnings(record=True) as caught, contextlib.ExitStack() as stack:
         warnings.simplefilter('always')
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         try:
-            with about(path):
-                picture, notes = decode(path)
+            with error_prefix(name):
+                if isinstance(file, (str, os.PathLike)):
+                    file = stack.enter_context(opened(file))
+                decoded = decode(file)
         except UserError:
             raise
         except Image.DecompressionBombError as error:
-            raise UserError(f'{path}: larger than the limit of {INPUT_LIMIT:,} pixels') from error
+            raise UserError(f'{name}: larger than the limit of {INPUT_LIMIT:,} pixels') from error
         except Image.UnidentifiedImageError as error:
-            raise UserError(f'{path}: not an image of a known format ({", ".join(READABLE)})') from error
+            raise UserError(f'{name}: not an image of a known format ({", ".join(READABLE)})') from error
         except MemoryError as error:
-            raise UserError(f'{path}: needs more memory than there is') from error
+            raise UserError(f'{name}: needs more memory than there is') from error
         except Exception as error:  # on damaged files, decoders raise whatever comes to pass
             said = ' '.join(str(error).split()) or type(error).__name__
-            raise UserError(f'{path}: unreadable image ({said})') from error
-    return picture, notes + [' '.join(str(warning.message).split()) for warning in caught]
+            raise UserError(f'{name}: unreadable image ({said})') from error
+    warned = (' '.join(str(warning.message).split()) for warning in caught)
+    return decoded._replace(notes=list(dict.fromkeys([*decoded.notes, *warned])))
+
+
+def opened(path: Any) -> Any:
+    """The file `path`, open. Raises UserError if that cannot be."""
+    if not os.path.isfile(path):
+        leads_nowhere = 'a link that leads to no file' if os.path.islink(path) else 'no such file'
+        raise UserError('not an image file' if os.path.exists(path) else leads_nowhere)
+    try:
+        return open(path, 'rb')
+    except OSError as error:
+        raise UserError(f'cannot be read ({error.strerror})') from error
 
 
 @contextlib.contextmanager
-def silent_stderr():
-    """What C libraries write to stderr goes nowhere: libtiff tells there, past Pillow, what Pillow raises as well."""
+def silent_stderr() -> Any:
+    """What C libraries write to stderr goes nowhere: libtiff and libpng tell there what is raised as well."""
     kept = os.dup(2)
     try:
         with open(os.devnull, 'wb') as nowhere:
@@ -106,65 +132,95 @@ def silent_stderr():
         os.close(kept)
 
 
-def decode(path):
-    """What `read_image` returns, for a file that may still turn out to be damaged."""
-    notes = []
-    with sixteen_bit.open_image(path, READABLE) as image:
-        if math.prod(image.size) > INPUT_LIMIT:
-            raise Image.DecompressionBombError
+def decode(file: Any) -> Any:
+    """The `Decoded` of an open file that may still turn out to be damaged."""
+    begin = file.read(BEGIN)
+    lacking = what_is_lacking(begin)
+    if lacking:
+        raise UserError(lacking)
+    file.seek(0)
+    if begin.startswith(tiff.SIGNATURES):
+        page, pages = tiff.first_page(file)
+        check_size((page.imagewidth, page.imagelength))
+        if tiff.is_for_tifffile(page):
+            return decode_by_tifffile(file, page, pages)
+        file.seek(0)
+    return decode_by_pillow(file, begin)
+
+
+def check_size(size: Any) -> None:
+    if math.prod(size) > INPUT_LIMIT:
+        raise Image.DecompressionBombError
+
+
+def decode_by_tifffile(file: BinaryIO, page: Any, pages: int) -> Any:
+    samples, notes = tiff.read(page)
+    icc, said = profile(None if page.photometric == tiff.CMYK else page.iccprofile)
+    exif, lost = exif_in(file)
+    notes += [f'only the first of {pages} frames is used'] * (pages > 1) + said
+    notes += [f'not kept: {", ".join(lost)}'] * bool(lost)
+    return Decoded(samples, page.tags.valueof(274, 1), icc, exif, resolution(tiff.resolution(page)), notes=notes)
+
+
+def decode_by_pillow(file: BinaryIO, begin: Any) -> Any:
+    notes: list[str] = []
+    labels: dict = {}
+    damaged: list[str] = []
+    image: Any
+    with Image.open(file, formats=READABLE) as image, silent_stderr():
+        check_size(image.size)
         frames = getattr(image, 'n_frames', 1)
-        if sixteen_bit.raw_modes(image):
-            samples, image = sixteen_bit.read(path, READABLE)
+        try:
+            image.load()
+        except OSError:
+            file.seek(0)
+            whole = without_its_end(file.read()) if image.format in ('JPEG', 'MPO') else None
+            if whole is None:
+                raise
+            image = whole
+            notes.append('the end of the file is missing; all of the image is there')
+        if image.format == 'PNG':
+            labels, damaged = png_labels(file)
+        if begin[24] == 16 and image.format == 'PNG':
+            samples = in_16_bits(file)
         else:
-            samples, more = load(image)
+            samples, more = in_8_bits(image, begin)
             notes += more
     if frames > 1:
         notes.append(f'only the first of {frames} frames is used')
+    if image.format in ('AVIF', 'HEIF'):
+        labels = {} if image.info.get('icc_profile') else container_labels(begin)
+        if bits_in(begin) > 8:
+            notes.append(f'of its {bits_in(begin)} bits a sample 8 are read')
     samples = with_transparent_colour(samples, image)
-    exif, orientation, lost = metadata(image, path)
-    icc, said = profile(image)
-    if lost:
-        notes.append(f'not kept: {", ".join(lost)}')
-
-    samples = upright(samples, orientation)
-    peak = np.iinfo(samples.dtype).max
-    planes = torch.from_numpy(np.array(samples.transpose(2, 0, 1), order='C')).float().div_(peak)  # (C, H, W)
-    grey, alpha = len(planes) <= 2, planes[-1:] if len(planes) in (2, 4) else None
-    planes = planes[:1] if grey else planes[:3]
-    if alpha is not None:
-        planes = with_colour_everywhere(planes, alpha)
-    return Picture(
-        planes.expand(3, -1, -1), alpha, grey, 16 if peak > 255 else 8, icc, exif, resolution(image)
-    ), notes + said
+    icc, said = profile(None if image.mode == 'CMYK' else image.info.get('icc_profile'))
+    exif, orientation, lost = metadata(image, file)
+    lost += [f'damaged {name}' for name in damaged]
+    notes += [f'not kept: {", ".join(lost)}'] * bool(lost) + said
+    return Decoded(samples, orientation, icc, exif, resolution(image.info.get('dpi')), labels, notes)
 
 
-def load(image):
-    """An open PIL image as an array `(H, W, C)`, uint8 or uint16: grey, grey and alpha, RGB or RGBA; and notes."""
-    depth = {'L;2': 85, 'L;4': 17}.get(image.tile[0][3], 1) if image.format == 'PNG' and image.tile else 1
-    notes = []
-    if image.format == 'TIFF' and sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile) < math.prod(
-        image.size
-    ):
-        raise UserError('rows are missing')
-    apart = sixteen_bit.tag(image, sixteen_bit.PLANAR) == 2
-    reduced = sixteen_bit.has_16_bits(image) and not image.mode.startswith('I')
-    if apart and image.mode in ('LA', 'La'):
-        raise UserError('a TIFF with grey and alpha in planes apart cannot be read')
-    if reduced:
-        notes.append('of the 16 bits a sample of CMYK, and of TIFF with planes apart, 8 are read')
-    if apart:
-        sixteen_bit.through_libtiff(image, image.mode + ';16N' * reduced)
-    inverted = sixteen_bit.has_16_bits(image) and sixteen_bit.tag(image, sixteen_bit.PHOTOMETRIC) == 0
-    image.load()
-    if isinstance(image.info.get('transparency'), int):
-        image.info['transparency'] *= depth  # told before, as the samples, it is 8 bits wide
-    if image.mode.startswith('I;16'):
-        samples = np.asarray(image).astype(np.uint16)[..., None]
-        return 65535 - samples if inverted else samples, notes
-    if image.mode in ('I', 'F'):
-        raise UserError('samples of 32 bits; images of 8 and 16 bits can be read')
+def in_16_bits(file: BinaryIO) -> Any:
+    """The samples of an open PNG file of 16 bits a sample, of which Pillow keeps 8: as `in_8_bits`, uint16."""
+    import imagecodecs  # large, and needed for nothing else
+
+    file.seek(0)
+    samples = imagecodecs.png_decode(file.read())
+    return samples.reshape(*samples.shape[:2], -1)
+
+
+def in_8_bits(image: Any, begin: Any) -> Any:
+    """A loaded PIL image as `(H, W, C)` uint8 (of PPM also uint16): grey or RGB, with alpha or without; and notes."""
+    notes: list[str] = []
+    grey = image.info.get('transparency')
+    if image.format == 'PNG' and image.mode in ('1', 'L') and isinstance(grey, int):  # told as samples are stored
+        image.info['transparency'] = min(255, grey * {1: 255, 2: 85, 4: 17}.get(begin[24], 1))
+    if image.mode.startswith('I') and image.format == 'PPM':  # grey of up to 16 bits, which Pillow brings to 16
+        return np.asarray(image).astype(np.uint16)[..., None], notes
+    if image.mode.startswith('I') or image.mode == 'F':
+        raise UserError('its samples are of more than 8 bits, which are read of PNG and TIFF only')
     if image.mode == 'CMYK':
-        image, note = to_rgb(image)
+        image, note = cmyk_to_rgb(image, image.info.get('icc_profile'))
         notes.append(note)
     coloured = image.mode not in ('1', 'L', 'LA', 'La')
     translucent = image.mode[-1] in 'Aa' or image.mode == 'P' and 'transparency' in image.info
@@ -175,20 +231,7 @@ def load(image):
     return samples, notes
 
 
-def to_rgb(image):
-    """A CMYK image as RGB, by its colour profile to sRGB if it has one that works; and a note."""
-    profile = image.info.get('icc_profile')
-    if profile:
-        try:
-            srgb = ImageCms.createProfile('sRGB')
-            converted = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode='RGB')
-            return converted, 'CMYK is converted to sRGB by its colour profile'
-        except (ImageCms.PyCMSError, OSError, ImportError):
-            pass
-    return image.convert('RGB'), 'CMYK is converted to RGB without a colour profile'
-
-
-def with_transparent_colour(samples, image):
+def with_transparent_colour(samples: np.ndarray, image: Any) -> np.ndarray:
     """`samples (H, W, C)` of grey or RGB with an alpha channel, 0 where a pixel is of the colour that the PIL `image`
     declares transparent, if it does."""
     colour = image.info.get('transparency')
@@ -198,7 +241,7 @@ def with_transparent_colour(samples, image):
     return np.concatenate([samples, (opaque * np.iinfo(samples.dtype).max).astype(samples.dtype)], axis=-1)
 
 
-def upright(samples, orientation):
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     """`samples (H, W, C)`, stored in the EXIF `orientation` 1..8 (anything else counts as 1), upright."""
     if orientation in (5, 6, 7, 8):
         samples = samples.swapaxes(0, 1)
@@ -209,40 +252,47 @@ def upright(samples, orientation):
     return samples
 
 
-def metadata(image, path):
-    """Of a loaded PIL image, from the file `path`: its EXIF data or None, its orientation, and the names of what it has
+def metadata(image: Any, file: BinaryIO) -> Any:
+    """Of a loaded PIL image, from the open `file`: its EXIF data or None, its orientation, and the names of what it has
     besides and is not kept, a list."""
     lost = [LOST[name] for name in image.info if name in LOST and image.info[name]]
     lost += ['text'] if set(getattr(image, 'text', ())) - set(LOST) else []
-    lost += ['channels besides colour and alpha'] if 0 in (sixteen_bit.tag(image, sixteen_bit.EXTRA) or ()) else []
-    exif, orientation = None, 1
+    exif, orientation, data = None, 1, image.info.get('exif')
     try:
         orientation = image.getexif().get(tags.ORIENTATION, 1)
-        data = image.info.get('exif')
         if data or image.format == 'TIFF':
-            with io.BytesIO(data.removeprefix(b'Exif\0\0')) if data else open(path, 'rb') as file:
-                exif, more = tags.read(file)
-            lost += more if data else [name for name in more if name != 'thumbnail']  # of a TIFF, the next page
+            exif, more = exif_in(io.BytesIO(data.removeprefix(b'Exif\0\0')) if data else file, bool(data))
+            lost += more
     except Exception:  # on damaged data, as above
         lost.append('damaged EXIF data')
-    return exif if exif and exif.tags else None, orientation, list(dict.fromkeys(lost))
+    return exif, orientation, list(dict.fromkeys(lost))
 
 
-def profile(image):
-    """The colour profile of a PIL image, or None, and notes."""
-    icc = image.info.get('icc_profile')
-    if not icc or image.mode == 'CMYK':
+def exif_in(file: BinaryIO, thumbnail: bool = False) -> Any:
+    """The EXIF data in an open TIFF file, or in EXIF data, or None; and the names of what is not kept of them. The page
+    after the first is a `thumbnail`, or it is not."""
+    file.seek(0)
+    try:
+        exif, lost = tags.read(file)
+    except (ValueError, OverflowError, struct.error, RecursionError):
+        return None, ['damaged EXIF data']
+    return exif if exif.tags else None, [name for name in lost if thumbnail or name != 'thumbnail']
+
+
+def profile(icc: Any) -> Any:
+    """The colour profile, or None if it is damaged, and notes."""
+    if not icc:
         return None, []
     if len(icc) < 128 or icc[36:40] != b'acsp':
         return None, ['the colour profile is damaged and left out']
     return icc, []
 
 
-def resolution(image):
-    """Dots an inch, (x, y), that a PIL image tells, or None; 1 stands in for what is not known."""
+def resolution(dpi: Any) -> Any:
+    """Dots an inch, (x, y), that a file tells, or None; 1 stands in for what is not known."""
     try:
-        x, y = map(float, image.info['dpi'])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        x, y = map(float, dpi)
+    except (TypeError, ValueError, ZeroDivisionError):
         return None
     return (x, y) if 1 < min(x, y) <= max(x, y) < 2**16 else None
 
@@ -250,54 +300,68 @@ def resolution(image):
 # ---------------------------------------------------------------- writing
 
 
-def check_output(path, size=(1, 1)):
-    """Raise UserError, before any work, if an image of `size` (h, w) could not be written to `path`."""
+def check_output(path: str | os.PathLike, size: tuple[int, ...] = (1, 1)) -> Format:
+    """The format that the extension of `path` tells.
+
+    Raises UserError, before any work, if an image of `size` (h, w) could not be written there.
+    """
     path = Path(path)
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise UserError(f'{path}: no format has the extension {path.suffix!r}{nearest(path.suffix.lower(), FORMATS)}')
+        if path.suffix.lower() in LACKING.get('AVIF', ((), ()))[1]:
+            raise UserError(f'{path}: {words(LACKING["AVIF"])}')
+        raise UserError(
+            f'{path}: no format has the extension {path.suffix!r}{suggestion(path.suffix.lower(), FORMATS)}'
+        )
     if max(size) > kind.longest:
         raise UserError(f'{path}: {kind.name} holds at most {kind.longest} pixels a side, not {size[0]} x {size[1]}')
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f'{path}: there is no folder {path.parent}')
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f'{path}: is a folder')
     if not os.access(path.parent, os.W_OK):
         raise UserError(f'{path}: the folder {path.parent} cannot be written to')
+    return kind
 
 
 @contextlib.contextmanager
-def open_writer(path, size, picture):
+def open_writer(path: str | os.PathLike, size: tuple[int, ...], picture: Picture) -> Iterator['Writer']:
     """Write an image of `size` (h, w) to `path`, completely or not at all, some rows at a time: gives a `Writer`.
 
-    `picture`, of any size, tells the kind of the image: grey or colour, with or without alpha, bits, profile, EXIF data
-    and resolution; the extension tells the format. PNG and TIFF take little memory, the others that of all rows.
-    Raises UserError where it cannot be written.
+    `picture`, of any size, tells the kind of the image: grey or colour, with or without alpha, bits, profile, labels,
+    EXIF data and resolution; the extension tells the format. PNG and TIFF take little memory, the others that of all
+    rows. Raises UserError where it cannot be written.
     """
-    check_output(path, size)
-    kind = FORMATS[Path(path).suffix.lower()]
+    kind = check_output(path, size)
     header, notes = described(kind, size, picture)
+    with written(path) as temporary, open(temporary, 'wb') as file:
+        with error_prefix(path):
+            rows_file = kind.file(file, header, kind.name, **kind.options)
+        writer = Writer(rows_file, notes, picture.grey, kind.alpha)
+        yield writer
+        writer.close()
+
+
+@contextlib.contextmanager
+def written(path: Any) -> Any:
+    """As `atomic_path`; what prevents writing is a UserError."""
     try:
         with atomic_path(path) as temporary:
-            with open(temporary, 'wb') as file:
-                with about(path):
-                    rows_file = kind.file(file, header, kind.name, **kind.options)
-                writer = Writer(rows_file, notes, picture.grey, kind.alpha)
-                yield writer
-                writer.close()
-    except (OSError, ValueError, struct.error) as error:
-        raise UserError(f'{path}: cannot be written ({getattr(error, "strerror", None) or error})') from error
+            yield temporary
+    except (OSError, ValueError, struct.error, MemoryError) as error:
+        said = getattr(error, 'strerror', None) or error or 'there is not enough memory'
+        raise UserError(f'{path}: cannot be written ({said})') from error
 
 
 class Writer:
-    """Takes the rows of a picture in order. `notes`: what of the picture is not in the file."""
+    """Takes the rows of an image in order. `notes`: what of the image is not in the file."""
 
-    def __init__(self, file, notes, grey, alpha):
+    def __init__(self, file: Any, notes: list[str], grey: bool, alpha: bool):
         self.file, self.notes, self.grey, self.alpha = file, notes, grey, alpha
         self.done = 0
 
-    def write(self, rows):
-        """The next rows, `(C, k, w)`, clamped to [0, 1]: RGB, and alpha as a fourth if the picture has it."""
+    def write(self, rows: torch.Tensor) -> None:
+        """The next rows, `(C, k, w)`, clamped to [0, 1]: RGB, and alpha as a fourth if the image has it."""
         planes, alpha = rows[:3].clamp(0, 1), rows[3:].clamp(0, 1)
         if self.grey:
             planes = planes.mean(0, keepdim=True)
@@ -308,7 +372,8 @@ class Writer:
         self.file.write(samples)
         self.done += len(samples)
 
-    def close(self):
+    def close(self) -> None:
+        """End the file. Raises ValueError if rows are missing."""
         if self.done != self.file.header.size[0]:
             raise ValueError(f'{self.done} rows of {self.file.header.size[0]}')
         if isinstance(self.file, CollectedFile) and len(self.file.parts) > 1:
@@ -316,7 +381,7 @@ class Writer:
         self.file.close()
 
 
-def described(kind, size, picture):
+def described(kind: Any, size: Any, picture: Picture) -> Any:
     """The `Header` of an image of `size` (h, w) and the `Format` kind, and notes on what it cannot tell."""
     notes, bits, alpha = [], min(picture.bits, kind.bits), picture.alpha is not None
     if alpha and not kind.alpha:
@@ -324,9 +389,13 @@ def described(kind, size, picture):
     if bits < picture.bits:
         notes.append(f'{kind.name} is written with {bits} bits a sample, not {picture.bits} as PNG and TIFF would be')
     icc = picture.icc
-    if icc and (not kind.icc or kind.name == 'WEBP' and icc[16:20] == b'GRAY'):  # WebP is RGB
+    if icc and (not kind.icc or not kind.grey and icc[16:20] == b'GRAY'):
         icc = None
         notes.append(f'{kind.name} is written without the colour profile')
+    if not kind.labels:
+        unlike = unlike_srgb(picture.labels, icc)
+        if unlike:
+            notes.append(f'{kind.name} is written without {" and ".join(unlike)}: its colours look different')
     exif = picture.exif and tags.with_size(picture.exif, size)
     if exif and len(tags.encode(exif)) > kind.exif:
         exif = None
@@ -334,14 +403,31 @@ def described(kind, size, picture):
     if picture.dpi and not kind.dpi:
         exif = tags.with_resolution(exif or tags.Exif('<', {}), picture.dpi)
     channels = (1 if picture.grey else 3) + (alpha and kind.alpha)
-    return Header(tuple(size), channels, bits, icc, exif, picture.dpi), notes
+    return Header(tuple(size), channels, bits, icc, exif, picture.dpi, picture.labels), notes
 
 
-def write_image(path, picture):
+def write_image(path: str | os.PathLike, picture: Picture) -> list[str]:
     """Write a `Picture`, clamped to [0, 1], to `path` completely or not at all; the extension tells the format.
 
-    Returns a list of notes on what of the picture is not in the file. Raises UserError where it cannot be written.
+    Returns a list of notes on what of the image is not in the file. Raises UserError where it cannot be written.
     """
     with open_writer(path, picture.rgb.shape[-2:], picture) as writer:
         writer.write(picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha]))
     return writer.notes
+
+
+def write_figure(path: str | os.PathLike, figure: Image.Image | np.ndarray, labels: dict | None = None) -> list[str]:
+    """Write 8-bit RGB, a PIL image or `(H, W, 3)`, as it is to `path`, completely or not at all; `labels` as of a
+    `Picture`.
+
+    Returns notes and raises errors as `write_image` does.
+    """
+    samples = np.asarray(figure)
+    size = samples.shape[:2]
+    kind = check_output(path, size)
+    header, notes = described(kind, size, Picture(torch.empty(3, 0, 0), labels=labels or {}))
+    with written(path) as temporary, open(temporary, 'wb') as file:
+        rows_file = kind.file(file, header, kind.name, **kind.options)
+        rows_file.write(samples)
+        rows_file.close()
+    return notes

@@ -2,60 +2,83 @@
 
 import glob
 import os
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from PIL import Image
-
-from datasets.pictures.image_io import FORMATS, READABLE, check_output
+from datasets.pictures.formats import FORMATS, LACKING, readable_suffixes, words
+from datasets.pictures.image_io import check_output
 from utils import UserError, check_folder
 
 SYSTEM = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', '__macosx', '@eadir', '$recycle.bin', 'system volume information'}
 
 
 class Job(NamedTuple):
+    """An image, and the files that are made of it."""
+
     source: Path
     target: Path
-    compare: Path | None  # the picture of the result beside bicubic
+    compare: Path | None  # the figure of the result beside bicubic
 
     @property
-    def done(self):
+    def done(self) -> bool:
         """Whether all of it exists: files are written completely or not at all."""
-        return self.target.exists() and (self.compare is None or self.compare.exists())
+        return os.path.exists(self.target) and (self.compare is None or os.path.exists(self.compare))
+
+
+class Plan(NamedTuple):
+    """What a program is to do."""
+
+    jobs: list[Job]
+    into_folder: bool  # or the result of the only job is a file
+    others: Counter  # how many files in folders were left out, by their extensions in lower case
+    problems: list[UserError]  # inputs, and folders in them, that cannot be read
 
 
 # ---------------------------------------------------------------- finding
 
 
-def find_images(inputs, apart=()):
+def find_images(
+    inputs: Iterable[str], apart: Iterable[Path] = ()
+) -> tuple[list[tuple[Path, Path]], Counter, list[UserError]]:
     """The image files that `inputs` stand for: files, folders and patterns (`*`, `?`, `[..]`, `**`).
 
     Returns a list of (file, place), its place in the output folder being its name or, within a folder, its path from
-    there, after the folder's name if that is not the only input; and how many files in folders were left out because
-    their names are not of images. Hidden and system files, links to folders and the folders `apart` are not looked at.
-    Raises UserError for a folder without images, in `apart` or that cannot be read, and a pattern that nothing matches.
+    there, after the folder's name if that is not the only input; and `others` and `problems` as in `Plan`. Hidden and
+    system files, links to folders and the folders `apart` are not looked at.
+    Raises UserError for a folder in `apart`, a pattern that nothing matches, and if no file is found.
     """
-    given, found, others = [path for text in inputs for path in expanded(text)], [], 0
+    given = [path for text in inputs for path in expanded(text)]
+    folders = {os.path.realpath(folder) for folder in apart}
+    found: list[tuple[Path, Path]] = []
+    others: Counter = Counter()
+    problems: list[UserError] = []
     for path in given:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             found.append((path, Path(path.name)))
             continue
-        folders = {folder.resolve() for folder in apart}
-        if path.resolve() in folders:
+        if os.path.realpath(path) in folders:
             raise UserError(f'{path}: is the folder of the images and of their results')
-        images, more = images_below(path, folders)
-        if not images:
-            raise UserError(f'{path}: no images in this folder')
-        top = Path() if len(given) == 1 else Path(path.resolve().name)
+        images, more, unread = images_below(path, folders)
+        problems += unread
+        if not images and not unread:
+            that = f' that can be read: {in_words(more)}' if more else ''
+            problems.append(UserError(f'{path}: no images in this folder{that}'))
+        top = Path() if len(given) == 1 else Path(os.path.basename(os.path.realpath(path)))
         found += [(image, top / image.relative_to(path)) for image in images]
         others += more
-    return list(dict.fromkeys(found)), others
+    if not found and problems:
+        raise problems[0]
+    return list(dict.fromkeys(found)), others, problems
 
 
-def expanded(text):
+def expanded(text: str) -> list[Path]:
     """The paths that a pattern matches, sorted; of anything else, the one that it names."""
     if not text:
         raise UserError('an input has no name')
+    if text == '-' and not os.path.lexists(text):
+        raise UserError('-: images are read from files, not from stdin')
     if os.path.lexists(text) or not glob.has_magic(text):
         return [Path(text)]
     paths = [Path(name) for name in sorted(glob.glob(text, recursive=True))]
@@ -65,51 +88,78 @@ def expanded(text):
     return paths
 
 
-def images_below(folder, apart):
-    """The image files in a folder and its folders, sorted, and the number of other files."""
+def images_below(folder: Path, apart: Any) -> Any:
+    """The image files in a folder and its folders, sorted; how many others there are, by extension; and errors, of the
+    folders that cannot be read."""
+    suffixes = readable_suffixes()
+    images: list[Path] = []
+    others: Counter = Counter()
+    problems: list[UserError] = []
 
-    def refuse(error):
-        raise UserError(f'{error.filename}: cannot be read ({error.strerror})')
+    def note(error):
+        problems.append(UserError(f'{error.filename}: cannot be read ({error.strerror})'))
 
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in READABLE}
-    images, others = [], 0
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        place = Path(place)
-        folders[:] = sorted(name for name in folders if not is_system(name) and (place / name).resolve() not in apart)
+    for top, folders, files in os.walk(folder, onerror=note):
+        place = Path(top)
+        folders[:] = sorted(
+            name for name in folders if not is_system(name) and os.path.realpath(place / name) not in apart
+        )
         for name in sorted(files):
-            if not is_system(name):
-                known = Path(name).suffix.lower() in suffixes
-                images += [place / name] if known else []
-                others += not known
-    return images, others
+            suffix = Path(name).suffix.lower()
+            if suffix in suffixes and not is_system(name):
+                images.append(place / name)
+            elif not is_system(name):
+                others[suffix] += 1
+    return images, others, problems
 
 
-def is_system(name):
+def in_words(others: Counter) -> str:
+    """How many files were left out, by their kinds: '12 .heic (HEIC needs the package pillow-heif), 3 .txt'."""
+    lacking = {suffix: kind for kind in LACKING.values() for suffix in kind.suffixes}
+    return ', '.join(
+        f'{count} {suffix or "without extension"}' + (f' ({words(lacking[suffix])})' if suffix in lacking else '')
+        for suffix, count in others.most_common()
+    )
+
+
+def is_system(name: str) -> bool:
     return name.startswith('.') or name.lower() in SYSTEM
 
 
 # ---------------------------------------------------------------- planning
 
 
-def plan(inputs, output, suffix=None, compare=None, overwrite=False, shard=None, check=check_output):
-    """The `Job`s of `inputs` (see `find_images`), whether their results go into a folder, and how many files were left
-    out.
+def plan(
+    inputs: list[str],
+    output: str,
+    suffix: str | None = None,
+    compare: Path | None = None,
+    overwrite: bool = False,
+    shard: tuple[int, int] | None = None,
+    check: Callable = check_output,
+) -> Plan:
+    """The `Plan` of `inputs` (see `find_images`).
 
     `output` is a folder if it is one, ends with a slash or has no extension. There, results are named like the inputs,
     with the extension `suffix` or, if that is None, their own where it can be written and else `.png`; `compare` is a
-    folder for the pictures beside bicubic, or None; `shard` (i, n), only every n-th job from the i-th on, from 1 on.
+    folder for the figures beside bicubic, or None; `shard` (i, n), only every n-th job from the i-th on, from 1 on.
     Otherwise `output` and `compare` are files that `check` finds can be written, and that may only exist if they are
     to be `overwrite`n. Raises UserError for whatever is in the way.
     """
     target = Path(output)
-    found, others = find_images(inputs, [path for path in (target, compare) if path])
+    if '-' in (output, str(compare)):
+        raise UserError('-: results are written to files, not to stdout; a folder of this name is ./-/')
+    if suffix and suffix not in FORMATS:
+        raise UserError(f'{suffix[1:]} cannot be written: {words(LACKING[suffix[1:].upper()])}')
+    found, others, problems = find_images(inputs, [path for path in (target, compare) if path])
     several = len(found) > 1 or any(map(os.path.isdir, inputs))
     known = target.suffix.lower() in FORMATS
-    folder = target.is_dir() or output.endswith(('/', os.sep)) or not target.suffix or (several and not known)
+    folder = os.path.isdir(target) or output.endswith(('/', os.sep)) or not target.suffix or (several and not known)
     if several and not folder:
         raise UserError(f'{output}: the results of more than one image, or of a folder, need a folder')
     if not folder:
-        return [single(found[0][0], target, suffix, compare, overwrite, shard, check)], False, others
+        job = single(found[0][0], target, suffix, compare, overwrite, shard, check)
+        return Plan([job], False, others, problems)
     jobs = []
     for file, place in found:
         place = place.with_suffix(suffix or (place.suffix if place.suffix.lower() in FORMATS else '.png'))
@@ -118,16 +168,24 @@ def plan(inputs, output, suffix=None, compare=None, overwrite=False, shard=None,
     for path in filter(None, (target, compare)):
         check_folder(path)
     first, step = shard or (1, 1)
-    return jobs[first - 1 :: step], True, others
+    return Plan(jobs[first - 1 :: step], True, others, problems)
 
 
-def single(source, target, suffix, compare, overwrite, shard, check):
+def single(
+    source: Path,
+    target: Path,
+    suffix: str | None,
+    compare: Path | None,
+    overwrite: bool,
+    shard: tuple[int, int] | None,
+    check: Callable[..., Any],
+) -> Job:
     """The `Job` of one image whose result is a file. Arguments and errors are those of `plan`."""
     job = Job(source, target, compare)
     check_jobs([job])
     for path in filter(None, (target, compare)):
         check(path)
-        if path.exists() and not overwrite:
+        if os.path.exists(path) and not overwrite:
             raise UserError(f'{path}: exists already; -overwrite replaces it')
     if suffix and FORMATS[suffix] != FORMATS[target.suffix.lower()]:
         raise UserError(f'{target}: the extension is of another format than {suffix[1:]}')
@@ -136,7 +194,7 @@ def single(source, target, suffix, compare, overwrite, shard, check):
     return job
 
 
-def check_jobs(jobs):
+def check_jobs(jobs: list[Job]) -> None:
     """Raise UserError if a file would be written twice, or written and read."""
     use = {normal(job.source): job for job in jobs}
     for job in jobs:
@@ -148,5 +206,5 @@ def check_jobs(jobs):
             raise UserError(f'{job.target}: input, output and comparison are different files')
 
 
-def normal(path):
-    return os.path.normcase(path.resolve())
+def normal(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))

@@ -1,12 +1,14 @@
 """Image files written a few rows at a time: PNG and TIFF in little memory, the others collected for Pillow.
 
+PNG and TIFF are our own because Pillow writes neither in strips nor with 16 bits of RGB, and tifffile writes no EXIF
+directories and asks for strips where they are handed over here.
 All three classes are made from an open `file`, whose format's name is `kind`, and a `Header`. `write(samples)` takes
 the next rows, `(k, w, C)`; `close()` ends the file when all are there.
 """
 
 import struct
 import zlib
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,13 +29,14 @@ class Header(NamedTuple):
     icc: bytes | None = None  # colour profile
     exif: tags.Exif | None = None
     dpi: tuple | None = None  # x, y
+    labels: dict = {}  # PNG's, of the colours: chunks' names and data
 
     @property
-    def row_bytes(self):
+    def row_bytes(self) -> int:
         return self.size[1] * self.channels * self.bits // 8
 
     @property
-    def rows_at_once(self):
+    def rows_at_once(self) -> int:
         return max(1, AT_ONCE // self.row_bytes)
 
 
@@ -43,13 +46,15 @@ class Header(NamedTuple):
 class PngFile:
     """Each row filtered as suits it best. Source: PNG specification, third edition, sections 9, 11 and 12.7."""
 
-    def __init__(self, file, header, kind='PNG'):
+    def __init__(self, file: BinaryIO, header: Header, kind: str = 'PNG'):
         self.file, self.header = file, header
         self.deflate = zlib.compressobj()
         self.above = np.zeros(header.row_bytes, np.uint8)
         colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[header.channels]
         file.write(b'\x89PNG\r\n\x1a\n')
         self.chunk(b'IHDR', struct.pack('>LLBBBBB', *header.size[::-1], header.bits, colour_type, 0, 0, 0))
+        for name, data in header.labels.items():
+            self.chunk(name.encode(), data)
         if header.icc:
             self.chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(header.icc))
         if header.dpi:
@@ -57,26 +62,26 @@ class PngFile:
         if header.exif:
             self.chunk(b'eXIf', tags.encode(header.exif))
 
-    def chunk(self, name, data):
+    def chunk(self, name: bytes, data: bytes) -> None:
         for part in (struct.pack('>L', len(data)), name, data, struct.pack('>L', zlib.crc32(data, zlib.crc32(name)))):
             self.file.write(part)
 
-    def write(self, samples):
+    def write(self, samples: np.ndarray) -> None:
         step = self.header.channels * self.header.bits // 8
         rows = np.ascontiguousarray(samples, f'>u{self.header.bits // 8}').view(np.uint8).reshape(len(samples), -1)
         for top in range(0, len(rows), self.header.rows_at_once):
             part = rows[top : top + self.header.rows_at_once]
-            data = self.deflate.compress(filtered(part, self.above, step))
+            data = self.deflate.compress(filtered(part, self.above, step).tobytes())
             self.above = part[-1]
             if data:
                 self.chunk(b'IDAT', data)
 
-    def close(self):
+    def close(self) -> None:
         self.chunk(b'IDAT', self.deflate.flush())
         self.chunk(b'IEND', b'')
 
 
-def filtered(rows, above, step):
+def filtered(rows: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
     """`rows (k, n)`, bytes of which a pixel has `step`, below the row `above (n)`: `(k, 1 + n)`, each row as the filter
     leaves it that makes the sum of its magnitudes smallest, after the filter's number."""
     up = np.concatenate([above[None], rows[:-1]])
@@ -102,30 +107,31 @@ class TiffFile:
     Raises UserError for an image that may be too large for 32-bit offsets.
     """
 
-    def __init__(self, file, header, kind='TIFF'):
+    def __init__(self, file: BinaryIO, header: Header, kind: str = 'TIFF'):
         if header.size[0] * header.row_bytes > LARGEST_TIFF:
             raise UserError('a TIFF holds at most 4 GiB, a PNG has no such limit')
         self.file, self.header = file, header
         self.order = header.exif.order if header.exif else '<'
         self.waiting = np.empty((0, header.size[1], header.channels), f'u{header.bits // 8}')
-        self.offsets, self.lengths = [], []
+        self.offsets: list[int] = []
+        self.lengths: list[int] = []
         file.write(bytes(8))
 
-    def write(self, samples):
+    def write(self, samples: np.ndarray) -> None:
         self.waiting = np.concatenate([self.waiting, samples])
         while len(self.waiting) >= self.header.rows_at_once:
             self.strip(self.waiting[: self.header.rows_at_once])
             self.waiting = self.waiting[self.header.rows_at_once :]
 
-    def strip(self, samples):
+    def strip(self, samples: np.ndarray) -> None:
         differences = samples.copy()
         differences[:, 1:] -= samples[:, :-1]
-        data = zlib.compress(differences.astype(f'{self.order}u{self.header.bits // 8}'))
+        data = zlib.compress(differences.astype(f'{self.order}u{self.header.bits // 8}').tobytes())
         self.offsets.append(self.file.tell())
         self.lengths.append(len(data))
         self.file.write(data + bytes(len(data) % 2))
 
-    def close(self):
+    def close(self) -> None:
         if len(self.waiting):
             self.strip(self.waiting)
         start = self.file.tell()
@@ -133,7 +139,7 @@ class TiffFile:
         self.file.seek(0)
         self.file.write(tags.head(self.order, start))
 
-    def directory(self):
+    def directory(self) -> dict:
         header, order = self.header, self.order
         exif = header.exif or tags.Exif(order, {})
         if header.dpi:
@@ -163,14 +169,14 @@ class TiffFile:
 class CollectedFile:
     """All rows in memory, then written by Pillow as the format `kind`, with `options` of its own."""
 
-    def __init__(self, file, header, kind, **options):
+    def __init__(self, file: BinaryIO, header: Header, kind: str, **options: Any):
         self.file, self.header, self.kind, self.options = file, header, kind, options
-        self.parts = []
+        self.parts: list[np.ndarray] = []
 
-    def write(self, samples):
+    def write(self, samples: np.ndarray) -> None:
         self.parts.append(samples)
 
-    def close(self):
+    def close(self) -> None:
         samples = np.concatenate(self.parts)
         image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
         told = {

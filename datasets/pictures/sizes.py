@@ -2,14 +2,18 @@
 to the output's, not yet rounded; for text that makes no sense it raises `argparse.ArgumentTypeError`."""
 
 import math
+import re
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 
+from datasets.resize import parse_scale
 from utils import UserError
 
 OUTPUT_LIMIT = 10**9  # pixels; more is taken for a slip of the finger
+Size = Callable[[tuple[int, ...]], tuple[float, ...]]
 
 
-def output_size(input_size, wanted):
+def output_size(input_size: tuple[int, ...], wanted: Size) -> tuple[int, ...]:
     """The output's (h, w), whole numbers, for an image of `input_size` (h, w), by what a `by_...` gave.
 
     Raises UserError for an empty size and one of more than `OUTPUT_LIMIT` pixels.
@@ -22,34 +26,40 @@ def output_size(input_size, wanted):
     return tuple(map(round, size))
 
 
-def by_scale(text):
-    """'3.7', or '2,3.5' for (height, width)."""
+def by_scale(text: str) -> Size:
+    """'3.7', or '2,3.5' for (height, width): what `parse_scale` reads."""
     try:
-        values = [float(value) for value in text.split(',')]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 2) or not all(0 < value < math.inf for value in values):
-        raise ArgumentTypeError(f'{text!r} is not a positive number or two, as 3.7 or 2,3.5')
-    return lambda size: (size[0] * values[0], size[1] * values[-1])
+        y, x = parse_scale(text)
+    except UserError as error:
+        raise ArgumentTypeError(str(error)) from error
+    return lambda size: (size[0] * y, size[1] * x)
 
 
-def by_resolution(text):
+def by_resolution(text: str) -> Size:
     """'720,1280', or '720,' or ',1280' for one side and the ratio kept."""
+    sides = re.fullmatch(r'\s*(\d{1,9})\s*[x×*]\s*(\d{1,9})\s*', text, re.ASCII | re.IGNORECASE)
+    if sides:
+        first, second = sides.groups()
+        raise ArgumentTypeError(
+            f'{text!r} does not say which is which: write the height, a comma, the width; {second},{first} is an image '
+            f'{first} wide and {second} high'
+        )
+    stated = [value.strip() for value in text.split(',')]
     try:
-        height, width = (int(value) if value.strip() else None for value in text.split(','))
-        good = (height or width) and min(side for side in (height, width) if side is not None) > 0
+        height, width = (int(value or 0) for value in stated)
+        good = any(stated) and all(side > 0 for side, value in zip((height, width), stated) if value)
     except ValueError:
         good = False
     if not good:
         raise ArgumentTypeError(f'{text!r} is not a height and a width in pixels, as 720,1280, or one of them, as 720,')
-    if height is None:
+    if not height:
         return lambda size: (in_proportion(size[0], width, size[1]), width)
-    if width is None:
+    if not width:
         return lambda size: (height, in_proportion(size[1], height, size[0]))
     return lambda size: (height, width)
 
 
-def by_longest(text):
+def by_longest(text: str) -> Size:
     """'3840': the longest side."""
     try:
         longest = int(text)
@@ -60,7 +70,7 @@ def by_longest(text):
     return lambda size: tuple(in_proportion(side, longest, max(size)) for side in size)
 
 
-def by_megapixels(text):
+def by_megapixels(text: str) -> Size:
     """'24': the number of pixels, in millions."""
     try:
         pixels = float(text) * 1e6
@@ -71,6 +81,6 @@ def by_megapixels(text):
     return lambda size: tuple(max(1, side * math.sqrt(pixels / math.prod(size))) for side in size)
 
 
-def in_proportion(side, numerator, denominator):
+def in_proportion(side: int, numerator: int, denominator: int) -> int:
     """`side * numerator / denominator`, rounded, at least 1; whole numbers of any length."""
     return max(1, (2 * side * numerator + denominator) // (2 * denominator))

@@ -1,34 +1,54 @@
 """The evaluation loop of `test.py`, `scripts/evaluate.py` and the validation of `train.py`."""
 
-import time
+from collections.abc import Callable
+from typing import Any
 
-from tqdm import tqdm
+import torch
 
-from models.device import synchronize
+import utils
+from models.device import timed
 from models.evaluation.metrics import psnr, ssim
 from models.rendering.self_ensemble import render_ensemble
-from utils import about
+from utils import error_prefix
 
 
-def evaluate(model, dataset, protocol, device='cpu', progress=True, eight_bit=False, each=None, ensemble=False):
+def evaluate(
+    model: Any,
+    dataset: Any,
+    protocol: str,
+    device: torch.device | str = 'cpu',
+    progress: bool = True,
+    eight_bit: bool = False,
+    each: Callable[[str, torch.Tensor], None] | None = None,
+    ensemble: bool = False,
+) -> dict:
     """Render every LR image of `dataset` at the size of its HR image and compare.
 
-    `dataset` gives items as `datasets.wrappers.Evaluation` does; `progress` shows a bar; `each(name, image)` receives
-    every output, `(3, h, w)` in [0, 1]; the rest as in `evaluate_image`.
+    `dataset` gives items as `datasets.wrappers.Evaluation` does; `progress` shows how far it is; `each(name, image)`
+    receives every output, `(3, h, w)` in [0, 1]; the rest as in `evaluate_image`.
 
     Returns `{'images': [{'name', 'psnr', 'ssim', 'seconds'}], 'psnr', 'ssim', 'seconds'}`; the last three are the means
     of the images' values. Raises UserError, naming the image, for one that is too small for the protocol.
     """
     images = []
-    for i in tqdm(range(len(dataset)), unit='image', disable=not progress):
-        image, sr = evaluate_image(model, dataset[i], protocol, device, eight_bit, ensemble)
-        images.append(image)
-        if each:
-            each(image['name'], sr)
+    with utils.progress(len(dataset), shown=progress) as bar:
+        for i in range(len(dataset)):
+            image, sr = evaluate_image(model, dataset[i], protocol, device, eight_bit, ensemble)
+            images.append(image)
+            if each:
+                each(image['name'], sr)
+            bar.update()
     return {'images': images, **means(images)}
 
 
-def evaluate_image(model, item, protocol, device='cpu', eight_bit=False, ensemble=False):
+def evaluate_image(
+    model: Any,
+    item: dict,
+    protocol: str,
+    device: torch.device | str = 'cpu',
+    eight_bit: bool = False,
+    ensemble: bool = False,
+) -> tuple[dict, torch.Tensor]:
     """Render the LR image of an item at the size of its HR image and compare.
 
     `protocol` is 'benchmark' or 'div2k' (`models/evaluation/metrics.py`); `eight_bit` rounds the output to 8 bits
@@ -37,7 +57,7 @@ def evaluate_image(model, item, protocol, device='cpu', eight_bit=False, ensembl
     as `evaluate` does.
     """
     lr, size = item['lr'][None].to(device), item['hr'].shape[-2:]
-    with about(item['name']):
+    with error_prefix(item['name']):
         sr, seconds = timed(lambda: render_ensemble(model, lr, size) if ensemble else model.render(lr, size), lr.device)
         sr = sr[0].float().clamp(0, 1).cpu()
         if eight_bit:
@@ -48,15 +68,6 @@ def evaluate_image(model, item, protocol, device='cpu', eight_bit=False, ensembl
     return {'name': item['name'], **scores, 'seconds': seconds}, sr
 
 
-def means(images):
+def means(images: list[dict]) -> dict[str, float]:
     """PSNR, SSIM and seconds, each the mean of the images' values: infinite as soon as one is, NaN where one is."""
     return {key: sum(image[key] for image in images) / len(images) for key in ('psnr', 'ssim', 'seconds')}
-
-
-def timed(work, device):
-    """What `work()` returns and the seconds it took on `device`."""
-    synchronize(device)
-    began = time.perf_counter()
-    result = work()
-    synchronize(device)
-    return result, time.perf_counter() - began

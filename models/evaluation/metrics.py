@@ -5,24 +5,25 @@ import math
 import torch
 from torch.nn import functional as F
 
-from utils import UserError, nearest
+from utils import UserError, suggestion
 
 LUMA = (65.738, 129.057, 25.064)  # of 256, for RGB in [0, 1]; MATLAB's rgb2ycbcr
 EXTRA_SHAVE = {'benchmark': 0, 'div2k': 6}  # pixels besides ceil(scale)
 WINDOW = 11  # pixels of SSIM's window, a side
 
 
-def border(protocol, scale):
+def border(protocol: str, scale: tuple[float, float]) -> tuple[int, int]:
     """Pixels that the protocol leaves out at each border, (rows, columns), at `scale` (sy, sx).
 
     Raises UserError for an unknown protocol.
     """
     if protocol not in list(EXTRA_SHAVE):
-        raise UserError(f'unknown protocol {protocol!r}{nearest(protocol, EXTRA_SHAVE)}')
-    return tuple(math.ceil(s) + EXTRA_SHAVE[protocol] for s in scale)
+        raise UserError(f'unknown protocol {protocol!r}{suggestion(protocol, EXTRA_SHAVE)}')
+    rows, columns = (math.ceil(s) + EXTRA_SHAVE[protocol] for s in scale)
+    return rows, columns
 
 
-def check_size(size, protocol, scale):
+def check_size(size: tuple[int, int], protocol: str, scale: tuple[float, float]) -> None:
     """Raise UserError if of an image of `size` (h, w) too little is left without the border for SSIM's window."""
     rows, columns = border(protocol, scale)
     if min(size[0] - 2 * rows, size[1] - 2 * columns) < WINDOW:
@@ -32,19 +33,19 @@ def check_size(size, protocol, scale):
         )
 
 
-def shave(image, protocol, scale):
+def shave(image: torch.Tensor, protocol: str, scale: tuple[float, float]) -> torch.Tensor:
     """`(..., h, w)` without the protocol's border. Raises UserError as `check_size` does."""
-    check_size(image.shape[-2:], protocol, scale)
     (rows, columns), (h, w) = border(protocol, scale), image.shape[-2:]
+    check_size((h, w), protocol, scale)
     return image[..., rows : h - rows, columns : w - columns]
 
 
-def luma(rgb):
+def luma(rgb: torch.Tensor) -> torch.Tensor:
     """RGB `(3, h, w)` in [0, 1] to luma `(h, w)` in [0, 219 / 255], without the offset of 16 / 255; float64."""
     return torch.einsum('chw,c->hw', rgb.double(), rgb.new_tensor(LUMA, dtype=torch.float64)) / 256
 
 
-def psnr(sr, hr, protocol, scale):
+def psnr(sr: torch.Tensor, hr: torch.Tensor, protocol: str, scale: tuple[float, float]) -> float:
     """PSNR in dB: of luma under 'benchmark', of RGB under 'div2k'; infinite for equal images.
 
     `sr`, `hr` `(3, h, w)` in [0, 1], already clamped (and rounded, where 8-bit figures are wanted); `scale` (sy, sx).
@@ -56,7 +57,7 @@ def psnr(sr, hr, protocol, scale):
     return -10 * math.log10(mean) if mean else math.inf
 
 
-def ssim(sr, hr, protocol, scale):
+def ssim(sr: torch.Tensor, hr: torch.Tensor, protocol: str, scale: tuple[float, float]) -> float:
     """SSIM of luma in 0..255, as MATLAB's `ssim_index`: 11x11 Gaussian of sigma 1.5, K1 0.01, K2 0.03, valid region.
 
     Arguments as in `psnr`. Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural

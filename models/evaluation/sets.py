@@ -1,42 +1,44 @@
 """Sets of images to evaluate on, checked before any work, and the words for how numbers on them are taken."""
 
+from pathlib import Path
+from typing import Any
+
 import datasets
 from datasets.resize import by_matlab
 from models.evaluation.metrics import border, check_size
-from utils import UserError, about, load_config, nearest
+from utils import UserError, check_complete, error_prefix, load_config, suggestion
 
 SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}
+DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'test' / 'set5.yaml'  # an example of a base
 WRAPPERS = ('sr-evaluation', 'sr-evaluation-paired')
 
 
-def read_config(path):
+def read_config(path: Path) -> dict:
     """The test config at `path`, a dict with the spec of its 'dataset' and its 'protocol'.
 
     Raises UserError for what is missing or unknown; what the spec says is not looked at.
     """
-    config = load_config(path, SCHEMA)
-    for key in SCHEMA:
-        if not config.get(key):
-            raise UserError(f'{path}: the key {key!r} is missing')
-    with about(path):
+    config = {key: value for key, value in load_config(path, SCHEMA).items() if value}
+    check_complete(config, SCHEMA, path, DEFAULTS)
+    with error_prefix(path):
         border(config['protocol'], (1, 1))
         name = config['dataset'].get('name')
         if name not in WRAPPERS:
-            raise UserError(f'no dataset to evaluate on: {name!r}{nearest(name, WRAPPERS)}')
+            raise UserError(f'no dataset to evaluate on: {name!r}{suggestion(name, WRAPPERS)}')
     return config
 
 
-def make_set(spec, protocol):
+def make_set(spec: dict, protocol: str) -> Any:
     """The dataset of a spec. Raises UserError for images that are unreadable or too small for the protocol."""
     dataset = datasets.make(spec)
     for i in range(len(dataset)):
         name, size, scale = dataset.measure(i)
-        with about(name):
+        with error_prefix(name):
             check_size(size, protocol, scale)
     return dataset
 
 
-def caption(dataset, protocol, eight_bit, ensemble):
+def caption(dataset: Any, protocol: str, eight_bit: bool, ensemble: bool) -> tuple[str, str]:
     """How the numbers are taken, in two parts: what depends on the scale, and what does not."""
     scale = getattr(dataset, 'scale', None)
     if scale is None:
@@ -46,7 +48,7 @@ def caption(dataset, protocol, eight_bit, ensemble):
         factor = f'x{scale[0]:g}' if equal else f'x{scale[0]:g} in height and x{scale[1]:g} in width'
         lr = f'{factor}, LR by {"MATLAB" if by_matlab(scale) else "PIL antialiased"} bicubic'
         rows, columns = border(protocol, scale)
-        shaved = rows if rows == columns else f'{rows} rows and {columns} columns of'
+        shaved = f'{rows}' if rows == columns else f'{rows} rows and {columns} columns of'
     output = 'output rounded to 8 bits' if eight_bit else 'clamped float output'
     return (
         f'{lr}, {shaved} pixels shaved',

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import UserError, nearest
+from utils import UserError, suggestion
 
 # (dy, dx) that a channel reads from, by channel mod 8; two entries are added up.
 READS = (
@@ -29,11 +29,12 @@ class FEM(nn.Module):
     """
 
     receptive_field = 1
+    kernel: torch.Tensor
 
-    def __init__(self, channels, padding='replicate'):
+    def __init__(self, channels: int, padding: str = 'replicate'):
         super().__init__()
         if padding not in PADDINGS:
-            raise UserError(f'FEM: unknown padding {padding!r}{nearest(padding, PADDINGS)}')
+            raise UserError(f'FEM: unknown padding {padding!r}{suggestion(padding, PADDINGS)}')
         self.padding = padding
         kernel = torch.zeros(channels, 1, 3, 3)
         for channel in range(channels):
@@ -41,7 +42,7 @@ class FEM(nn.Module):
                 kernel[channel, 0, 1 + dy, 1 + dx] = 1
         self.register_buffer('kernel', kernel, persistent=False)
 
-    def forward(self, x, padded=False):
+    def forward(self, x: torch.Tensor, padded: bool = False) -> torch.Tensor:
         """`padded`: `x` is `(B, C, H + 2, W + 2)`, with what lies beyond the border."""
         if not padded:
             x = F.pad(x, (1, 1, 1, 1), mode=self.padding)

@@ -9,7 +9,7 @@ MOST_KERNELS = 1024  # pairs of channels: the spectra of so many take 70 MB
 LENGTH = 128  # at most, of the blocks that an image is cut into, along an axis
 
 
-def is_faster(x, weight):
+def is_faster(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `fft_conv2d` is faster: for large kernels on a CPU, without gradients and not in half precision."""
     k, area, kernels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[0] * weight.shape[1]
     if k < SMALLEST_KERNEL or k * k * area < SMALLEST_WORK or kernels > MOST_KERNELS:
@@ -18,7 +18,7 @@ def is_faster(x, weight):
     return x.device.type == 'cpu' and precise and not torch.is_grad_enabled()
 
 
-def fft_conv2d(x, weight, bias):
+def fft_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
     (O,)` give `(B, O, H, W)`, the channels last in memory. Rounding is relative to the largest values of a block.
 
@@ -41,7 +41,7 @@ def fft_conv2d(x, weight, bias):
     return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)[:, :, :height, :width]
 
 
-def cut(n, margin):
+def cut(n: int, margin: int) -> tuple[int, int, int]:
     """An axis of `n` pixels in equal blocks: how many, how far it is from one to the next, and their length.
 
     A single block has its margin before it only: what is read beyond its end wraps around to that.
@@ -55,6 +55,6 @@ def cut(n, margin):
     return count, step, in_eights(step + 2 * margin)
 
 
-def in_eights(n):
+def in_eights(n: int) -> int:
     """The least multiple of 8 from n up: lengths that are fast to transform."""
     return -(-n // 8) * 8

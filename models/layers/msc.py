@@ -1,5 +1,7 @@
 """MSC, multi-scale convolution: equal chunks of the channels, each with its own kernel size."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -15,7 +17,7 @@ class MSC(nn.Module):
     Raises UserError if the channels cannot be divided so, or a kernel size is even.
     """
 
-    def __init__(self, channels, kernels, rim=False):
+    def __init__(self, channels: int, kernels: Sequence[int], rim: bool = False):
         super().__init__()
         if not isinstance(kernels, (list, tuple)) or not kernels or any(not is_whole(k) or k % 2 == 0 for k in kernels):
             raise UserError(f'kernel sizes are a list of odd numbers from 1 up, not {kernels!r}')
@@ -27,5 +29,5 @@ class MSC(nn.Module):
         self.receptive_field = max(kernels) // 2
         self.convs = nn.ModuleList(make_conv(chunk, chunk, k, rim) for k in kernels)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([conv(part) for conv, part in zip(self.convs, x.chunk(len(self.convs), dim=1))], dim=1)

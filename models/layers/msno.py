@@ -1,5 +1,8 @@
 """MSNO, the multi-scale neural operator."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
 from models.layers.fem import FEM
@@ -14,7 +17,7 @@ class MSNO(nn.Module):
     Source: MSIT (arXiv 2403.06536), multi-scale neural operator.
     """
 
-    def __init__(self, channels, kernels, fem='replicate', rim=False):
+    def __init__(self, channels: int, kernels: Sequence[int], fem: str | None = 'replicate', rim: bool = False):
         super().__init__()
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.scales = nn.Conv2d(channels, channels, 1, bias=False)
@@ -25,7 +28,7 @@ class MSNO(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
         self.receptive_field = self.msc.receptive_field + (0 if fem is None else FEM.receptive_field)
 
-    def forward(self, x, around=None):
+    def forward(self, x: torch.Tensor, around: torch.Tensor | None = None) -> torch.Tensor:
         """`around (B, C, H + 2, W + 2)`, where given, is `x` with what FEM is to see beyond the border."""
         scales = self.scales(x) if around is None else self.scales(around)
         if self.fem is not None:

@@ -1,5 +1,7 @@
 """MSSA, multi-scale self-attention of a query point to the LR pixels around it."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import nn
 
@@ -18,7 +20,14 @@ class MSSA(nn.Module):
     Raises UserError if the channels cannot be divided among the heads or the kernel sizes.
     """
 
-    def __init__(self, channels, heads, kernels, make_position_bias, rim=False):
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        kernels: Sequence[int],
+        make_position_bias: Callable[[int], nn.Module | None],
+        rim: bool = False,
+    ):
         super().__init__()
         if channels % heads:
             raise UserError(f'{channels} channels cannot be divided among {heads} heads')
@@ -30,10 +39,10 @@ class MSSA(nn.Module):
         self.position_bias = make_position_bias(heads)
         self.receptive_field = max(self.msc.receptive_field, 1)
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.sim(self.msc(self.inner(z))), self.value(z)
 
-    def bias_along(self, axis, offset, radius):
+    def bias_along(self, axis: int, offset: torch.Tensor, radius: int) -> torch.Tensor:
         """What the offsets along `axis` (0: y, 1: x) add to the logits of a window; the bias is the sum of both axes.
 
         `offset (...)`, from the nearest LR pixel to the point, in LR pixels, gives `(..., heads, K)`, the window's `K =
@@ -50,7 +59,7 @@ class MSSA(nn.Module):
         return along.expand(*offset.shape, self.heads, side, side).flatten(-2)
 
 
-def attend(query, keys, bias):
+def attend(query: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Attention weights: the softmax of `query keys / sqrt(d) + bias` over the window.
 
     `query (N, m, d)`, `keys (N, d, K)` and `bias (N, m, K)` give `(N, m, K)`.

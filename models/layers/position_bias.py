@@ -18,7 +18,7 @@ class SinusoidBias(nn.Module):
     Raises UserError if `features` is not a multiple of 4, from 8, or `max_exponent` is no number.
     """
 
-    def __init__(self, heads, features=64, max_exponent=10):
+    def __init__(self, heads: int, features: int = 64, max_exponent: float = 10):
         super().__init__()
         if not is_whole(features, 8) or features % 4:
             raise UserError(f'sinusoid: features is a multiple of 4, at least 8, not {features!r}')
@@ -27,7 +27,7 @@ class SinusoidBias(nn.Module):
         self.proj = nn.Linear(features, heads)
         self.max_exponent = max_exponent
 
-    def along(self, axis, offset):
+    def along(self, axis: int, offset: torch.Tensor) -> torch.Tensor:
         """The part of the bias that `axis` (0: y, 1: x) gives, the constant left out: `(...)` to `(..., heads)`."""
         with torch.autocast(offset.device.type, enabled=False):
             weight = self.proj.weight.to(torch.promote_types(self.proj.weight.dtype, torch.float32))
@@ -41,6 +41,6 @@ class SinusoidBias(nn.Module):
             )
             return F.linear(angle.sin(), of_sine) + F.linear(angle.cos(), of_cosine)
 
-    def constant(self):
+    def constant(self) -> torch.Tensor:
         """The part of the bias that no offset changes, `(heads,)`."""
         return self.proj.bias

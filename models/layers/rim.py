@@ -17,7 +17,9 @@ class RIMConv2d(nn.Module):
     `(B, in_channels, H, W)` to `(B, out_channels, H, W)`.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size):
+    weight: torch.Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
         plain = nn.Conv2d(in_channels, out_channels, kernel_size)
         slices = in_channels * out_channels
@@ -26,7 +28,7 @@ class RIMConv2d(nn.Module):
         self.interaction = nn.Parameter(nn.Conv2d(slices, slices, 3, groups=slices).weight.detach().clone())
         self.gain = nn.Parameter(torch.zeros(slices, 1, 1, 1))
 
-    def kernel(self):
+    def kernel(self) -> torch.Tensor:
         """`W'`, `(out, in, k, k)`."""
         out_channels, in_channels, k, _ = self.weight.shape
         slices = self.weight.reshape(1, out_channels * in_channels, k, k)
@@ -34,17 +36,17 @@ class RIMConv2d(nn.Module):
         gained = slices * self.gain.reshape(1, -1, 1, 1)
         return (slices + neighbours * gained).reshape(self.weight.shape)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return convolution.same_conv2d(x, self.kernel(), self.bias)
 
 
-def make_conv(in_channels, out_channels, kernel_size, rim):
+def make_conv(in_channels: int, out_channels: int, kernel_size: int, rim: bool) -> nn.Module:
     """A convolution of stage 1 (plain) or, with `rim`, of a later stage. Both keep height and width."""
     return (RIMConv2d if rim else convolution.Conv2d)(in_channels, out_channels, kernel_size)
 
 
 @torch.no_grad()
-def fold_state(module):
+def fold_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict of `module` with every RIM convolution folded into the plain one that computes the same."""
     state = module.state_dict()
     for name, part in module.named_modules():

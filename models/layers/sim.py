@@ -1,5 +1,6 @@
 """SIM, scale integration: mixes what the kernel sizes of MSC saw."""
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,26 +13,31 @@ class SIM(nn.Module):
     Source: MSIT (arXiv 2403.06536), scale integration of MSNO and of MSSA's query and key.
     """
 
-    def __init__(self, channels, groups):
+    def __init__(self, channels: int, groups: int):
         super().__init__()
         self.expand = nn.Conv2d(channels, 2 * channels, 1, groups=groups)
         self.norm = nn.BatchNorm2d(2 * channels)
         self.act = nn.GELU()
         self.project = nn.Conv2d(2 * channels, channels, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.project(self.act(self.norm(self.expand(x)) if self.training else self.expand_normed(x)))
 
-    def expand_normed(self, x):
+    def expand_normed(self, x: torch.Tensor) -> torch.Tensor:
         """What `expand` and `norm` give in evaluation, where the norm is a part of the convolution."""
+        weight, bias, groups = self.normed()
+        return F.conv2d(x, weight, bias, groups=groups)
+
+    def normed(self) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Weight, bias and groups of the convolution that `expand` and `norm` are together in evaluation."""
         expand, norm = self.expand, self.norm
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = (expand.bias - norm.running_mean) * gain + norm.bias
         weight, groups = merged(expand.weight * gain[:, None, None, None], expand.groups)
-        return F.conv2d(x, weight, bias, groups=groups)
+        return weight, bias, groups
 
 
-def merged(weight, groups):
+def merged(weight: torch.Tensor, groups: int) -> tuple[torch.Tensor, int]:
     """The `weight (O, C / groups, 1, 1)` of a grouped convolution for fewer groups with zeros between what was apart,
     and how many groups these are: on a CPU groups of few channels take longer."""
     each = weight.shape[1]

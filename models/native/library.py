@@ -13,6 +13,7 @@ import platform
 import shlex
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ REAL = {torch.float32: 'float', torch.float64: 'double'}
 
 
 @functools.cache
-def compiled(dtype):
+def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The compiled code for `dtype`. None where there is none: in half precision; without a C compiler ($CC or `cc`)
     that compiles it, or a place to keep it; and on systems other than Linux on x86-64, where it was never tried."""
     if dtype not in REAL or (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
@@ -50,7 +51,7 @@ def compiled(dtype):
     return None
 
 
-def loaded(path):
+def loaded(path: Path) -> ctypes.CDLL:
     """The compiled code at `path`. Raises OSError if it is damaged: it is made anew the next time."""
     try:
         code = ctypes.CDLL(str(path))
@@ -64,7 +65,7 @@ def loaded(path):
         raise OSError(f'{path} is damaged') from error
 
 
-def build(command):
+def build(command: Sequence[str]) -> Path:
     """The path of what `command` makes of the sources; made once for a command, sources and a kind of processor."""
     lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     processor = next((line for line in lines if line.startswith('flags')), None)
@@ -81,7 +82,7 @@ def build(command):
     return path
 
 
-def usable_on(maps):
+def usable_on(maps: torch.Tensor) -> bool:
     """Whether the compiled code can work on `maps`: on a CPU, where there is `compiled` code, without gradients, and
     not while torch's operations are recorded."""
     if type(maps) is not torch.Tensor or maps.device.type != 'cpu' or torch.is_grad_enabled():
@@ -91,18 +92,18 @@ def usable_on(maps):
     return compiled(maps.dtype) is not None
 
 
-def in_blocks(n, size=SIZES['COLUMNS']):
+def in_blocks(n: int, size: int = SIZES['COLUMNS']) -> int:
     """The least multiple of `size` from n up."""
     return -(-n // size) * size
 
 
-def packed(weight):
+def packed(weight: torch.Tensor) -> torch.Tensor:
     """`weight (..., inner, columns)`, the columns a multiple of UNIT, in the blocks of COLUMNS that the compiled code
     reads one after the other: `(..., inner * columns)`."""
     return torch.cat([block.flatten(-2) for block in weight.split(SIZES['COLUMNS'], dim=-1)], dim=-1)
 
 
-def pointers(first, *others):
+def pointers(first: torch.Tensor, *others: torch.Tensor) -> list[int]:
     """The addresses of tensors, which have to be contiguous and of the first one's dtype, or int64."""
     for tensor in (first, *others):
         if not tensor.is_contiguous() or tensor.dtype not in (first.dtype, torch.int64):

@@ -5,7 +5,7 @@ attention to the colours all of it stays in the cache.
 """
 
 import ctypes
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -28,12 +28,14 @@ class Layers(NamedTuple):
     gelu: bool  # the activation: GELU or ReLU
 
 
-def usable_for(imnet, maps):
+def usable_for(imnet: Any, maps: torch.Tensor) -> bool:
     """Whether the compiled code can evaluate `imnet`, a `models.mlp.MLP` and none derived from it, on `maps`."""
     return len(imnet.layers) > 1 and library.usable_on(maps)
 
 
-def layers(imnet, weight, constant, row_bias, column_bias):
+def layers(
+    imnet: Any, weight: torch.Tensor, constant: torch.Tensor, row_bias: torch.Tensor, column_bias: torch.Tensor
+) -> Layers:
     """`Layers` of an MLP: `weight (heads, K, d, hidden)`, `constant (hidden,)`, and the bias of the attention along
     both axes, `(heads, rows or columns of blocks, my or mx, K)`."""
     first = filled(weight, SIZES['COLUMNS']).unflatten(-1, (-1, SIZES['COLUMNS'])).permute(0, 3, 1, 2, 4).contiguous()
@@ -42,7 +44,9 @@ def layers(imnet, weight, constant, row_bias, column_bias):
         F.pad(bias, (0, -bias.shape[-1] % SIZES['UNIT']), value=-torch.inf).contiguous()
         for bias in (row_bias, column_bias)
     )
-    weights, biases, widths = [], [], [len(constant)]
+    weights: list[torch.Tensor] = []
+    biases: list[torch.Tensor] = []
+    widths = [len(constant)]
     for layer in imnet.layers[2::2]:
         inner = filled(layer.weight.to(weight.dtype), SIZES['UNIT'] if biases else SIZES['COLUMNS']).t()
         weights.append(packed(filled(inner, SIZES['UNIT'])))
@@ -51,24 +55,28 @@ def layers(imnet, weight, constant, row_bias, column_bias):
     return Layers(row_bias, column_bias, first, constant, weights, biases, widths, isinstance(imnet.layers[1], nn.GELU))
 
 
-def filled(x, size):
+def filled(x: torch.Tensor, size: int) -> torch.Tensor:
     """`x` with zeros added to its last axis, so that its length is a multiple of `size`."""
     missing = -x.shape[-1] % size
     return F.pad(x, (0, missing)) if missing else x  # to pad is to copy
 
 
-def wide(window, d):
+def wide(window: int, d: int) -> int:
     """How many numbers a row of logits, keys or queries takes."""
     return in_blocks(max(d, window))
 
 
-def colours(plan, features, near, index, i, j):
+def colours(
+    plan: Any, features: Any, near: torch.Tensor, index: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+) -> torch.Tensor:
     """What the MLP gives for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in
     `models.rendering.first_layer.first_layer`, of a plan with `Layers`."""
     return perceptron(plan.layer, first_layer(plan, features, near, index, i, j))[..., :3]
 
 
-def first_layer(plan, features, near, index, i, j):
+def first_layer(
+    plan: Any, features: Any, near: torch.Tensor, index: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+) -> torch.Tensor:
     """The first layer before its activation: `(blocks of hidden, N, m, COLUMNS)`."""
     layers = plan.layer
     heads, blocks, window, d, columns = layers.first.shape
@@ -106,13 +114,13 @@ def first_layer(plan, features, near, index, i, j):
     return hidden
 
 
-def room_for(n, m, window, d):
+def room_for(n: int, m: int, window: int, d: int) -> int:
     """How many numbers `first_layer` needs room for."""
     attention = n * m * in_blocks(window, SIZES['UNIT'])
     return (18 + d + SIZES['ROWS']) * wide(window, d) + attention + SIZES['GROUP'] * window * SIZES['COLUMNS']
 
 
-def perceptron(layers, hidden):
+def perceptron(layers: Layers, hidden: torch.Tensor) -> torch.Tensor:
     """The layers after the first one: `(blocks of hidden, N, m, COLUMNS)` to `(N, m, 3 or more)`."""
     out = hidden.new_empty(*hidden.shape[1:3], layers.widths[-1])
     room = hidden.new_empty(2, SIZES['STRIP'], max(layers.widths))

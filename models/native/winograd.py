@@ -4,6 +4,8 @@ Source: Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, arX
 that other points than the usual ones are more accurate is from Barabasz et al., arXiv 1803.10986.
 """
 
+from typing import Any
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -16,7 +18,7 @@ FEWEST_PIXELS = 256  # and in smaller images, where transforming the kernels tak
 MOST_NUMBERS = 1e7  # of the transformed kernels: 40 MB in float32
 
 
-def is_faster(x, weight):
+def is_faster(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `winograd_conv2d` can be used and is faster: without gradients and in full precision. It takes a quarter
     of the multiplications of 3 x 3 and 9 x 9 kernels, two fifths of those between."""
     k, area, channels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[:2]
@@ -29,7 +31,7 @@ def is_faster(x, weight):
     return library.usable_on(x)
 
 
-def winograd_conv2d(x, weight, bias):
+def winograd_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The convolution that keeps height and width, for as many channels as come in whole UNITs: `x (B, C, H, W)`,
     `weight (O, C, k, k)` with an odd `k` and `bias (O,)` give `(B, O, H, W)`, the channels last in memory."""
     (batch, channels, height, width), (out_channels, _, k, _) = x.shape, weight.shape
@@ -57,12 +59,12 @@ def winograd_conv2d(x, weight, bias):
     return out.permute(0, 3, 1, 2)
 
 
-def with_channels_last(x):
+def with_channels_last(x: torch.Tensor) -> torch.Tensor:
     """`x (B, C, H, W)` so that the channels of a pixel lie side by side."""
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
-def is_faster_with_gradients(x, weight):
+def is_faster_with_gradients(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `WinogradConv2d` can be used and is faster: where `winograd_conv2d` would be without gradients, for
     kernels of 3 x 3 and images that have their channels last already."""
     if weight.shape[-1] != 3 or x.stride(1) != 1:
@@ -76,14 +78,14 @@ class WinogradConv2d(torch.autograd.Function):
     `x (B, C, H, W)`, `weight (O, C, 3, 3)` and `bias (O,)` give `(B, O, H, W)`."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         x = with_channels_last(x)
         ctx.save_for_backward(x, weight)
         return winograd_conv2d(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
         x, weight = ctx.saved_tensors
         gradient = with_channels_last(gradient)
         of_x = of_weight = of_bias = None
@@ -96,7 +98,7 @@ class WinogradConv2d(torch.autograd.Function):
         return of_x, of_weight, of_bias
 
 
-def gradient_of_weight(x, gradient):
+def gradient_of_weight(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """That of 3 x 3 kernels, `(O, C, 3, 3)`, from `x (B, C, H, W)` and the `gradient (B, O, H, W)` of the result, both
     with their channels last. The same to the last bit for the same number of threads."""
     (batch, channels, height, width), out_channels = x.shape, gradient.shape[1]
@@ -109,7 +111,7 @@ def gradient_of_weight(x, gradient):
     return result
 
 
-def multiply_adds(x, weight):
+def multiply_adds(x: torch.Tensor, weight: torch.Tensor) -> int:
     """Those of the products in `winograd_conv2d`: 36 for 16 pixels, instead of 144 with a kernel of 3 x 3."""
     tiles, parts = len(x) * -(-x.shape[-2] // 4) * -(-x.shape[-1] // 4), -(-weight.shape[-1] // 3)
     return 36 * tiles * parts**2 * weight.shape[0] * weight.shape[1]

@@ -1,11 +1,11 @@
 """The first layer of MSIT's decoder for all output pixels of an LR pixel, which share most of its work."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from models.layers.mssa import attend
-from models.rendering.windows import nearest, pick
+from models.rendering.windows import middle_3x3, pick
 
 
 class Layer(NamedTuple):
@@ -17,7 +17,9 @@ class Layer(NamedTuple):
     constant: torch.Tensor  # (hidden,): the layer's bias and what the relative cell adds to it
 
 
-def first_layer(plan, features, near, index, i, j):
+def first_layer(
+    plan: Any, features: Any, near: torch.Tensor, index: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+) -> torch.Tensor:
     """The first layer of the MLP, before its activation, for the output pixels of `N` LR pixels: `(N, m, hidden)`.
 
     The layer is applied to a window's values once for each LR pixel and its results are weighed, instead of weighing
@@ -33,7 +35,7 @@ def first_layer(plan, features, near, index, i, j):
     shared = None if grad else near.new_empty(*index.shape, layer.weight.shape[-1])
     for head in range(len(layer.weight)):  # one at a time, so that what a head's pixels share stays in the cache
         keys, values = pick(features.query_key[head], index), pick(features.value[head], index)  # (K, N, d)
-        query = torch.bmm(near, nearest(keys).transpose(0, 1))  # (N, m, d)
+        query = torch.bmm(near, middle_3x3(keys).transpose(0, 1))  # (N, m, d)
         attention = attend(query, keys.permute(1, 2, 0), bias[head])  # (N, m, K)
         shared = torch.bmm(values, layer.weight[head], out=None if grad else shared)  # (K, N, hidden)
         hidden.baddbmm_(attention.to(near.dtype), shared.transpose(0, 1))

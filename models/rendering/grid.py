@@ -4,35 +4,36 @@ Pixel `i` of `n` has its centre at `-1 + (2 i + 1) / n`; coordinates are `(y, x)
 2403.06536) and LIIF (arXiv 2012.09161); ties are decided here, in integer arithmetic, for every way of rendering.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from utils import UserError
 
 
-def pixel_centres(h, w, device='cpu'):
+def pixel_centres(h: int, w: int, device: torch.device | str = 'cpu') -> torch.Tensor:
     """Coordinates of all pixels, row by row: `(h * w, 2)`, (y, x) in [-1, 1], float64 where `device` has it."""
-    axes = [on(device, (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1) for n in (h, w)]
+    axes = [to_device(device, (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1) for n in (h, w)]
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(-1, 2)
 
 
-def on(device, positions):
+def to_device(device: torch.device | str, positions: torch.Tensor) -> torch.Tensor:
     """Positions in float64 on a device; in float32 on MPS, which has no float64."""
     return positions.to(device, torch.float32 if torch.device(device).type == 'mps' else torch.float64)
 
 
-def cell_size(h, w):
+def cell_size(h: int, w: int) -> torch.Tensor:
     """The size of a pixel in an image of `h x w`, for `query`: `(2,)`, (2/h, 2/w), float64."""
     return torch.tensor([2 / h, 2 / w], dtype=torch.float64)
 
 
-def relative_cell(lr_size, size):
+def relative_cell(lr_size: Sequence[int], size: Sequence[int]) -> torch.Tensor:
     """The size of an output pixel where an LR pixel counts 2: `(2,)`, (2/scale_y, 2/scale_x), float64."""
     return torch.tensor([2 * n_lr / n for n_lr, n in zip(lr_size, size)], dtype=torch.float64)
 
 
-def nearest_index(n_lr, n_out, chosen=None):
+def nearest_index(n_lr: int, n_out: int, chosen: range | None = None) -> torch.Tensor:
     """The LR pixel that each of `n_out` output pixels belongs to, `(n_out,)` int64: `(2 i + 1) n_lr / (2 n_out) - 1/2`
     rounded half to even. `chosen`, a range: only of these output pixels, `(len(chosen),)`."""
     doubled = (2 * indices(chosen or range(n_out)) + 1) * n_lr - n_out
@@ -41,12 +42,12 @@ def nearest_index(n_lr, n_out, chosen=None):
     return below + ((rest > n_out) | ((rest == n_out) & (below % 2 == 1))).long()
 
 
-def indices(chosen):
+def indices(chosen: range) -> torch.Tensor:
     """A range as a tensor, int64."""
     return torch.arange(chosen.start, chosen.stop, chosen.step)
 
 
-def nearest_pixel(position, n_lr):
+def nearest_pixel(position: torch.Tensor, n_lr: int) -> torch.Tensor:
     """The LR pixel whose area holds `position`, in pixels of the LR axis: any shape, to int64 of that shape.
 
     Agrees with `nearest_index` at pixel centres: a position that is a tie but for its rounding counts as a tie.
@@ -58,7 +59,7 @@ def nearest_pixel(position, n_lr):
     return (below + up).clamp(0, n_lr - 1).long()
 
 
-def slack(position, n_lr):
+def slack(position: torch.Tensor, n_lr: int) -> float:
     """How much a position within an axis of `n_lr` pixels may be off by rounding."""
     return 4 * max(n_lr, 1) * torch.finfo(position.dtype).eps
 
@@ -77,7 +78,7 @@ class Blocks:
     are fewer than `size`.
     """
 
-    def __init__(self, n_lr, n_out, chosen=None, fullest=None):
+    def __init__(self, n_lr: int, n_out: int, chosen: range | None = None, fullest: int | None = None):
         chosen = chosen or range(n_out)
         self.pixels, count = nearest_index(n_lr, n_out, chosen).unique_consecutive(return_counts=True)
         if fullest:
@@ -92,29 +93,29 @@ class Blocks:
         doubled = (2 * output + 1) * n_lr - n_out * (2 * self.pixels[:, None] + 1)
         self.offset = doubled.double() / (2 * n_out)
 
-    def part(self, first, last, origin=0):
+    def part(self, first: int, last: int, origin: int = 0) -> 'Blocks':
         """The blocks `first` to `last - 1`, their LR pixels counted from `origin`."""
         part = object.__new__(Blocks)
         part.size, part.pixels = self.size, self.pixels[first:last] - origin
         part.offset, part.output = self.offset[first:last], self.output[first:last]
         return part
 
-    def at(self, index):
+    def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The LR pixels of blocks `index (B, P)`, `(B, P)`, and the offsets in them, `(B, P, size)`, on its device."""
-        return self.pixels.to(index.device)[index], on(index.device, self.offset)[index]
+        return self.pixels.to(index.device)[index], to_device(index.device, self.offset)[index]
 
-    def slots(self):
+    def slots(self) -> torch.Tensor:
         """Where the output pixels of these blocks, in order, stand in the flattened `(P, size)`: int64."""
         new = self.output.flatten().diff(prepend=self.output.new_full((1,), -1)) > 0
         return new.nonzero().flatten()
 
 
-def linear_weights(offset):
+def linear_weights(offset: torch.Tensor) -> torch.Tensor:
     """Weights of linear interpolation on the pixel before, at and after the nearest one: `(...)` to `(..., 3)`."""
     return torch.stack([(-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)], dim=-1)
 
 
-def snapped(position, n_lr):
+def snapped(position: torch.Tensor, n_lr: int) -> torch.Tensor:
     """`position`, in pixels of the LR axis, at a pixel's centre exactly if it is there but for its rounding."""
     centre = position.round()
     return torch.where((position - centre).abs() <= slack(position, n_lr), centre, position)
@@ -130,7 +131,9 @@ def check_points(coord: torch.Tensor, cell: torch.Tensor, maps: torch.Tensor) ->
         raise UserError(f'coord is on {coord.device}, the features on {maps.device}')
 
 
-def points(coord, cell, lr_size):
+def points(
+    coord: torch.Tensor, cell: torch.Tensor, lr_size: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `query` is given, in LR pixels: `y` and `x (B, Q)`, 0 at the first pixel's centre, and the relative cell,
     `(B, Q, 2)` or with sizes of 1 where it does not vary. See `models.rendering.implicit.ImplicitModel.query`."""
     size = coord.new_tensor(lr_size)
@@ -147,6 +150,6 @@ class Layout(NamedTuple):
     relative_cell: torch.Tensor  # (2,), (2/scale_y, 2/scale_x), float64
 
 
-def points_per_block(plan):
+def points_per_block(plan: Any) -> int:
     """How many output pixels the blocks of a plan have at most."""
     return plan.rows.size * plan.columns.size

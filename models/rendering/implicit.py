@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,16 +27,22 @@ class ImplicitModel(nn.Module, abc.ABC):
     Images enter and leave in [0, 1], are `(B, 3, H, W)`, and the networks work in [-1, 1]. `self.encoder`, where there
     is one, is a module with `out_dim` and `receptive_field` (`models.registry.make_encoder`); it may have
     `floats_per_pixel`, about how many numbers it holds for each pixel at its peak (measured where absent), and
-    `window`: it computes in windows of so many pixels that start at multiples of it, so that tiles have to as well.
+    `window`: it computes in windows of so many pixels that start at multiples of it, so that tiles have to as well. Or
+    it has `whole`, and 0 as its `receptive_field`: its features depend on all of an image, which is encoded as a whole,
+    once, and tiles are cut from its features.
     """
+
+    encoder: Any
+    imnet: Any
 
     # ------------------------------------------------------------ what a model gives
 
     @abc.abstractmethod
-    def encode(self, lr: torch.Tensor) -> Any:
+    def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> Any:
         """LR images `(B, 3, H, W)` in [0, 1] to features: any object that `query` understands.
 
-        The features of a pixel depend on no pixel that is more than `receptive_field` away.
+        The features of a pixel depend on no pixel that is more than `receptive_field` away. `maps`, for `encoded`: what
+        the encoder made of them already; only an encoder with `whole` needs it.
         """
 
     @abc.abstractmethod
@@ -84,14 +91,32 @@ class ImplicitModel(nn.Module, abc.ABC):
     @functools.cached_property
     def floats_per_pixel(self) -> float:
         """About how many numbers `encode` holds at its peak for each LR pixel; measured where a model does not say."""
-        return peak_floats(self.encode, self)
+        return peak_floats(self, 'encode')
 
     # ------------------------------------------------------------ what all models share
 
-    def encode_part(self, lr: torch.Tensor, y: slice, x: slice) -> Any:
-        """`encode` of the part `lr[:, :, y, x]`, right but for a margin of `receptive_field` where the image goes
-        on."""
-        return self.encode(lr[:, :, y, x])
+    def encode_part(self, lr: torch.Tensor, y: slice, x: slice, maps: torch.Tensor | None = None) -> Any:
+        """`encode` of the part `lr[:, :, y, x]`, right but for a margin of `receptive_field` where the image goes on.
+
+        `maps`: those of `whole_maps(lr)`.
+        """
+        if maps is None:
+            return self.encode(lr[:, :, y, x])
+        return self.encode(lr[:, :, y, x], maps[:, :, y, x])
+
+    def whole_maps(self, lr: torch.Tensor) -> torch.Tensor | None:
+        """`encoded(lr)` if the encoder needs the whole image, otherwise None: parts of it are encoded by themselves.
+
+        Raises UserError for a model whose `encode` does not take them.
+        """
+        if not getattr(getattr(self, 'encoder', None), 'whole', False):
+            return None
+        if 'maps' not in inspect.signature(self.encode).parameters:
+            raise UserError(
+                f'the encoder {type(self.encoder).__name__} encodes images as a whole, and the encode of '
+                f'{type(self).__name__} takes no maps'
+            )
+        return self.encoded(lr)
 
     def render(self, lr: torch.Tensor, size: Sequence[int], **options: Any) -> torch.Tensor:
         """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped.
@@ -113,16 +138,16 @@ class ImplicitModel(nn.Module, abc.ABC):
 
     @functools.cached_property
     def measured_encoder_floats(self) -> float:
-        return peak_floats(self.encoder, self.encoder)
+        return peak_floats(self.encoder)
 
-    def encoded(self, lr: torch.Tensor) -> torch.Tensor:
-        """The encoder's features of `lr (B, 3, H, W)` in [0, 1]: `(B, out_dim, H, W)`.
+    def encoded(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> torch.Tensor:
+        """The encoder's features of `lr (B, 3, H, W)` in [0, 1]: `(B, out_dim, H, W)`; `maps` if these are known.
 
         Raises UserError for an input that is no LR image of this model's device, and for features of another shape.
         """
         like = next(self.parameters(), lr)
         check_image(lr, like)
-        maps = self.encoder(to_network(lr.to(like.dtype)))
+        maps = self.encoder(to_network(lr.to(like.dtype))) if maps is None else maps
         expected = (len(lr), self.encoder.out_dim, *lr.shape[-2:])
         if not isinstance(maps, torch.Tensor) or maps.shape != expected:
             shape = tuple(maps.shape) if isinstance(maps, torch.Tensor) else type(maps).__name__

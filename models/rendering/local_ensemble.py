@@ -3,7 +3,8 @@
 Source: LIIF (arXiv 2012.09161, section 3), and for what happens at centres and borders its published code.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +21,7 @@ class Corner(NamedTuple):
     bilinear: torch.Tensor  # (B, Q), its weight in bilinear interpolation, the border continued
 
 
-def corners(y, x, size):
+def corners(y: torch.Tensor, x: torch.Tensor, size: Sequence[int]) -> list[Corner]:
     """The four corners of points `y, x (B, Q)`, in pixels of an LR image of `size` (H, W), 0 the first one's centre.
 
     Along an axis these are the last pixel centred at or before the point and the next one; beyond the border both are
@@ -38,7 +39,7 @@ def corners(y, x, size):
     ]
 
 
-def neighbours(position, n_lr):
+def neighbours(position: torch.Tensor, n_lr: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """The pixels before and after points of an axis of `n_lr`: twice (pixel, offset, share in linear interpolation)."""
     position = grid.snapped(position, n_lr)
     before = position.floor()
@@ -47,7 +48,7 @@ def neighbours(position, n_lr):
     return [(pixel.long(), 2 * (position - pixel), weight) for pixel, weight in zip(pixels, (1 - share, share))]
 
 
-def block_points(plan, i, j):
+def block_points(plan: Any, i: torch.Tensor, j: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The points of blocks `i, j (B, P)` of a `grid.Layout`, in LR pixels: `y` and `x`, both `(B, P * my * mx)`."""
     (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)
     y, x = torch.broadcast_tensors((y[..., None] + dy)[..., :, None], (x[..., None] + dx)[..., None, :])

@@ -2,8 +2,6 @@
 
 import copy
 import weakref
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,13 +11,13 @@ from torch.utils._pytree import tree_leaves
 SIDE = 32  # pixels of the image that is counted on
 
 
-def peak_floats(work: Callable[[torch.Tensor], Any], owner: nn.Module) -> float:
-    """About how many numbers a pixel `work`, the module `owner` or a method of it, holds at its peak for an image
-    `(1, 3, H, W)`. Nothing is computed: a copy on torch's device `meta` is asked."""
-    counted = copy.deepcopy(owner).to('meta')
-    work = counted if work is owner else getattr(counted, work.__name__)
+def peak_floats(module: nn.Module, method: str = 'forward') -> float:
+    """About how many numbers a pixel a `method` of `module` holds at its peak for an image `(1, 3, H, W)`, at least
+    those of the image. Nothing is computed: a copy on torch's device `meta` is asked."""
+    counted = copy.deepcopy(module).to('meta')
+    dtype = next((parameter.dtype for parameter in counted.parameters()), None)
     with torch.inference_mode(), Counter() as counter:
-        work(torch.empty(1, 3, SIDE, SIDE, device='meta'))
+        getattr(counted, method)(torch.empty(1, 3, SIDE, SIDE, dtype=dtype, device='meta'))
     return counter.peak / SIDE**2
 
 

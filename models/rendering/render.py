@@ -1,13 +1,15 @@
 """Rendering a whole image, LR pixel by LR pixel and tile by tile, in bounded memory."""
 
 import contextlib
+import functools
 import math
 import threading
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from models.device import PRECISIONS, free_memory
@@ -20,15 +22,25 @@ FULLEST = 32  # output pixels of one LR pixel that are decoded at once, along an
 LARGEST_WORK = 4 * 2**30  # bytes that encoding a tile may take on a CPU, however much is free
 DELAY = 2  # seconds that work takes before its progress is shown
 SMALLEST_TILE = 16  # LR pixels to a side; below it, running out of memory is final
+Region = tuple[int, int, int, int]  # of pixels or blocks: top, bottom, left, right, without bottom and right
 
 
 @torch.no_grad()
-def render(model, lr, size, tile=None, precision='fp32', progress=False, part=None):
+def render(
+    model: Any,
+    lr: torch.Tensor,
+    size: Sequence[int],
+    tile: int | None = None,
+    precision: str = 'fp32',
+    progress: bool = False,
+    part: Sequence[range] | None = None,
+) -> torch.Tensor:
     """Render `lr (B, 3, H, W)` in [0, 1] at `size = (h, w)`: `(B, 3, h, w)`, not clamped.
 
     The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out
-    as if it were encoded whole, and decoded a few LR pixels at a time. `tile`: side of a tile's inner part in LR
-    pixels; None: what fits into the memory that is free. A tile that does not fit is cut into four. `precision`: 'fp32'
+    as if it were encoded whole, and decoded a few LR pixels at a time. An encoder whose features depend on the whole
+    image encodes it as a whole, once. `tile`: side of a tile's inner part in LR pixels; None: what fits into the memory
+    that is free. A tile that does not fit is cut into four. `precision`: 'fp32'
     (that of the model), 'bf16' or 'fp16'; an output that is not finite is made again in that of the model, with a
     warning. `progress`: a bar when it takes more than two seconds. `part`: a range of the rows and one of the columns
     that are rendered, all others left out; a range's step makes the pixels as much larger: rows `range(1, 3 * h, 3)` of
@@ -47,6 +59,7 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
         out = lr.new_empty(lr.shape[0], 3, *map(len, part))
     except RuntimeError as error:
         raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
+    maps_in = functools.cache(functools.partial(whole_maps, model, lr))
     first = [int(blocks.pixels[0]) for blocks in axes]
     extent = [int(blocks.pixels[-1]) + 1 - at for blocks, at in zip(axes, first)]
     regions = tiles(*extent, *(tile_size(model, lr) if tile is None else (tile, tile)), *first)
@@ -54,7 +67,7 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
         while regions:
             region, done = regions.pop(0), bar.n
             try:
-                render_tile(model, lr, region, axes, relative_cell, precision, out, bar)
+                render_tile(model, lr, region, axes, relative_cell, maps_in, precision, out, bar)
             except (RuntimeError, MemoryError) as error:
                 bar.n = done
                 if not is_out_of_memory(error):
@@ -70,7 +83,7 @@ def render(model, lr, size, tile=None, precision='fp32', progress=False, part=No
 
 
 @contextlib.contextmanager
-def progress_bar(total, shown):
+def progress_bar(total: int, shown: bool) -> Iterator[tqdm]:
     """A bar for `total` blocks of output pixels that appears after two seconds, even if none is done by then."""
     with tqdm(total=total, unit='pixel', unit_scale=True, delay=DELAY, leave=False, disable=not shown) as bar:
         appear = threading.Timer(DELAY, bar.update, [0])
@@ -82,7 +95,7 @@ def progress_bar(total, shown):
             appear.cancel()
 
 
-def check_input(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
+def check_input(model: Any, lr: torch.Tensor) -> torch.Tensor:
     """`lr` in the precision of the model. Raises UserError if it is no LR image that the model can render."""
     like = next(model.parameters(), lr)
     check_image(lr, like)
@@ -106,7 +119,9 @@ def check_image(lr: torch.Tensor, like: torch.Tensor) -> None:
         raise UserError(f'the LR image is on {lr.device}, the model on {like.device}')
 
 
-def check(lr, size, tile, precision, part=None):
+def check(
+    lr: torch.Tensor, size: Sequence[int], tile: int | None, precision: str, part: Sequence[range] | None = None
+) -> None:
     if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
@@ -122,7 +137,7 @@ def check(lr, size, tile, precision, part=None):
 # ---------------------------------------------------------------- tiles
 
 
-def tile_size(model, lr):
+def tile_size(model: Any, lr: torch.Tensor) -> tuple[int, int]:
     """Height and width of a tile's inner part, so that encoding it with its margin takes half of the memory that is
     free."""
     work = free_memory(lr.device) / 2
@@ -136,7 +151,7 @@ def tile_size(model, lr):
     return max(high, SMALLEST_TILE), wide
 
 
-def tiles(height, width, high, wide, top=0, left=0):
+def tiles(height: int, width: int, high: int, wide: int, top: int = 0, left: int = 0) -> list[Region]:
     """The rectangle from (top, left) on in tiles: (top, bottom, left, right), bottom and right exclusive."""
     return [
         (y, min(y + high, top + height), x, min(x + wide, left + width))
@@ -145,7 +160,7 @@ def tiles(height, width, high, wide, top=0, left=0):
     ]
 
 
-def cut_in_four(region):
+def cut_in_four(region: Region) -> list[Region]:
     """The quarters of a tile; none of a tile that is too small to be cut."""
     top, bottom, left, right = region
     if max(bottom - top, right - left) <= SMALLEST_TILE:
@@ -157,7 +172,17 @@ def cut_in_four(region):
 # ---------------------------------------------------------------- a tile
 
 
-def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
+def render_tile(
+    model: Any,
+    lr: torch.Tensor,
+    region: Region,
+    axes: Sequence[grid.Blocks],
+    relative_cell: torch.Tensor,
+    maps_in: Callable[[str], torch.Tensor | None],
+    precision: str,
+    out: torch.Tensor,
+    bar: tqdm,
+) -> None:
     """Write the output pixels that belong to the LR pixels of `region` to `out`, and tell `bar` of every block."""
     top, bottom, left, right = region
     y, x = (with_margin(*ends, model.receptive_field, model.window) for ends in ((top, bottom), (left, right)))
@@ -165,39 +190,52 @@ def render_tile(model, lr, region, axes, relative_cell, precision, out, bar):
     if not len(rows.pixels) or not len(columns.pixels):
         return
     where, done = ((y, x), rows, columns, relative_cell), bar.n
-    finite = decode(model, lr, *where, precision, out, bar)
+    finite = decode(model, lr, *where, maps_in, precision, out, bar)
     if not finite and PRECISIONS[precision]:
         better = str(lr.dtype).removeprefix('torch.')
         warnings.warn(f'in {precision} the output is not finite: it is made in {better}', stacklevel=4)
         bar.n = done
-        decode(model, lr, *where, 'fp32', out, bar)
+        decode(model, lr, *where, maps_in, 'fp32', out, bar)
 
 
-def with_margin(first, last, margin, window):
+def with_margin(first: int, last: int, margin: int, window: int) -> slice:
     """The LR pixels `first` to `last - 1` of an axis with a margin on both sides, which starts and ends at multiples of
-    `window` (or with the image, whose end a slice may exceed)."""
-    return slice(max(first - margin, 0) // window * window, -(-(last + margin) // window) * window)
+    `window` (or with the image, whose end a slice may exceed).
+
+    It starts at an even pixel, because a point between two LR pixels belongs to the even one (`grid.nearest_index`).
+    """
+    step = math.lcm(window, 2)
+    return slice(max(first - margin, 0) // step * step, -(-(last + margin) // window) * window)
 
 
-def cut(blocks, first, last, origin):
+def cut(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
     """The blocks of the LR pixels `first` to `last - 1`, these counted from `origin`."""
     at = torch.searchsorted(blocks.pixels, torch.tensor([first, last]))
     return blocks.part(int(at[0]), int(at[1]), origin)
 
 
-def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
+def decode(
+    model: Any,
+    lr: torch.Tensor,
+    part: tuple[slice, slice],
+    rows: grid.Blocks,
+    columns: grid.Blocks,
+    relative_cell: torch.Tensor,
+    maps_in: Callable[[str], torch.Tensor | None],
+    precision: str,
+    out: torch.Tensor,
+    bar: tqdm,
+) -> bool:
     """Encode a part of the LR image, `lr[:, :, y, x]`, and write the output pixels of its blocks, `rows` and `columns`,
-    to `out (B, 3, h, w)`, a few blocks at a time.
+    to `out (B, 3, h, w)`, a few blocks at a time. `maps_in(precision)`: `whole_maps`.
 
     On a CPU every thread decodes blocks of its own, so that what it works on stays in its core's cache.
     Returns whether all of the output is finite.
     """
 
-    def autocast():
-        return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
-
-    with autocast():
-        features = model.encode_part(lr, *part)
+    maps = maps_in(precision)
+    with autocast(lr, precision):
+        features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
     with torch.autocast(lr.device.type, enabled=False):  # whatever the caller's: the position bias is exact
         plan = model.plan(features, rows, columns, relative_cell)
     on_cpu = lr.device.type == 'cpu'
@@ -212,13 +250,33 @@ def decode(model, lr, part, rows, columns, relative_cell, precision, out, bar):
         return finite
 
     def work():
-        with torch.inference_mode(), autocast():
+        with torch.inference_mode(), autocast(lr, precision):
             return all([decoded(*blocks) for blocks in todo])
 
     return all(on_each_thread(work) if on_cpu else [work()])
 
 
-def chunks(n_rows, n_columns, size):
+def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> torch.Tensor:
+    """The encoder's features of the whole image if it needs that, otherwise None. Raises UserError if they do not fit
+    into memory."""
+    try:
+        with autocast(lr, precision):
+            return model.whole_maps(lr)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = lr.shape[-2:]
+        raise UserError(
+            f'encoding the image of {height} x {width} pixels, as a whole as this encoder needs it, takes more memory '
+            f'than there is on {lr.device}'
+        ) from error
+
+
+def autocast(lr: torch.Tensor, precision: str) -> torch.autocast:
+    return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
+
+
+def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:
     """The blocks in rectangles of about `size`, equally large and wide rather than high: (top, bottom, left, right)."""
     wide = -(-n_columns // max(1, round(n_columns / size)))
     high = max(1, round(size / wide))
@@ -226,7 +284,7 @@ def chunks(n_rows, n_columns, size):
     return tiles(n_rows, n_columns, high, wide)
 
 
-def on_each_thread(work):
+def on_each_thread(work: Callable[[], bool]) -> list[bool]:
     """What `work()` gives on each of as many threads as torch uses, each of which computes alone."""
     threads = torch.get_num_threads()
     if threads == 1:
@@ -238,7 +296,9 @@ def on_each_thread(work):
         torch.set_num_threads(threads)
 
 
-def decode_blocks(model, features, plan, top, bottom, left, right, out):
+def decode_blocks(
+    model: Any, features: Any, plan: Any, top: int, bottom: int, left: int, right: int, out: torch.Tensor
+) -> bool:
     """Write the output pixels of a rectangle of the plan's blocks to `out (B, 3, h, w)`. Returns whether they are
     finite."""
     rows, columns = plan.rows.part(top, bottom), plan.columns.part(left, right)

@@ -1,15 +1,21 @@
 """Self-ensemble: the mean of what a model makes of the eight flips and transpositions of an image."""
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 
-def render_ensemble(model, lr, size, part=None, **options):
+def render_ensemble(
+    model: Any, lr: torch.Tensor, size: Sequence[int], part: Sequence[range] | None = None, **options: Any
+) -> torch.Tensor:
     """As `model.render(lr, size, part=part, **options)`, of the eight symmetries of `lr (B, 3, H, W)`, each turned
     back: the mean, `(B, 3, h, w)`. Four of them are transposed and rendered at (w, h).
 
     Source: Lim et al., EDSR (arXiv 1707.02921), geometric self-ensemble. Raises UserError as `render` does.
     """
-    total = 0
+    total: Any = 0
     for transposed, flipped in itertools.product((False, True), ((), (-2,), (-1,), (-2, -1))):
         image = lr.flip(flipped)
         chosen = part and [mirrored(*axis) if d in flipped else axis[0] for d, axis in zip((-2, -1), zip(part, size))]
@@ -22,6 +28,6 @@ def render_ensemble(model, lr, size, part=None, **options):
     return total / 8
 
 
-def mirrored(chosen, n):
+def mirrored(chosen: range, n: int) -> range:
     """Where the `chosen` ones, a range, of `n` pixels lie when the axis is flipped, as a range again."""
     return range(n - 1 - chosen[-1], n - chosen[0], chosen.step)

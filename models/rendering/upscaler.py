@@ -1,6 +1,8 @@
 """Pictures, as image files hold them, rendered by a model; in strips of rows where they are larger than memory."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ class Upscaler:
     Raises UserError for options that make no sense.
     """
 
-    def __init__(self, model, device, ensemble=False, **options):
+    def __init__(self, model: Any, device: torch.device, ensemble: bool = False, **options: Any):
         check(torch.empty(1, 3, 1, 1, device=device), (1, 1), options.get('tile'), options.get('precision', 'fp32'))
         self.model, self.device = model.to(device), device
         render = functools.partial(render_ensemble, self.model) if ensemble else self.model.render
@@ -40,21 +42,21 @@ class Upscaler:
             raise
         return picture._replace(rgb=rgb, alpha=alpha)
 
-    def plane(self, plane, size, part):
+    def plane(self, plane: torch.Tensor, size: Sequence[int], part: Sequence[range] | None) -> torch.Tensor:
         """Colour `(3, H, W)` or alpha `(1, H, W)` rendered, on the CPU. Alpha that is the same everywhere stays so."""
         if len(plane) == 1 and plane.min() == plane.max():
             return plane[:, :1, :1].expand(-1, *map(len, part))
         out = self.image(plane.expand(3, -1, -1), size, part)
         return out if len(plane) == 3 else out.mean(0, keepdim=True)
 
-    def image(self, lr, size, part=None):
+    def image(self, lr: torch.Tensor, size: Sequence[int], part: Sequence[range] | None = None) -> torch.Tensor:
         """`lr (3, H, W)` rendered, on the CPU: `(3, h, w)`. `size` and `part`: see `models.rendering.render.render`."""
         out = self.render(lr[None].to(self.device), size, part=part)[0].cpu()
         if not out.isfinite().all():
             raise UserError('the result has values that are not finite: the weights do not suit this image')
         return out
 
-    def strips(self, size):
+    def strips(self, size: Sequence[int]) -> list[range]:
         """The rows of an output of `size` (h, w) in ranges, each of which fits into half of the memory that is free."""
         free = min(free_memory(device) for device in (torch.device('cpu'), self.device))
         high = max(1, int(free / 2 / BYTES / size[1]))

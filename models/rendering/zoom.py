@@ -1,11 +1,21 @@
 """A zoom into a point: frames of one size, rendered at scales that grow evenly, only what is seen of each."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
 
 FINE = 9  # steps to a frame's pixel in which the view moves; odd, so that one of them is the pixel's centre
 
 
-def zoom(render, lr, frame, point, depth, count):
+def zoom(
+    render: Callable[..., torch.Tensor],
+    lr: torch.Tensor,
+    frame: Sequence[int],
+    point: Sequence[int],
+    depth: float,
+    count: int,
+) -> Iterator[torch.Tensor]:
     """Frames of `lr (3, H, W)`, `count` images `(3, h, w)`, `frame = (h, w)`, made by `render(lr, size, part)`.
 
     The first shows the whole image, or as much as fits at x1; the last is `depth` times closer. `point` (y, x), an LR
@@ -18,12 +28,14 @@ def zoom(render, lr, frame, point, depth, count):
         yield render(lr, size, part)
 
 
-def first_scale(lr_size, frame):
+def first_scale(lr_size: Sequence[int], frame: Sequence[int]) -> float:
     """The scale at which a `frame` (h, w) shows all of an image of `lr_size`, or x1 if that would reduce it."""
     return max(1, *(n / n_lr for n, n_lr in zip(frame, lr_size)))
 
 
-def view(lr_size, frame, point, scale):
+def view(
+    lr_size: Sequence[int], frame: Sequence[int], point: Sequence[int], scale: float
+) -> tuple[list[int], list[range]]:
     """What `render` is to be given for a frame: the size of the whole image, in `FINE` times finer pixels, and the part
     of it."""
     size = [max(FINE * n, round(FINE * n_lr * scale)) for n, n_lr in zip(frame, lr_size)]

@@ -1,45 +1,38 @@
 """What training minimises: the difference of colours at a batch's queries."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from models.layers.fem import FEM
 from models.rendering import grid
-
-
-def rmse(colour, target):
-    """The mean over patches of the root of a patch's mean squared difference, `(B, ...)` both.
-
-    Between L1 and the logarithm that PSNR takes (HINet, arXiv 2105.06086): within a patch what cannot be known comes
-    out as the mean of what it may be, and no patch outweighs the others. Below 1e-4 a difference counts no more.
-    """
-    return ((colour - target).square().flatten(1).mean(dim=1) + 1e-8).sqrt().mean()
-
-
-LOSSES = {'l1': F.l1_loss, 'rmse': rmse}
+from models.training.losses import WeightedSum
 
 
 class Objective(nn.Module):
-    """The loss of a batch of `datasets.wrappers.Training` samples, a scalar. Source: MSIT (arXiv 2403.06536), L1.
+    """The losses of a batch of `datasets.wrappers.Training` samples, scalars by name, whose sum is to be minimised.
 
-    `draw`: what `index` of the batch counts, see there. `loss`: 'l1' or 'rmse', the function above.
+    `draw`: what `index` of the batch counts, see there. `loss`: a name, or names to weights, of
+    `models.training.losses`.
+    Source: MSIT (arXiv 2403.06536), L1.
     """
 
-    def __init__(self, model, draw, loss='l1'):
+    def __init__(self, model: Any, draw: str, loss: Any = 'l1'):
         super().__init__()
-        self.model, self.draw, self.loss = model, draw, LOSSES[loss]
+        self.model, self.draw, self.losses = model, draw, WeightedSum(loss)
 
-    def forward(self, batch):
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         colour, target = self.predict(batch)
-        return self.loss(colour.to(target.dtype), target)
+        return self.losses(colour.to(target.dtype), target)
 
-    def predict(self, batch):
+    def predict(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Colours and targets of the queries, `(B, Q, 3)`, or with blocks of `m` pixels `(B, P, m, 3)`, in [0, 1]."""
         lr, hr, index = batch['lr'].to(next(self.model.parameters()).dtype) / 255, batch['hr'], batch['index']
         h, w = hr.shape[-2:]
         features = self.model.encode(lr)
-        if self.draw == 'pixel':
+        if self.draw != 'block':
             coord = grid.pixel_centres(h, w, lr.device)[index]
             colour = self.model.query(features, coord, grid.cell_size(h, w).to(lr.device))
         else:
@@ -48,7 +41,9 @@ class Objective(nn.Module):
         chosen = torch.gather(target, 1, index.flatten(1)[..., None].expand(-1, -1, 3))
         return colour, chosen.reshape(colour.shape).to(lr.dtype) / 255
 
-    def blocks(self, features, index, lr_size, size):
+    def blocks(
+        self, features: Any, index: torch.Tensor, lr_size: Sequence[int], size: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Colours of all HR pixels of LR pixels `index (B, P)`, `(B, P, m, 3)`, and their numbers, `(B, P, m)`."""
         (height, width), (h, w) = lr_size, size
         rows, columns = grid.Blocks(height, h), grid.Blocks(width, w)
@@ -59,7 +54,7 @@ class Objective(nn.Module):
         return colour, at.flatten(2)
 
 
-def compile_parts(module):
+def compile_parts(module: nn.Module) -> None:
     """Compile the parts of a model in place, which changes neither weights nor their names; copies are not compiled.
 
     FEM is left out: inductor (torch 2.15, CPU) fails on the gradient of its padding.

@@ -4,6 +4,8 @@ import contextlib
 import datetime
 import gc
 import os
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -15,7 +17,7 @@ from utils import UserError
 TIMEOUT = datetime.timedelta(hours=2)  # for what one rank does while the others wait, as decoding a data set
 
 
-def join(name=None):
+def join(name: str | None = None) -> torch.device:
     """Join the other ranks, if torchrun started any, and return this rank's torch.device: `name`, or the best there is.
 
     Raises UserError if the device is absent, or there are more ranks than CUDA devices.
@@ -37,8 +39,8 @@ def join(name=None):
     return device
 
 
-def leave():
-    """What `join` joined is left, and its threads have ended if nothing else holds it.
+def leave() -> None:
+    """Destroy the process group of `join`; its threads have ended then, if nothing else holds it.
 
     A thread that is still about to free a tensor when Python ends would abort the process. After an error the exception
     holds the run and with it the threads: nobody waits for them, which may wait for another rank.
@@ -48,37 +50,37 @@ def leave():
         distributed.destroy_process_group()
 
 
-def rank():
+def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def ranks():
+def ranks() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def wrapped(module, device):
+def wrapped(module: nn.Module, device: torch.device) -> nn.Module:
     """`module` whose gradients are averaged over the ranks."""
     if ranks() == 1:
         return module
     return DistributedDataParallel(module, device_ids=[device] if device.type == 'cuda' else None)
 
 
-def with_synchronised_norm(model, device):
+def with_synchronised_norm(model: Any, device: torch.device) -> nn.Module:
     """`model` whose batch norm takes its statistics over all ranks, where the device can: on CUDA."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks() > 1 and device.type == 'cuda' else model
 
 
-def mean(number):
+def mean(number: float) -> float:
     """The mean of the ranks' numbers, the same on all of them."""
     return reduced(number, distributed.ReduceOp.SUM) / ranks()
 
 
-def largest(number):
+def largest(number: int) -> int:
     """The largest of the ranks' whole numbers, on all of them."""
     return int(reduced(number, distributed.ReduceOp.MAX))
 
 
-def reduced(number, operation):
+def reduced(number: float, operation: Any) -> float:
     if ranks() == 1:
         return number
     value = torch.tensor(number, dtype=torch.float64)
@@ -86,16 +88,16 @@ def reduced(number, operation):
     return value.item()
 
 
-def gathered(value):
+def gathered(value: Any) -> list:
     """The values of all ranks, a list in their order, on all ranks."""
     if ranks() == 1:
         return [value]
-    values = [None] * ranks()
+    values: list = [None] * ranks()
     distributed.all_gather_object(values, value)
     return values
 
 
-def take_from_first(tensors):
+def take_from_first(tensors: Iterable[torch.Tensor]) -> None:
     """Fill `tensors` with rank 0's values."""
     if ranks() > 1:
         for tensor in tensors:
@@ -103,7 +105,7 @@ def take_from_first(tensors):
 
 
 @contextlib.contextmanager
-def first_alone():
+def first_alone() -> Iterator[None]:
     """Rank 0 goes through the block, well or with an error, before the others do."""
     if rank() > 0:
         gathered(None)
@@ -112,3 +114,23 @@ def first_alone():
     finally:
         if rank() == 0:
             gathered(None)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A UserError that this block, which all ranks go through, raises on one of them is raised on all."""
+    said = None
+    try:
+        yield
+    except UserError as error:
+        if ranks() == 1:
+            raise
+        said = str(error)
+    for message in gathered(said):
+        if message:
+            raise UserError(message)
+
+
+def lost_rank(error: Exception) -> bool:
+    """Whether an exception says that another rank has ended."""
+    return ranks() > 1 and (isinstance(error, distributed.DistError) or 'gloo' in str(error))

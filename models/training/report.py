@@ -1,78 +1,121 @@
 """What a training run tells while it goes: the progress bar, `log.jsonl`, TensorBoard."""
 
 import contextlib
+import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from models.training import parallel
+from models.training.records import Log, writing
 
 LOG_EVERY = 100  # steps
 
 
 class Meter:
-    """Mean loss, images per second and the share of time spent waiting for data, since it was made."""
+    """Mean losses, images per second and the share of time spent waiting for data, since it was made."""
 
-    def __init__(self):
-        self.began, self.waited, self.images, self.losses = time.perf_counter(), 0.0, 0, []
+    def __init__(self) -> None:
+        self.began, self.waited, self.images = time.perf_counter(), 0.0, 0
+        self.losses: list[dict[str, float]] = []
 
     @contextlib.contextmanager
-    def waiting(self):
+    def waiting(self) -> Iterator[None]:
+        """What is done in this block is waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     @contextlib.contextmanager
-    def pause(self):
+    def pause(self) -> Iterator[None]:
         """What is done in this block is no training."""
         began = time.perf_counter()
         yield
         self.began += time.perf_counter() - began
 
-    def add(self, loss, images):
-        """A step's loss, None for one that was skipped, and how many images it took."""
+    def add(self, losses: dict[str, float] | None, images: int) -> None:
+        """A step's losses by name, None for one that was skipped, and how many images it took."""
         self.images += images
-        if loss is not None:
-            self.losses.append(loss)
+        if losses is not None:
+            self.losses.append(losses)
 
-    def numbers(self):
+    def numbers(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
-        loss = {'loss': sum(self.losses) / len(self.losses)} if self.losses else {}
+        loss = {}
+        if self.losses:
+            parts = {name: sum(of[name] for of in self.losses) / len(self.losses) for name in self.losses[0]}
+            apart = {f'loss {name}': value for name, value in parts.items()} if len(parts) > 1 else {}
+            loss = {'loss': sum(parts.values()), **apart}
         return {**loss, 'images/s': self.images / seconds, 'waiting': self.waited / seconds}
 
 
 class Report:
-    """The report of one stage of `run`. `writer`: TensorBoard's, None where nothing is to be written; `bar`: tqdm's."""
+    """The report of the stage `stage`, of `steps` steps of `batch_size` images; all ranks make one, rank 0 shows it.
 
-    def __init__(self, run, writer, bar):
-        self.run, self.writer, self.bar = run, writer, bar
-        self.stage = run.stages[run.stage]
+    `log`: where lines go; `writer`: TensorBoard's, None where nothing is to be written; `bar`: tqdm's.
+    Raises UserError, on all ranks, if something cannot be written.
+    """
+
+    def __init__(self, stage: str, steps: int, batch_size: int, log: Log, writer: SummaryWriter | None, bar: tqdm):
+        self.stage, self.steps, self.batch_size = stage, steps, batch_size
+        self.log, self.writer, self.bar = log, writer, bar
         self.meter = Meter()
 
-    def took_step(self, loss):
-        """`run.step` steps are done; the last one had this loss, or was skipped (None)."""
-        run = self.run
-        self.meter.add(loss, run.config['batch_size'])
-        if loss is None:
-            run.log(stage=self.stage['name'], step=run.step - 1, skipped='loss or gradient not finite')
+    def took_step(self, step: int, losses: dict[str, float] | None, lr: float) -> None:
+        """`step` steps are done; the last one had these losses, or was skipped (None), and this learning rate."""
+        self.meter.add(losses, self.batch_size)
+        if losses is None:
+            self.log.add(stage=self.stage, step=step - 1, skipped='loss or gradient not finite')
         self.bar.update()
-        if run.step % LOG_EVERY == 0 or run.step == self.stage['steps']:
-            numbers = {**self.meter.numbers(), 'lr': run.optimizer.param_groups[0]['lr']}
+        if step % LOG_EVERY == 0 or step == self.steps:
+            numbers = {**self.meter.numbers(), 'lr': lr}
             self.bar.set_postfix({k: f'{v:.4g}' for k, v in numbers.items()})
-            self.add_scalars(numbers)
-            run.log(stage=self.stage['name'], step=run.step, **numbers)
+            self.add_scalars(step, numbers)
+            self.log.add(stage=self.stage, step=step, **numbers)
             self.meter = Meter()
 
-    def validated(self, scores):
-        self.add_scalars({f'PSNR {name}': value for name, value in scores.items()})
-        self.run.log(stage=self.stage['name'], step=self.run.step, psnr=scores)
+    def validated(self, step: int, scores: dict[str, float], pictures: dict[str, torch.Tensor]) -> None:
+        """The result after `step` steps has these PSNR values; `pictures (3, h, w)` in [0, 1] show it."""
+        with parallel.together():
+            if self.writer:
+                with writing(Path(self.writer.log_dir)):
+                    for name, picture in pictures.items():
+                        self.writer.add_image(f'{self.stage}/{name}', picture, step)
+        self.add_scalars(step, {f'PSNR {name}': value for name, value in scores.items()})
+        self.log.add(stage=self.stage, step=step, psnr=scores)
         if self.writer:
-            self.bar.write(
-                f'{self.stage["name"]} step {self.run.step}: ' + ', '.join(f'{k} {v:.3f} dB' for k, v in scores.items())
-            )
+            with contextlib.suppress(OSError):  # a pipe whose reader has gone
+                self.bar.write(f'{self.stage} step {step}: ' + ', '.join(f'{k} {v:.3f} dB' for k, v in scores.items()))
 
-    def add_scalars(self, numbers):
-        if self.writer:
-            for name, value in numbers.items():
-                self.writer.add_scalar(f'{self.stage["name"]}/{name}', value, self.run.step)
+    def add_scalars(self, step: int, numbers: dict[str, float]) -> None:
+        with parallel.together():
+            if self.writer:
+                with writing(Path(self.writer.log_dir)):
+                    for name, value in numbers.items():
+                        self.writer.add_scalar(f'{self.stage}/{name}', value, step)
 
-    def add_picture(self, name, picture):
-        """`picture (3, h, w)` in [0, 1]."""
-        if self.writer:
-            self.writer.add_image(f'{self.stage["name"]}/{name}', picture, self.run.step)
+
+@contextlib.contextmanager
+def tensorboard(folder: Path) -> Iterator[SummaryWriter | None]:
+    """TensorBoard's writer to `folder` on rank 0, None on the others.
+
+    What its thread cannot write is told by the next call of the writer, and not by the thread as well. Raises UserError
+    on all ranks, at the beginning.
+    """
+    writer, show = None, threading.excepthook
+    with parallel.together():
+        if parallel.rank() == 0:
+            with writing(folder):
+                writer = SummaryWriter(str(folder))
+    threading.excepthook = lambda thread: None if issubclass(thread.exc_type, OSError) else show(thread)
+    try:
+        yield writer
+    finally:
+        with contextlib.suppress(OSError):
+            if writer:
+                writer.close()
+        threading.excepthook = show

@@ -4,69 +4,77 @@ import contextlib
 import copy
 import json
 import math
+import os
 import random
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from timm.utils import ModelEmaV3
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import datasets
-from datasets.batches import Numbers, loader
+from datasets.batches import Batches, Numbers
 from datasets.pictures.figures import strip
 from models.device import PRECISIONS
 from models.evaluation.loop import evaluate_image
 from models.evaluation.sets import make_set
 from models.registry import build
-from models.training import parallel, stages
+from models.training import losses, parallel, stages
+from models.training.config import FIXED, changes, optional
+from models.training.lock import Lock
 from models.training.objective import Objective, compile_parts
-from models.training.report import Report
+from models.training.optimizers import make_optimizer
+from models.training.records import Log, describe, difference, provenance, writing
+from models.training.report import Report, tensorboard
+from models.training.stopping import Stopped, handled
 from models.weights import files
 from models.weights.surgery import deepened, fitted, fold, next_stage
-from utils import UserError, about, atomic_path
+from utils import UserError, atomic_path, error_prefix, is_out_of_memory, load_config, write_json
 
 COUNTERS = ('stage', 'step', 'validated', 'bad', 'best')  # what a run counts
-TIME_LIMIT = 1  # a reason to stop, as signal numbers from 2 up are
-
-
-class Stopped(Exception):
-    """Raised out of a validation when a signal stops the run."""
+TIME_LIMIT = 1  # a reason to stop; signals are others, their numbers and 1
 
 
 class Run:
-    """A training run in `folder` on `device`, by a config whose keys are checked (`train.read_config`).
+    """A training run in `folder` on `device`, by a config whose keys are checked (`models.training.config`).
 
+    `start` or `resume` takes the folder, `train` trains, `close` (or the end of a `with` block) gives the folder back.
     With several ranks (`models/training/parallel.py`) each has its own run, and takes the same steps with its share of
     the samples; rank 0 writes. Raises UserError for stages, images and validation sets that do not do.
     """
 
-    def __init__(self, config, folder, device):
+    def __init__(self, config: dict, folder: Path, device: torch.device):
         self.config, self.folder, self.device = config, folder, device
+        self.lock, self.log = Lock(folder / 'lock'), Log(folder / 'log.jsonl')
         self.stage, self.step = 0, 0
         self.validated = 0  # the step of the stage after which the result was last validated
         self.bad = 0  # steps in a row that were skipped
         self.best = -math.inf
-        self.previous = None  # the result of the stage before
+        self.previous: Any = None  # the result of the stage before
         self.signal = 0  # the number of a signal that this process has received
-        self.stopping = 0  # why all ranks are to stop: a signal's number, or TIME_LIMIT
-        self.validating = False
-        self.part = contextlib.nullcontext  # takes the name of a part of the step; replaced by who measures them
+        self.stopping = 0  # why all ranks are to stop: a signal's number and 1, or TIME_LIMIT
+        self.may_leave = False  # whether a signal may raise Stopped
         shares = parallel.ranks() * config['accumulate']
         if config['batch_size'] % shares:
             raise UserError(
                 f'batch_size {config["batch_size"]} cannot be shared among {parallel.ranks()} devices '
                 f'and accumulate {config["accumulate"]}'
             )
-        images = datasets.make(config['train_dataset'])
+        self.images = images = datasets.make(config['train_dataset'])
         self.stages, self.samples, planned = [], [], None
         for number, (name, stage) in enumerate(config['stages'].items()):
-            with about(f'stage {name!r}'):
+            with error_prefix(f'stage {name!r}'):
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
+                losses.check(self.stages[-1]['loss'], config['draw'])
                 with torch.device('meta'):  # what no stage can make is told before the first one
                     planned = first_model(config['model'], self.stages[-1], planned)
                 self.samples.append(self.stage_samples(images, number))
@@ -77,9 +85,108 @@ class Run:
         }
         self.validation = {name: make_set(spec, config['validation']['protocol']) for name, spec in sets.items()}
 
+    # ------------------------------------------------------------ its folder
+
+    def start(self) -> None:
+        """Begin the run in its folder. Raises UserError if it is there already, or cannot be written."""
+        self.begin_stage()
+        with parallel.together():
+            if parallel.rank() == 0:
+                check_is_free(self.folder)
+                with writing(self.folder):
+                    try:
+                        self.folder.mkdir(parents=True)
+                    except FileExistsError:
+                        check_is_free(self.folder)  # tells what it is: another one has just made it
+                        raise
+                self.lock.acquire()
+        self.write_beginning()
+
+    def resume(self, accept_changed_images: bool = False) -> None:
+        """Go on where the run in the folder stopped; what its config changes is told and logged.
+
+        Raises UserError if there is no run, or one that cannot go on: another process trains it, its state is missing
+        or damaged, the config is that of another run, or (unless accepted) the training images have changed.
+        """
+        with parallel.together():
+            if parallel.rank() == 0:
+                check_is_run(self.folder)
+                self.lock.acquire()
+                with writing(self.folder):
+                    for leftover in self.folder.glob('.*.partial*'):  # of files in whose writing the run was killed
+                        leftover.unlink()
+        with parallel.together():
+            before = check_same_run(self.folder, self.config)
+            self.config['init'] = self.config['init'] or before.get('init')
+            changed = {key: [old, new] for key, old, new in changes(before, self.config)} if before else {}
+            images = self.changed_images()
+            if images and not accept_changed_images:
+                raise UserError(
+                    f'{self.folder}: the training images have changed since the run stopped: {images}; '
+                    f'-accept-changed-images goes on with them as they are'
+                )
+            state = self.read_state(before)
+        with parallel.together():
+            try:
+                self.begin_stage(state)
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                if state is None or is_out_of_memory(error):
+                    raise
+                what = f'{type(error).__name__}: {error}'
+                raise UserError(f'{self.folder}/last.pth: its state does not go with the config ({what})') from error
+        self.log.mend()
+        if changed:
+            say('changed since the run stopped: ' + ', '.join(f'{k} {a} -> {b}' for k, (a, b) in changed.items()))
+        if images:
+            say(f'the training images have changed since the run stopped: {images}')
+        resumed = {'stage': self.stages[self.stage]['name'], 'step': self.step} if state else {}
+        self.write_beginning(
+            **resumed, **({'changed': changed} if changed else {}), **({'changed images': images} if images else {})
+        )
+
+    def changed_images(self) -> str:
+        """How the training images differ from those that the run began with, in words; '' if they do not."""
+        path = self.folder / 'images.json'
+        if not path.is_file():  # a run that began before they were kept
+            return ''
+        try:
+            return difference(json.loads(path.read_text(encoding='utf-8')), describe(self.images))
+        except OSError as error:
+            raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f'{path}: damaged; without this file the images are not compared') from error
+
+    def write_beginning(self, **entry: Any) -> None:
+        """Write what a run consists of to its folder, before the first step or going on with a later one."""
+        versions = provenance()
+        with parallel.together():
+            if parallel.rank() == 0:
+                with writing(self.folder / 'config.yaml'), atomic_path(self.folder / 'config.yaml') as temporary:
+                    temporary.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding='utf-8')
+                write_json(self.folder / 'versions.json', versions)
+                write_json(self.folder / 'images.json', describe(self.images))
+        self.save_checkpoint()
+        self.log.add(
+            start=versions,
+            device=str(self.device),
+            ranks=parallel.ranks(),
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            **entry,
+        )
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self.lock.release()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     # ------------------------------------------------------------ a stage's objects
 
-    def stage_samples(self, images, number):
+    def stage_samples(self, images: Any, number: int) -> Any:
         config, stage = self.config, self.stages[number]
         return datasets.make(
             {
@@ -96,7 +203,13 @@ class Run:
             }
         )
 
-    def batches(self):
+    def set_cuda(self) -> None:
+        """What the config says of how CUDA computes, for all of this process."""
+        torch.backends.cudnn.benchmark = optional(self.config, 'cudnn_benchmark')
+        if self.config.get('tf32') is not None:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.config['tf32']
+
+    def batches(self) -> Batches:
         """The batches of this stage from this step on, those of this rank."""
         config = self.config
         numbers = Numbers(
@@ -107,12 +220,15 @@ class Run:
             parallel.ranks(),
             config['accumulate'],
         )
-        return iter(loader(self.samples[self.stage], numbers, config['workers'], self.device.type == 'cuda'))
+        return Batches(self.samples[self.stage], numbers, config['workers'], self.device.type == 'cuda')
 
-    def begin_stage(self, state=None):
+    def begin_stage(self, state: dict | None = None) -> None:
         """Make the stage's model, EMA, optimizer and schedule; `state` is that of a checkpoint to resume from."""
         config, stage = self.config, self.stages[self.stage]
+        if state is None and self.stage == 0 and self.previous is None and config['init']:
+            self.previous = initial(config)
         seed(config['seed'], self.stage)
+        self.set_cuda()
         model = (
             fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd'])
             if state
@@ -129,37 +245,38 @@ class Run:
             compile_parts(self.model)
         self.objective = parallel.wrapped(Objective(self.model, config['draw'], stage['loss']), self.device)
         self.ema = ModelEmaV3(self.model, decay=config['ema_decay'], use_warmup=True) if config['ema_decay'] else None
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(parameters, lr=stage['lr'], fused=self.device.type in ('cpu', 'cuda'))
+        self.optimizer = make_optimizer(self.model, optional(config, 'optimizer'), stage['lr'])
         self.schedule = stages.schedule(self.optimizer, stage)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config['precision'] == 'fp16')
         if state:
             self.optimizer.load_state_dict(state['optimizer'])
-            self.scaler.load_state_dict(state['scaler'])
+            if state['scaler']:  # empty without fp16
+                self.scaler.load_state_dict(state['scaler'])
             if self.ema:
                 self.ema.module.load_state_dict(state['ema'])
 
-    def result(self):
+    def result(self) -> nn.Module:
         """The weights that count: the average, if there is one."""
         return self.ema.module if self.ema else self.model
 
     # ------------------------------------------------------------ a step
 
-    def train_step(self, batches):
-        """One optimizer step on the list `batches`, the same on all ranks; returns the loss.
+    def train_step(self, batches: list[dict], part: Callable = contextlib.nullcontext) -> dict[str, float] | None:
+        """One optimizer step on the list `batches`, the same on all ranks; returns the losses by name.
 
         A step whose loss or gradient is not finite changes nothing, and None is returned. All random numbers are
-        functions of the step, so that nothing of them is to be remembered.
+        functions of the step, so that nothing of them is to be remembered. `part(name)` gives a context for each part
+        of the step, for whoever measures them.
         """
         seed(self.config['seed'], self.stage, self.step, parallel.rank())
         self.schedule.step_update(self.step)
         statistics = [buffer.clone() for buffer in self.statistics]
-        loss = sum(self.backward(batch, last=batch is batches[-1]) for batch in batches)
-        with self.part('optimizer'):
-            loss = parallel.mean(loss)
+        parts = [self.backward(batch, batch is batches[-1], part) for batch in batches]
+        with part('optimizer'):
+            found = {name: parallel.mean(sum(values[name] for values in parts)) for name in parts[0]}
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config['clip_grad'] or math.inf)
-            finite = math.isfinite(loss) and math.isfinite(norm)
+            finite = math.isfinite(sum(found.values())) and math.isfinite(norm)
             if finite:
                 self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -169,46 +286,63 @@ class Run:
                 buffer.copy_(before)
             return None
         if self.ema:
-            with self.part('ema'):
+            with part('ema'):
                 self.ema.update(self.model, step=self.step)
-        return loss
+        return found
 
-    def backward(self, batch, last):
+    def backward(self, batch: dict, last: bool, part: Callable) -> dict[str, float]:
         """Add a batch's part to the step's gradient, which is averaged over the ranks with the `last` one.
 
-        Returns the batch's part of the loss.
+        Returns the batch's part of the losses by name.
         """
         dtype = PRECISIONS[self.config['precision']]
         apart = contextlib.nullcontext() if last or parallel.ranks() == 1 else self.objective.no_sync()
         with apart:
-            with self.part('forward'), torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                loss = self.objective(batch) / self.config['accumulate']
-            with self.part('backward'):
-                self.scaler.scale(loss).backward()
-        return loss.item()
+            with part('forward'), torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                found = {k: loss / self.config['accumulate'] for k, loss in self.objective(batch).items()}
+            with part('backward'):
+                self.scaler.scale(sum(found.values())).backward()
+        return {name: loss.item() for name, loss in found.items()}
 
-    def next_batches(self, batches):
+    def next_batches(self, batches: Iterator[dict]) -> list[dict]:
         """The batches of a step, on the device."""
         parts = [next(batches) for _ in range(self.config['accumulate'])]
         return [{k: v.to(self.device, non_blocking=True) for k, v in part.items()} for part in parts]
 
-    def check_bad_steps(self, loss, batches):
+    def fetch(self, batches: Iterator[dict]) -> list[dict] | None:
+        """As `next_batches`; None, on all ranks, if a signal stops the run. Raises UserError on all ranks."""
+        parts = failure = None
+        try:
+            with self.leaving():
+                parts = self.next_batches(batches)
+        except Stopped:
+            pass
+        except UserError as error:
+            failure = error
+        if parallel.largest(parts is None):
+            with parallel.together():
+                if failure:
+                    raise failure
+            return None
+        return parts
+
+    def check_bad_steps(self, found: dict[str, float] | None, batches: list[dict]) -> None:
         """Count steps in a row that were skipped.
 
         Raises UserError if they are too many; all ranks' `batches` are in a file then.
         """
-        self.bad = self.bad + 1 if loss is None else 0
+        self.bad = self.bad + 1 if found is None else 0
         if self.bad <= self.config['max_bad_steps']:
             return
         where = self.folder / 'bad-batch.pth'
-        parts = sum(parallel.gathered([{k: v.cpu() for k, v in batch.items()} for batch in batches]), [])
+        parts: list[dict] = sum(parallel.gathered([{k: v.cpu() for k, v in batch.items()} for batch in batches]), [])
         if parallel.rank() == 0:
             content = {
                 'stage': self.stages[self.stage]['name'],
                 'step': self.step,
                 'batch': {k: torch.cat([part[k] for part in parts]) for k in parts[0]},
             }
-            with atomic_path(where) as temporary:
+            with writing(where), atomic_path(where) as temporary:
                 torch.save(content, temporary)
         raise UserError(
             f'stage {self.stages[self.stage]["name"]!r}, step {self.step}: the loss or its gradient was '
@@ -217,48 +351,48 @@ class Run:
 
     # ------------------------------------------------------------ validation
 
-    def validate(self, show):
+    def validate(self, show: Callable[[str, torch.Tensor], object]) -> dict[str, float] | None:
         """PSNR of the result on every validation set, and their mean as 'mean'; None if a signal stops the run.
 
         The images are shared among the ranks. `show(name, picture)` receives a `strip` of each set's first image.
+        Raises UserError, on all ranks, for an image that cannot be read any more.
         """
-        model, own = copy.deepcopy(self.result()).eval(), []
+        model, own, stopped = copy.deepcopy(self.result()).eval(), [], False
         parallel.take_from_first(model.buffers())
-        self.validating = True
-        try:
-            if self.signal:
-                raise Stopped
-            for name, dataset in self.validation.items():
-                for i in range(parallel.rank(), len(dataset), parallel.ranks()):
-                    item = dataset[i]
-                    image, sr = evaluate_image(model, item, self.config['validation']['protocol'], self.device)
-                    own.append((name, i, image['psnr']))
-                    if i == 0:
-                        show(name, strip(item['lr'], sr, item['hr']))
-        except Stopped:
-            own = None
-        finally:
-            self.validating = False
-        everything = parallel.gathered(own)
+        with parallel.together():
+            try:
+                with self.leaving():
+                    for name, dataset in self.validation.items():
+                        for i in range(parallel.rank(), len(dataset), parallel.ranks()):
+                            item = dataset[i]
+                            protocol = self.config['validation']['protocol']
+                            image, sr = evaluate_image(model, item, protocol, self.device)
+                            own.append((name, i, image['psnr']))
+                            if i == 0:
+                                show(name, strip(item['lr'], sr, item['hr']))
+            except Stopped:
+                stopped = True
+        everything = parallel.gathered(None if stopped else own)
         if None in everything:
             return None
         values = {name: [psnr for of, _, psnr in sorted(sum(everything, [])) if of == name] for name in self.validation}
         scores = {name: sum(of_images) / len(of_images) for name, of_images in values.items()}
         return {**scores, 'mean': sum(scores.values()) / len(scores)} if scores else {}
 
-    def validation_is_due(self):
+    def validation_is_due(self) -> bool:
         """Whether the result is to be validated now: regularly, at the stage's end, and when the time is over."""
         stage = self.stages[self.stage]
         regular = self.step % self.config['validate_every'] == 0 or self.step == stage['steps']
         return self.validated < self.step and (self.stopping == TIME_LIMIT or (regular and not self.stopping))
 
-    def validate_and_keep(self, report):
+    def validate_and_keep(self, report: Report) -> None:
         """Validate, unless a signal stops the run; keep the result if it is the best, or the stage's last."""
-        scores = self.validate(report.add_picture)
+        pictures: dict[str, torch.Tensor] = {}
+        scores = self.validate(pictures.__setitem__)
         if scores is None:
             return
+        report.validated(self.step, scores, pictures)
         self.validated = self.step
-        report.validated(scores)
         if scores and scores['mean'] > self.best:
             self.best = scores['mean']
             self.save_result('best.pth', scores)
@@ -268,7 +402,8 @@ class Run:
 
     # ------------------------------------------------------------ files
 
-    def meta(self, scores):
+    def meta(self, scores: dict[str, float]) -> dict:
+        """The card of a weight file: stage, step, trained scales, and `scores`, PSNR by validation set."""
         smallest, largest = zip(*(stage['scales'] for stage in self.stages[: self.stage + 1]))
         return {
             'stage': self.stages[self.stage]['name'],
@@ -278,14 +413,21 @@ class Run:
             **{f'psnr {name}': float(value) for name, value in scores.items()},
         }
 
-    def save_result(self, name, scores):
-        if parallel.rank() == 0:
-            files.save(self.folder / name, self.result(), self.meta(scores))
+    def save_result(self, name: str, scores: dict[str, float]) -> None:
+        """Raises UserError, on all ranks, if it cannot be written."""
+        with parallel.together():
+            if parallel.rank() == 0:
+                with writing(self.folder / name):
+                    files.save(self.folder / name, self.result(), self.meta(scores))
 
-    def save_checkpoint(self, name='last.pth'):
-        """All that resuming needs, in one file that is whole or absent."""
-        if parallel.rank() > 0:
-            return
+    def save_checkpoint(self, name: str = 'last.pth') -> None:
+        """All that resuming needs, in one file that is whole or absent. Raises UserError, on all ranks, if it cannot be
+        written."""
+        with parallel.together():
+            if parallel.rank() == 0:
+                self.write_state(self.folder / name)
+
+    def write_state(self, path: Path) -> None:
         content = {
             'model': {**self.model.spec, 'sd': self.model.state_dict()},
             'meta': self.meta({}),
@@ -294,50 +436,74 @@ class Run:
             'scaler': self.scaler.state_dict(),
             'ema': self.ema.module.state_dict() if self.ema else None,
         }
-        with atomic_path(self.folder / name) as temporary:
+        with writing(path), atomic_path(path) as temporary:
             torch.save(content, temporary)
 
-    def resume(self):
-        """Go on from `last.pth`. Raises UserError if it is not whole, no state of a run, or one of another config."""
+    def read_state(self, before: dict) -> dict | None:
+        """The state in `last.pth`, its counters taken over; None if the run has done nothing yet.
+
+        `before`: the config that the run had, {} if it is not known. Raises UserError if the state is missing, not
+        whole, or one that does not go with the config.
+        """
         path = self.folder / 'last.pth'
+        if not os.path.lexists(path):
+            check_has_done_nothing(self.folder)
+            return None
         state = files.read(path)
-        if not isinstance(state, dict) or not {*COUNTERS, 'model', 'optimizer', 'scaler', 'ema'} <= state.keys():
+        if not is_state(state):
             raise UserError(f'{path}: holds no state of a run to go on with')
-        for key in COUNTERS:
-            setattr(self, key, state[key])
-        names = [stage['name'] for stage in self.stages]
-        if self.stage >= len(names) or names[self.stage] != state['meta']['stage']:
+        number, step, name, names = state['stage'], state['step'], state['meta']['stage'], list(self.config['stages'])
+        if number >= len(names) or names[number] != name:
             raise UserError(
-                f'{path}: stopped in stage {self.stage + 1}, {state["meta"]["stage"]!r}; '
-                f'the config has the stages {", ".join(names)}'
+                f'{path}: stopped in stage {number + 1}, {name!r}; the config has the stages {", ".join(names)}'
             )
         if bool(state['ema']) != bool(self.config['ema_decay']):
             raise UserError(f'{path}: was made {"with" if state["ema"] else "without"} ema_decay, unlike the config')
-        self.begin_stage(state)
-
-    def log(self, **entry):
-        if parallel.rank() == 0:
-            with open(self.folder / 'log.jsonl', 'a', encoding='utf-8') as file:
-                file.write(json.dumps({'time': time.strftime('%Y-%m-%dT%H:%M:%S'), **entry}) + '\n')
+        steps, was = self.stages[number]['steps'], (before.get('stages') or {}).get(name, {})
+        if step > steps:
+            raise UserError(f'{path}: {step} steps of stage {name!r} are done, of which the config has {steps} only')
+        for key in ('rim', 'blocks'):
+            if was and was.get(key) != self.config['stages'][name].get(key):
+                raise UserError(f'{path}: stage {name!r} has begun with another {key} than that of the config')
+        for key in COUNTERS:
+            setattr(self, key, state[key])
+        return state
 
     # ------------------------------------------------------------ the run
 
-    def receive(self, signum, _):
-        """Handler of signals: finish the step, save and stop; a validation is left at once."""
+    def receive(self, signum: int, _: Any) -> None:
+        """Handler of signals: finish the step, save and stop; a validation or a wait for data is left at once."""
         self.signal = signum
-        if self.validating:
+        if self.may_leave:
+            self.may_leave = False
             raise Stopped
 
-    def agree_to_stop(self, late=False):
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """A signal, also one that has come already, raises Stopped in this block."""
+        self.may_leave = True
+        try:
+            if self.signal:
+                raise Stopped
+            yield
+        finally:
+            self.may_leave = False
+
+    def agree_to_stop(self, late: bool = False) -> None:
         """Stop on all ranks if one has received a signal or is late."""
-        self.stopping = parallel.largest(self.signal or TIME_LIMIT * late)
+        self.stopping = parallel.largest(self.signal + 1 if self.signal else TIME_LIMIT * late)
 
-    def why_stopping(self):
-        return 'time limit' if self.stopping == TIME_LIMIT else signal.Signals(self.stopping).name
+    def why_stopping(self) -> str:
+        return 'time limit' if self.stopping == TIME_LIMIT else signal.Signals(self.stopping - 1).name
 
-    def train(self, deadline):
-        """Run the stages that are left, until `deadline` of `time.monotonic`. Returns whether all are done."""
-        with SummaryWriter(self.folder / 'tensorboard') if parallel.rank() == 0 else contextlib.nullcontext() as writer:
+    def train(self, deadline: float = math.inf) -> bool:
+        """Run the stages that are left, until `deadline` of `time.monotonic`. Returns whether all are done.
+
+        Signals stop the run; they are handled as before when it has ended, however it ends. Raises UserError for an
+        image that cannot be read any more, for a data worker that was killed, for files that cannot be written, and for
+        too many steps that are not finite; the run can be resumed then.
+        """
+        with handled(self.receive), tensorboard(self.folder / 'tensorboard') as writer:
             while self.train_stage(writer, deadline):
                 if self.stage + 1 == len(self.stages):
                     return True
@@ -346,7 +512,7 @@ class Run:
                 self.begin_stage()
         return False
 
-    def train_stage(self, writer, deadline):
+    def train_stage(self, writer: Any, deadline: float) -> bool:
         """Train this stage to its end, or until the run is to stop. Returns whether the end was reached."""
         config, stage = self.config, self.stages[self.stage]
         bar = tqdm(
@@ -357,13 +523,12 @@ class Run:
             smoothing=0.05,
             disable=parallel.rank() > 0 or not sys.stderr.isatty(),
         )
-        report = Report(self, writer, bar)
-        batches = self.batches()
-        try:
+        report = Report(stage['name'], stage['steps'], config['batch_size'], self.log, writer, bar)
+        with contextlib.closing(bar), self.batches() as batches:
             while True:
                 ended = self.step == stage['steps']
                 if self.validation_is_due():
-                    with report.meter.pause():
+                    with self.saving_after_an_error(), report.meter.pause():
                         self.validate_and_keep(report)
                     self.agree_to_stop(self.stopping == TIME_LIMIT)
                 if self.step and self.step % config['save_every'] == 0:
@@ -374,19 +539,30 @@ class Run:
                     return True
                 if self.stopping:
                     return False
-                with report.meter.waiting():
-                    parts = self.next_batches(batches)
-                loss = self.train_step(parts)
-                self.check_bad_steps(loss, parts)
+                with self.saving_after_an_error(), report.meter.waiting():
+                    parts = self.fetch(batches)
+                if parts is None:
+                    self.agree_to_stop()
+                    continue
+                found = self.train_step(parts)
+                self.check_bad_steps(found, parts)
                 self.step += 1
-                report.took_step(loss)
+                with self.saving_after_an_error():
+                    report.took_step(self.step, found, self.optimizer.param_groups[0]['lr'])
                 self.agree_to_stop(time.monotonic() > deadline)
-        finally:
-            bar.close()
-            del batches  # ends the workers
+
+    @contextlib.contextmanager
+    def saving_after_an_error(self) -> Iterator[None]:
+        """After a UserError between two steps the steps that are done are saved, if that can be."""
+        try:
+            yield
+        except UserError:
+            with contextlib.suppress(UserError):
+                self.save_checkpoint()
+            raise
 
 
-def seed(*numbers):
+def seed(*numbers: int) -> None:
     """Seed the generators of Python, NumPy and torch, on all devices, by whole numbers from 0 up."""
     state = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(state)
@@ -394,11 +570,93 @@ def seed(*numbers):
     torch.manual_seed(state)
 
 
-def first_model(spec, stage, previous):
+def is_state(content: Any) -> bool:
+    """Whether the content of a file is what `Run.write_state` writes, as far as its keys and numbers tell."""
+    return (
+        isinstance(content, dict)
+        and {*COUNTERS, 'meta', 'model', 'optimizer', 'scaler', 'ema'} <= content.keys()
+        and all(isinstance(content[key], int) and content[key] >= 0 for key in COUNTERS if key != 'best')
+        and isinstance(content['best'], float)
+        and isinstance(content['meta'], dict)
+        and isinstance(content['meta'].get('stage'), str)
+    )
+
+
+def initial(config: dict) -> nn.Module:
+    """The model that `init` of a config names. Raises UserError if it is not of the config's architecture."""
+    model = files.load(config['init'])
+    with error_prefix(config['init']):
+        return fitted(config['model'], model.state_dict())
+
+
+def first_model(spec: dict, stage: dict, previous: nn.Module | None) -> nn.Module:
     """The model that a stage starts from, with RIM and of a depth as the stage says: it computes what the result of the
     stage before does, or has (None) fresh weights."""
     if previous is None:
         previous = build(spec)
+        if not any(True for _ in previous.parameters()):
+            raise UserError(f'the model {spec["name"]!r} has nothing to train')
     if stage['blocks']:
         previous = deepened(previous, stage['blocks'])
     return next_stage(previous) if stage['rim'] else fold(previous)
+
+
+# ---------------------------------------------------------------- what a folder holds
+
+
+def check_folder_of_run(folder: Path, config: dict, resume: bool) -> None:
+    """Raise UserError, before any work, if a run of this config cannot be begun, or gone on with, in `folder`.
+
+    What changes while the work is done, `Run.start` and `Run.resume` see again.
+    """
+    if resume:
+        check_is_run(folder)
+        check_same_run(folder, config)
+        if not os.path.lexists(folder / 'last.pth'):
+            check_has_done_nothing(folder)
+    else:
+        check_is_free(folder)
+
+
+def check_is_free(folder: Path) -> None:
+    """Raise UserError if there is something at `folder`, whose lock tells whether a process is training there."""
+    if os.path.lexists(folder):
+        if (folder / 'lock').is_file():
+            with Lock(folder / 'lock'):
+                pass
+        raise UserError(f'{folder} exists: -resume goes on with that run, -name gives this one another folder')
+
+
+def check_is_run(folder: Path) -> None:
+    """Raise UserError if there is no folder of a run."""
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such run to resume')
+
+
+def check_same_run(folder: Path, config: dict) -> dict:
+    """The config that the run in `folder` had, {} if there is none. Raises UserError if `config` is that of another."""
+    if not (folder / 'config.yaml').is_file():
+        return {}
+    before = load_config(folder / 'config.yaml')
+    for key in FIXED:
+        if optional(before, key) != optional(config, key):
+            raise UserError(f'{folder}: the run has another {key} than this config, and cannot go on with it')
+    return before
+
+
+def check_has_done_nothing(folder: Path) -> None:
+    """Raise UserError if the run in `folder`, which has no `last.pth`, has done something: beginning anew would
+    overwrite that."""
+    kept = sorted(folder.glob('[!.]*.pth'), key=lambda path: path.stat().st_mtime)
+    if not kept and not (folder / 'log.jsonl').exists():
+        return
+    earlier = [path.name for path in kept if path.stem.rpartition('-')[2].isdecimal()]
+    way_out = f'a copy of {earlier[-1]} under this name goes on from there; ' if earlier else ''
+    raise UserError(f'{folder}/last.pth is missing, with which the run would go on; {way_out}-name begins a new run')
+
+
+def say(text: str) -> None:
+    """Print a line, on rank 0; where nobody reads it any more it is dropped."""
+    if parallel.rank() == 0:
+        with contextlib.suppress(OSError):
+            print(text, flush=True)

@@ -1,11 +1,12 @@
 """What a stage of training is: its keys in a config, its length in steps, its learning rate."""
 
-import math
+from typing import Any
 
+import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
-from models.training.objective import LOSSES
-from utils import UserError, nearest
+from models.training import losses
+from utils import UserError, is_number, is_whole, suggestion
 
 REQUIRED = ('rim', 'scales', 'lr')
 UNITS = ('steps', 'epochs')
@@ -25,7 +26,7 @@ KEYS = (
 )
 
 
-def check(stage):
+def check(stage: Any) -> None:
     """Raise UserError if the keys of a stage, a mapping with some of `KEYS`, do not fit together.
 
     A key that is null is absent.
@@ -43,7 +44,7 @@ def check(stage):
         raise UserError(f'a length in {unit(stage)} goes with warmup_{unit(stage)}, not with warmup_{other}')
     name = stage.get('schedule', 'cosine')
     if name not in SCHEDULES:
-        raise UserError(f'unknown schedule {name!r}{nearest(name, SCHEDULES)}')
+        raise UserError(f'unknown schedule {name!r}{suggestion(name, SCHEDULES)}')
     for key in ('milestones', 'gamma'):
         if (key in given) != (name == 'multi-step'):
             raise UserError(f'{key} belongs to the schedule multi-step, and has to be given there')
@@ -59,10 +60,8 @@ def check(stage):
     for key in ('warmup_lr', 'warmup_steps', 'warmup_epochs'):
         if key in given and not (is_number(stage[key]) and stage[key] >= 0):
             raise UserError(f'{key} is a number from 0 up, not {stage[key]!r}')
-    loss = stage.get('loss') or 'l1'
-    if loss not in tuple(LOSSES):
-        raise UserError(f'loss is one of {", ".join(LOSSES)}, not {loss!r}')
-    if 'blocks' in given and not (type(stage['blocks']) is int and stage['blocks'] > 0):
+    losses.weights(stage.get('loss') or 'l1')
+    if 'blocks' in given and not is_whole(stage['blocks']):
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):
         raise UserError(f'shrink is above 0 and at most 1, not {stage["shrink"]!r}')
@@ -71,16 +70,12 @@ def check(stage):
         raise UserError(f'milestones is an ascending list of {unit(stage)}, not {milestones!r}')
 
 
-def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def unit(stage):
+def unit(stage: dict) -> str:
     """What the lengths of a stage are counted in."""
     return 'epochs' if stage.get('epochs') is not None else 'steps'
 
 
-def in_steps(stage, steps_per_epoch):
+def in_steps(stage: dict, steps_per_epoch: float) -> dict:
     """The checked `stage` with all its keys, and all its lengths in whole steps.
 
     Raises UserError where the warm-up takes it all.
@@ -108,7 +103,7 @@ def in_steps(stage, steps_per_epoch):
     return planned
 
 
-def schedule(optimizer, stage):
+def schedule(optimizer: torch.optim.Optimizer, stage: dict) -> Any:
     """The learning rate of a stage of `in_steps`: `.step_update(step)` sets that of any step, whatever was set before.
 
     Warm-up from `warmup_lr` to `lr`; then 'cosine' to 0 at the last step, or 'multi-step', `gamma` times as much from

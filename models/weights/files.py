@@ -1,67 +1,89 @@
-"""Weight files: `{'model': {'name', 'args', 'sd'}, 'meta': {...}}`, plain tensors, numbers and strings."""
+"""Weight files: `{'model': {'name', 'args', 'sd'}, 'meta': {...}}`, plain tensors, numbers and strings.
 
+What `load` reads, besides files of this form as `save` writes them:
+
+- The same as `.safetensors`: the weights are its tensors, and its metadata has `spec` (`{'name', 'args'}`) and `meta`,
+  both as JSON.
+- Training checkpoints, own ones and others': of several sets of weights in a file, an average over the training (EMA)
+  comes first, as it is what validations use.
+- Weights whose names have the prefixes of a wrapped model (`module.`, `_orig_mod.`, or one that all names share).
+- Weights alone, without a spec: if the caller gives the spec, or if their names and shapes are those of a model of
+  `configs/train`, and of one only.
+
+All but the first is told by a `utils.Note`.
+"""
+
+import json
 import pickle
 import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from models.registry import build, models
 from models.weights.published import from_published, is_published
-from models.weights.surgery import fitted, fold
-from utils import UserError, about, atomic_path
+from models.weights.surgery import Model, fitted, fold
+from utils import Note, UserError, atomic_path, error_prefix, is_number, load_config
 
 WITHOUT_WEIGHTS = ('bicubic',)
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'train'
+SAFETENSORS = '.safetensors'
+# Under which names files of several projects keep weights; averages first.
+AVERAGES = ('ema', 'params_ema', 'state_dict_ema', 'ema_state_dict', 'model_ema')
+WEIGHTS = (*AVERAGES, 'sd', 'params', 'state_dict', 'model_state_dict', 'model')
+WRAPPERS = ('module', '_orig_mod')  # of DataParallel, DistributedDataParallel and AveragedModel; of torch.compile
 
 
-def save(path, model, meta=None):
-    """Write a model's weights, spec and `meta` (strings and numbers) to `path`, all or nothing."""
-    content = {'model': {**model.spec, 'sd': model.state_dict()}, 'meta': dict(model.meta if meta is None else meta)}
+# ---------------------------------------------------------------- writing
+
+
+def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
+    """Write a model's weights, spec and `meta` (strings and numbers; those of the model if None) to `path`, all or
+    nothing: a safetensors file if it ends in `.safetensors`, else one of `torch.save`."""
+    spec, state, meta = model.spec, model.state_dict(), dict(model.meta if meta is None else meta)
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        if Path(path).suffix == SAFETENSORS:
+            card = {'format': 'pt', 'spec': json.dumps(spec), 'meta': json.dumps(meta)}
+            state = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+            save_file(state, temporary, card)
+        else:
+            torch.save({'model': {**spec, 'sd': state}, 'meta': meta}, temporary)
 
 
-def load(path, dtype=torch.float32):
+# ---------------------------------------------------------------- reading
+
+
+def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None = None) -> Model:
     """The model of a weight file or training checkpoint, own or published, ready for inference; or by its name, of
-    `WITHOUT_WEIGHTS`, one that has nothing to load.
+    `WITHOUT_WEIGHTS`, one that has nothing to load. `spec`, `{'name', 'args'}`, is for a file that tells none.
 
     In evaluation mode on the CPU, with parameters of `dtype`, RIM folded (in that precision) into plain convolutions,
-    with `.spec` and `.meta`.
+    with `.spec` and `.meta`. What is not plainly a weight file of this project is told by a `utils.Note`.
     Raises UserError for a file that is missing, truncated, of another kind, carries code, or does not fit its own spec.
     """
     if str(path) in WITHOUT_WEIGHTS:
         return build({'name': str(path), 'args': {}}).eval()
     content = read(path)
-    with about(path):
-        name, args, state, meta = entries(content)
+    with error_prefix(path):
+        found, state, meta, notes = entries(content)
+        spec = found if spec is None else spec
         try:
-            spec = {'name': name, 'args': args}
-            if name not in models.entries or is_published(args):
-                spec, state = from_published(name, args, state)
-            model = fold(fitted(spec, state, dtype))
+            model, more = fitting(spec, state, dtype) if spec else known(state, dtype)
+            model = fold(model)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(f'the spec in this file makes no model ({type(error).__name__}: {error})') from error
+    for note in notes + more:
+        warnings.warn(f'{path}: {note}', Note, stacklevel=2)
     model.meta = meta
     return model.eval().requires_grad_(False)
 
 
-def entries(content):
-    """Name, arguments, weights and card that a weight file holds. Raises UserError for content of another form."""
-    model = content.get('model') if isinstance(content, dict) else None
-    if not isinstance(model, dict) or not {'name', 'sd'} <= set(model):
-        raise UserError('holds no model; a weight file is {"model": {"name", "args", "sd"}}')
-    name, args, state, meta = model['name'], model.get('args'), model['sd'], content.get('meta')
-    args, meta = {} if args is None else args, {} if meta is None else meta
-    for what, value, kind in (('name', name, str), ('args', args, dict), ('sd', state, dict), ('meta', meta, dict)):
-        if not isinstance(value, kind):
-            raise UserError(f'in this file {what} is no {kind.__name__} but a {type(value).__name__}')
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise UserError(f'in this file the weight {key!r} is no tensor but a {type(value).__name__}')
-    return name, args, state, meta
-
-
-def read(path):
-    """The content of a file of torch.save, on the CPU. Raises UserError if it is not whole or not plain data."""
+def read(path: str | Path) -> Any:
+    """The content of a file of torch.save, on the CPU, or the same of a safetensors file. Raises UserError if it is not
+    whole or not plain data."""
     try:
         file = open(path, 'rb')
     except FileNotFoundError as error:
@@ -71,8 +93,189 @@ def read(path):
     with file, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
+            if is_safetensors(file):
+                return read_safetensors(path)
             return torch.load(file, map_location='cpu', weights_only=True)
+        except UserError as error:
+            raise UserError(f'{path}: {error}') from error
         except pickle.UnpicklingError as error:
             raise UserError(f'{path}: refused, it is no weight file or carries code besides weights') from error
         except Exception as error:  # what torch raises for damaged bytes depends on where the damage is
             raise UserError(f'{path}: not a whole weight file ({type(error).__name__})') from error
+
+
+def is_safetensors(file: BinaryIO) -> bool:
+    """Whether an open file, at its beginning, is of that kind or should be by its name: a length, then JSON."""
+    head = file.read(9)
+    file.seek(0)
+    return (
+        head[8:] == b'{' and not head.startswith(b'PK') or Path(file.name).suffix == SAFETENSORS and head[:2] != b'PK'
+    )
+
+
+def read_safetensors(path: str | Path) -> dict:
+    """As `read`: with the metadata `spec` and `meta` as a weight file, without them the tensors alone."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            card = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise UserError(f'not a whole weight file ({" ".join(str(error).split())})') from error
+    if 'spec' not in card:
+        return state
+    try:
+        spec, meta = json.loads(card['spec']), json.loads(card.get('meta', '{}'))
+    except ValueError as error:
+        raise UserError(f'the spec or the meta of this file is no JSON ({error})') from error
+    if not isinstance(spec, dict):
+        raise UserError(f'in this file spec is no dict but a {type(spec).__name__}')
+    return {'model': {**spec, 'sd': state}, 'meta': meta}
+
+
+# ---------------------------------------------------------------- what is in a file
+
+
+def entries(content: Any) -> tuple[dict | None, dict, dict, list[str]]:
+    """Spec (None if there is none), weights and card that a file holds, and notes on which weights these are. Raises
+    UserError for content of another form."""
+    content = content if isinstance(content, dict) else {}
+    model = content.get('model')
+    model = model if isinstance(model, dict) else {}
+    own = next((place for place in (model, content) if 'name' in place), {})
+    key, state = weights(own, content, model)
+    if state is None:
+        raise UserError('holds no model; a weight file is {"model": {"name", "args", "sd"}}')
+    name, args, meta = own.get('name', ''), own.get('args'), content.get('meta')
+    args, meta = {} if args is None else args, {} if meta is None else meta
+    for what, value, kind in (('name', name, str), ('args', args, dict), ('sd', state, dict), ('meta', meta, dict)):
+        if not isinstance(value, kind):
+            raise UserError(f'in this file {what} is no {kind.__name__} but a {type(value).__name__}')
+    for entry, value in state.items():
+        if not isinstance(entry, str) or not isinstance(value, torch.Tensor):
+            raise UserError(f'in this file the weight {entry!r} is no tensor but a {type(value).__name__}')
+    check_card(meta)
+    notes = []
+    if key in AVERAGES:
+        notes.append(f'of several sets of weights, the average over the training ({key}) is taken')
+    elif key not in ('sd', None):
+        notes.append(f'the weights are those under {key!r}')
+    return {'name': name, 'args': args} if own else None, state, meta, notes
+
+
+def weights(own: dict, *places: dict) -> tuple[str | None, Any]:
+    """Under which key the weights lie that count, None for `places` themselves, and the weights, None if there are
+    none. What lies as `sd` beside the name, in `own`, need not be weights."""
+    for key in WEIGHTS:
+        if key == 'sd' and 'sd' in own:
+            return key, own['sd']
+        for place in places:
+            if is_state(place.get(key)):
+                return key, place[key]
+    return None, next((place for place in places if is_state(place)), None)
+
+
+def is_state(value: Any) -> bool:
+    """Whether something is a dict of at least one tensor and nothing else."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(part, torch.Tensor) for part in value.values())
+
+
+def check_card(meta: dict) -> None:
+    """Raise UserError for entries of a weight file's card of which programs make use and cannot."""
+    for key in ('scale_min', 'scale_max'):
+        value = meta.get(key, 1)
+        if not is_number(value) or value <= 0:
+            shown = repr(value) if isinstance(value, (str, int, float)) else f'a {type(value).__name__}'
+            raise UserError(f'in this file {key} is no number above 0 but {shown:.60}')
+
+
+# ---------------------------------------------------------------- names and specs
+
+
+def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
+    """The model of `spec`, own or published, with the weights `state`, whose names may have prefixes, and notes on
+    these. Raises UserError, naming parameters, if they do not fit."""
+    if set(spec) != {'name', 'args'} or not isinstance(spec['args'], dict):
+        raise UserError(f"a model's spec is {{name, args}}, not {spec!r}")
+    try:
+        return fitted(*in_own_terms(spec, state), dtype), []
+    except UserError:
+        plain, prefixes = unwrapped(state)
+        if not prefixes:
+            raise
+    note = f'the names of its weights are taken without {" and ".join(map(repr, prefixes))}, with which they were saved'
+    return fitted(*in_own_terms(spec, plain), dtype), [note]
+
+
+def in_own_terms(spec: dict, state: dict) -> tuple[dict, dict]:
+    if spec['name'] not in models.entries or is_published(spec['args']):
+        return from_published(spec['name'], spec['args'], state)
+    return spec, state
+
+
+def unwrapped(state: dict) -> tuple[dict, list[str]]:
+    """`state` under the names that its entries had in the model before that was wrapped, and the prefixes of which the
+    names are freed: those of `WRAPPERS`, wherever they are, and what then all names begin with."""
+    names = {key: key.split('.') for key in state}
+    if all(parts[0] == 'module' for key, parts in names.items() if key != 'n_averaged'):
+        names.pop('n_averaged', None)  # of AveragedModel
+    prefixes = [word for word in WRAPPERS if any(word in parts[:-1] for parts in names.values())]
+    names = {key: [part for part in parts[:-1] if part not in WRAPPERS] + parts[-1:] for key, parts in names.items()}
+    while len(first := {parts[0] for parts in names.values()}) == 1 and all(parts[1:] for parts in names.values()):
+        prefixes += first
+        names = {key: parts[1:] for key, parts in names.items()}
+    plain = {'.'.join(parts): state[key] for key, parts in names.items()}
+    if len(plain) < len(names):
+        return state, []  # wrapped weights and others in one, of which neither is told to be the right one
+    return plain, [f'{prefix}.' for prefix in prefixes]
+
+
+def known(state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
+    """The model of weights without a spec: that of `configs/train` whose parameters have their names and shapes, and
+    notes. Raises UserError if there is none, or if there are several that compute differently."""
+    found: dict[str, tuple[dict, Path]] = {}
+    for spec, config in known_specs():
+        for candidate in (state, unwrapped(state)[0]):
+            if has_shapes(spec, candidate):
+                found.setdefault(json.dumps(spec, sort_keys=True), (spec, config))
+    if len(found) == 1:
+        ((spec, config),) = found.values()
+        model, notes = fitting(spec, state, dtype)
+        return model, [
+            f'holds no spec: its weights are taken for the model of {config.name}, as they have its shapes'
+        ] + notes
+    fit = (
+        f'that fit several models ({", ".join(config.name for _, config in found.values())})'
+        if found
+        else ('of no architecture in configs/train')
+    )
+    raise UserError(
+        f'holds no model but weights alone, {fit}; models.load(path, spec={{"name": ..., "args": ...}}) takes the '
+        'architecture from its caller, and models.save(path, model) writes a weight file'
+    )
+
+
+def known_specs() -> list[tuple[dict, Path]]:
+    """The specs of the models that the configs in `configs/train` train, with RIM and blocks as in their stages."""
+    specs = []
+    for path in sorted(CONFIGS.glob('*.yaml')):
+        config = load_config(path)
+        if 'model' not in config:
+            continue
+        specs.append((config['model'], path))
+        for stage in (config.get('stages') or {}).values():
+            args = config['model']['args']
+            if stage and stage.get('rim'):
+                args = {**args, 'rim': True}
+            if stage and stage.get('blocks'):
+                encoder = args['encoder_spec']
+                encoder = {**encoder, 'args': {**encoder['args'], 'n_resblocks': stage['blocks']}}
+                args = {**args, 'encoder_spec': encoder}
+            specs.append(({**config['model'], 'args': args}, path))
+    return specs
+
+
+def has_shapes(spec: dict, state: dict) -> bool:
+    """Whether the weights `state` have the names and shapes of the model of `spec`."""
+    with torch.device('meta'):
+        own = build(spec).state_dict()
+    return own.keys() == state.keys() and all(own[key].shape == value.shape for key, value in state.items())

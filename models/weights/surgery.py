@@ -1,4 +1,8 @@
-"""Models made from models that compute the same: with plain kernels, with a fresh RIM, with a deeper encoder."""
+"""Models made from models: that compute the same with plain kernels, with a fresh RIM, with a deeper encoder; and the
+average of several."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -6,10 +10,12 @@ from torch import nn
 from models.edsr import EDSR
 from models.layers.rim import fold_state
 from models.registry import build
-from utils import UserError
+from utils import UserError, is_number
+
+Model = Any  # a module with the `.spec` and `.meta` that `models.build` gives it
 
 
-def fitted(spec, state, dtype=torch.float32):
+def fitted(spec: dict, state: dict, dtype: torch.dtype = torch.float32) -> Model:
     """The model of `spec` with the weights `state`. Raises UserError, naming parameters, if they do not fit."""
     model = build(spec).to(dtype)
     own = model.state_dict()
@@ -25,7 +31,7 @@ def fitted(spec, state, dtype=torch.float32):
     return model
 
 
-def fold(model):
+def fold(model: Model) -> Model:
     """The model with plain convolutions that computes the same; the model itself if it has no RIM."""
     if not model.spec['args'].get('rim'):
         return model
@@ -35,7 +41,7 @@ def fold(model):
     return folded.train(model.training).to(like.device)
 
 
-def next_stage(model):
+def next_stage(model: Model) -> Model:
     """The model that the next stage of cumulative training starts from: folded, then a fresh RIM on every kernel of
     MSNO and MSSA. It computes what `model` computes. Source: MSIT (arXiv 2403.06536), cumulative training."""
     folded = fold(model)
@@ -46,7 +52,7 @@ def next_stage(model):
     return staged.train(model.training)
 
 
-def deepened(model, blocks):
+def deepened(model: Model, blocks: int) -> Model:
     """`model` with `blocks` residual blocks in its EDSR encoder; itself if it has them. The last convolution of each
     added one is zero, so that the outputs are the same.
 
@@ -75,3 +81,47 @@ def deepened(model, blocks):
     result.encoder.body[-1].load_state_dict(last.state_dict())
     result.meta = model.meta
     return result.train(model.training)
+
+
+def average(models: Sequence[Model], shares: Sequence[float] | None = None) -> Model:
+    """The model whose weights are the mean of those of `models`, which have one spec; by `shares`, one number from 0 up
+    for each, the weighted mean: their sum counts as 1. RIM is folded before.
+
+    The statistics of batch norm are averaged too, and whole numbers (their count of batches) rounded. Sums are taken in
+    float64. `.meta` has the entries that are the same in all of them, and the range of scales that all are trained for,
+    if there is one. Source of the idea: Model soups (Wortsman et al., arXiv 2203.05482).
+    Raises UserError for models of different specs, and for shares that make no sense.
+    """
+    models = [fold(model) for model in models]
+    shares = [1] * len(models) if shares is None else list(shares)
+    if not models or len(shares) != len(models):
+        raise UserError(f'{len(shares)} shares for {len(models)} models')
+    if not all(is_number(share) and share >= 0 for share in shares) or not sum(shares) > 0:
+        raise UserError(f'shares are numbers from 0 up and not all 0, not {", ".join(map(str, shares))}')
+    spec = models[0].spec
+    if not list(models[0].parameters()):
+        raise UserError(f'the model {spec["name"]!r} has no weights to average')
+    for number, model in enumerate(models[1:], 2):
+        if model.spec != spec:
+            raise UserError(
+                f'only models of one architecture can be averaged: number {number} is of another than the first'
+            )
+    states = [model.state_dict() for model in models]
+    state = {}
+    for key, value in states[0].items():
+        mean = sum(share / sum(shares) * of_one[key].double() for share, of_one in zip(shares, states))
+        state[key] = (mean if value.is_floating_point() else mean.round()).to(value.dtype)
+    result = fitted(spec, state, next(models[0].parameters()).dtype)
+    result.meta = common_card([model.meta for model in models])
+    return result.train(models[0].training)
+
+
+def common_card(cards: list[dict]) -> dict:
+    """What the cards of several weight files have in common, and the scales that all of them are trained for."""
+    first, *others = cards
+    card = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    if all({'scale_min', 'scale_max'} <= set(each) for each in cards):
+        low, high = max(each['scale_min'] for each in cards), min(each['scale_max'] for each in cards)
+        if low <= high:
+            card |= {'scale_min': low, 'scale_max': high}
+    return card

@@ -1,6 +1,9 @@
 """Images that are decoded once: the same pixels, nothing decoded or copied again, and where the cache is."""
 
+import os
 import pickle
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from PIL import Image
 
 from datasets import image_folder
+from datasets.cache import fcntl
 from datasets.image_folder import ImageFolder
 from datasets.wrappers import Training
 from utils import UserError
@@ -81,7 +85,7 @@ def forbid(monkeypatch, *folders):
 
 def test_a_file_that_is_no_image_leaves_no_cache(photos):
     (photos / 'photo9.png').write_bytes((photos / 'photo0.png').read_bytes()[:200])
-    with pytest.raises(UserError, match='photo9.png: not an image'):
+    with pytest.raises(UserError, match='photo9.png: '):
         ImageFolder(photos, cache='bin')
     assert not list((photos / '.cache').iterdir())
 
@@ -90,3 +94,63 @@ def test_a_cache_whose_pixels_were_deleted_is_made_again(photos):
     images = ImageFolder(photos, cache='bin')
     images.images.file.unlink()
     assert np.array_equal(ImageFolder(photos, cache='bin')[3], ImageFolder(photos)[3])
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda file, index: file.write_bytes(file.read_bytes()[:-100]),
+        lambda file, index: file.write_bytes(b''),
+        lambda file, index: file.write_bytes(file.read_bytes() + b'0'),
+        lambda file, index: index.write_text(index.read_text()[:20]),
+        lambda file, index: index.write_bytes(b'\xff\x00'),
+        lambda file, index: index.write_text('{"of": null, "shapes": [[40, 44, 3], 7]}'),
+        lambda file, index: index.write_text('7'),
+    ],
+)
+def test_a_damaged_cache_is_decoded_anew_with_one_note(photos, damage, capsys):
+    ImageFolder(photos, cache='bin')
+    (file,), (index,) = (list((photos / '.cache').glob(kind)) for kind in ('*.bin', '*.json'))
+    damage(file, index)
+    images = ImageFolder(photos, cache='bin')
+    assert all(np.array_equal(images[i], ImageFolder(photos)[i]) for i in range(5))
+    assert capsys.readouterr().err == f'{file}: damaged, the images are decoded anew\n'
+    ImageFolder(photos, cache='bin')
+    assert capsys.readouterr().err == ''
+
+
+def caches(photos):
+    return len(list((photos / '.cache').glob('*.bin')))
+
+
+def test_a_superseded_cache_goes_and_one_of_other_images_stays(photos):
+    ImageFolder(photos, cache='bin')
+    ImageFolder(photos, first_k=2, cache='bin')
+    assert caches(photos) == 2
+    shutil.copy(photos / 'photo0.png', photos / 'photo7.png')
+    assert len(ImageFolder(photos, cache='bin')) == 6 and caches(photos) == 2
+    (photos / 'photo7.png').unlink()
+    assert len(ImageFolder(photos, cache='bin')) == 5 and caches(photos) == 2
+    assert len(list((photos / '.cache').iterdir())) == 4
+
+
+@pytest.mark.skipif(fcntl is None, reason='no locks')
+def test_a_superseded_cache_that_is_used_stays_until_it_is_not(photos):
+    used = ImageFolder(photos, cache='bin')
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(photos / 'photo2.png')
+    ImageFolder(photos, cache='bin')
+    assert caches(photos) == 2
+    assert pickle.loads(pickle.dumps(used.images))[2].shape == (40, 44, 3)
+    del used
+    ImageFolder(photos, cache='bin')
+    assert caches(photos) == 1
+
+
+def test_what_was_left_half_written_goes_when_it_is_old(photos):
+    (photos / '.cache').mkdir()
+    old, new = (photos / '.cache' / f'.{name}.1.partial.bin' for name in ('old', 'new'))
+    old.touch()
+    new.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    ImageFolder(photos, cache='bin')
+    assert not old.exists() and new.exists()

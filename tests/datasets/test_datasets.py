@@ -1,7 +1,9 @@
 """Folders of images and the LR/HR pairs made of them."""
 
 import json
+import math
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -15,7 +17,7 @@ import datasets
 from datasets.image_folder import ImageFolder, PairedImageFolders
 from datasets.resize import degrade, pil_resize
 from datasets.wrappers import Evaluation, PairedEvaluation, Training
-from utils import UserError
+from utils import Note, UserError
 
 QUICK = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -104,6 +106,7 @@ def test_16_bit_rgb(tmp_path):
 
 def test_alpha_is_dropped_and_a_palette_is_looked_up(tmp_path):
     pixels = random_image(0, 7, 9, 4)
+    pixels[..., 3] |= 1
     save(tmp_path, '1.png', pixels)
     colours = Image.fromarray(pixels[..., :3]).quantize(8)
     colours.save(tmp_path / '2.png')
@@ -126,10 +129,10 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
 def test_a_damaged_image_is_named(folder, data):
     whole = (folder / 'img_2.png').read_bytes()
     (folder / 'img_2.png').write_bytes(whole[: len(whole) // 2] if data == 'half' else data)
-    with pytest.raises(UserError, match=r'img_2\.png: not an image'):
+    with pytest.raises(UserError, match=r'img_2\.png: '):
         ImageFolder(folder)[1]
     for cache in ('in_memory', 'bin'):
-        with pytest.raises(UserError, match=r'img_2\.png: not an image'):
+        with pytest.raises(UserError, match=r'img_2\.png: '):
             ImageFolder(folder, cache=cache)
 
 
@@ -243,6 +246,37 @@ def test_folders_that_do_not_match_are_told(folder, pairs, tmp_path):
             datasets.make(
                 {'name': 'paired-image-folders', 'args': {'root_path_1': str(pairs), 'root_path_2': str(folder)} | args}
             )
+
+
+def test_pairs_whose_names_differ_in_their_endings(tmp_path):
+    for k, ending in enumerate(('png', 'bmp', 'tif')):
+        save(tmp_path / 'hr', f'a.{ending}', random_image(k, 20, 24, 3))
+        save(tmp_path / 'lr', f'a{"x2" * (k > 0)}.{ending}', degrade(random_image(k, 20, 24, 3), 2)[0])
+    dataset = PairedImageFolders(tmp_path / 'lr', tmp_path / 'hr')
+    assert sorted(names(dataset)) == ['a.bmp', 'a.png', 'a.tif']
+    for lr, hr in dataset:
+        assert np.array_equal(lr, degrade(hr, 2)[0])
+    (tmp_path / 'lr/a.png').rename(tmp_path / 'lr/a.webp')
+    (tmp_path / 'lr/ax2.bmp').unlink()
+    with pytest.raises(UserError, match='hr: a.bmp, a.png would all belong to the LR image a.webp of'):
+        PairedImageFolders(tmp_path / 'lr', tmp_path / 'hr')
+
+
+def test_names_of_images_in_folders_of_a_list_are_their_own(folder, tmp_path):
+    save(folder / 'more', 'img_1.png', random_image(5, 4, 4, 3))
+    (tmp_path / 'list.txt').write_text('img_1.png\nmore/img_1.png\nimg_2.png\nimg_1.png')
+    listed = ImageFolder(folder, split_file=tmp_path / 'list.txt')
+    assert names(listed) == ['img_1.png', 'more_img_1.png', 'img_2', 'img_1.png']
+
+
+def test_a_note_tells_what_is_left_out(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ImageFolder(folder)
+    for name in ('LICENSE.pdf', 'clip.mpg', 'Makefile', '.hidden'):
+        (folder / name).write_bytes(b'no image')
+    with pytest.warns(Note, match='images: left out 3 other files .\\.mpg, \\.pdf, no ending'):
+        assert len(ImageFolder(folder)) == 3
 
 
 # ---------------------------------------------------------------- evaluation
@@ -368,16 +402,16 @@ def same(a, b):
 @given(
     n=st.integers(0, 14),
     seed=st.integers(0, 99),
-    draw=st.sampled_from(['pixel', 'block']),
+    draw=st.sampled_from(['pixel', 'block', 'patch']),
     augment=st.booleans(),
     shrink=st.sampled_from([1, 0.5]),
 )
 def test_a_sample_is_a_function_of_its_number(n, seed, draw, augment, shrink):
-    samples, again = (training(seed=seed, draw=draw, augment=augment, shrink=shrink) for _ in range(2))
+    samples, again = (training(seed=seed, queries=49, draw=draw, augment=augment, shrink=shrink) for _ in range(2))
     for other in range(14, n, -1):
         samples[other]  # whatever was taken before
     assert same(samples[n], again[n])
-    assert not same(samples[n], training(seed=seed + 1, draw=draw, augment=augment, shrink=shrink)[n])
+    assert not same(samples[n], training(seed=seed + 1, queries=49, draw=draw, augment=augment, shrink=shrink)[n])
 
 
 @QUICK
@@ -385,11 +419,13 @@ def test_a_sample_is_a_function_of_its_number(n, seed, draw, augment, shrink):
     n=st.integers(0, 14),
     patch=st.integers(1, 10),
     queries=st.integers(1, 2000),
-    draw=st.sampled_from(['pixel', 'block']),
+    draw=st.sampled_from(['pixel', 'block', 'patch']),
     scales=st.tuples(st.floats(1, 4), st.floats(1, 4)).map(sorted),
 )
 def test_what_a_sample_is(n, patch, queries, draw, scales):
     low, high = scales
+    if draw == 'patch':
+        queries = math.isqrt(queries) ** 2
     sample = training(scale_min=low, scale_max=high, patch=patch, queries=queries, draw=draw, augment=False)[n]
     lr, hr, index = sample['lr'], sample['hr'], sample['index']
     side = hr.shape[1]
@@ -399,7 +435,13 @@ def test_what_a_sample_is(n, patch, queries, draw, scales):
     assert np.array_equal(lr.permute(1, 2, 0), pil_resize(hr.permute(1, 2, 0).numpy(), (patch, patch)))
     top, left, number = hr[:, 0, 0].tolist()
     assert np.array_equal(hr.permute(1, 2, 0), Gradient()[number][top : top + side, left : left + side])
-    if draw == 'pixel':
+    if draw == 'patch':
+        inner = min(math.isqrt(queries), side)
+        y, x = index.reshape(inner, inner) // side, index.reshape(inner, inner) % side
+        assert (y.diff(dim=0) == 1).all() and (y.diff(dim=1) == 0).all()
+        assert (x.diff(dim=0) == 0).all() and (x.diff(dim=1) == 1).all()
+        assert index.min() >= 0 and index.max() < side**2
+    elif draw == 'pixel':
         assert len(index) == queries and (queries > side**2 or len(set(index.tolist())) == queries)
         assert index.min() >= 0 and index.max() < side**2
     else:
@@ -487,12 +529,13 @@ def test_half_of_the_samples_are_cut_from_a_reduced_image(shrink, smallest):
 @pytest.mark.parametrize(
     'args, said',
     [
-        ({'draw': 'line'}, 'draw is one of pixel, block'),
+        ({'draw': 'line'}, 'draw is one of pixel, block, patch'),
         ({'draw': None}, 'draw is one of'),
+        ({'draw': 'patch', 'queries': 5}, 'the draw patch needs queries that are a square number, not 5'),
         ({'scale_min': 0.5}, 'scales from 0.5 to 4 make no sense'),
         ({'scale_min': 5}, 'scales from 5 to 4'),
-        ({'scale_max': float('nan')}, 'scales from'),
-        ({'scale_max': float('inf')}, 'scales from'),
+        ({'scale_max': float('nan')}, 'scale_max is a number, not nan'),
+        ({'scale_max': float('inf')}, 'scale_max is a number, not inf'),
         ({'scale_max': 'x'}, "scale_max is a number, not 'x'"),
         ({'scale_min': None}, 'scale_min is a number'),
         ({'batch_size': 0}, 'batch_size is a whole number from 1 up, not 0'),

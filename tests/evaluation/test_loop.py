@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from models import device
-from models.evaluation import loop
 from models.evaluation.loop import evaluate
 from models.evaluation.metrics import psnr, ssim
 from utils import UserError
@@ -83,7 +82,7 @@ def test_the_device_is_waited_for_before_every_clock_reading(monkeypatch):
     data, events = Answers(), []
     render = data.render
     monkeypatch.setattr(data, 'render', lambda *a: events.append('render') or render(*a))
-    monkeypatch.setattr(loop, 'synchronize', lambda device: events.append('wait'))
+    monkeypatch.setattr(device, 'synchronize', lambda device: events.append('wait'))
     monkeypatch.setattr(time, 'perf_counter', lambda: events.append('clock') or 0.0)
     evaluate(data, data, 'benchmark', progress=False)
     assert events == ['wait', 'clock', 'render', 'wait', 'clock'] * 3

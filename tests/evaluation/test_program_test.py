@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 import datasets
 import models
+import utils
 from datasets.pictures.image_io import read_image
 from models.evaluation.loop import evaluate
 from models.evaluation.metrics import psnr
@@ -299,6 +301,77 @@ def test_folders_of_images_that_do_not_do(refusal):
     for path in Path('photos').iterdir():
         path.unlink()
     refusal(['photos', 'no images'])
+
+
+def test_files_that_are_no_images_are_left_out_and_told_by_number(test):
+    for name in ('LICENSE.pdf', 'clip.mpg', 'notes.txt', 'figure.eps', 'Makefile', '.DS_Store'):
+        Path('photos', name).write_bytes(b'no image')
+    Path('photos/folder.png').mkdir()
+    status, out, err = test()
+    assert status == 0 and err == 'note: photos: left out 5 other files (.eps, .mpg, .pdf ...)\n'
+    assert len(json.loads(Path('save/tiny/set.json').read_text())['images']) == 5
+    for path in Path('photos').glob('*.png'):
+        path.rmdir() if path.is_dir() else path.unlink()
+    refused(test(), 'photos: no images in this folder but 5 other files (.eps')
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', b'%PDF-1.7', 'half'])
+@pytest.mark.parametrize('name', ['broken.png', 'broken.jpg', 'broken.tif', 'broken.webp'])
+def test_what_is_named_like_an_image_and_is_none_is_an_error(refusal, content, name):
+    whole = Path('photos/photo0.png')
+    Image.open(whole).save(f'photos/{name}')
+    size = Path('photos', name).stat().st_size
+    Path('photos', name).write_bytes(Path('photos', name).read_bytes()[: size // 2] if content == 'half' else content)
+    refusal([f'photos/{name}: '])
+
+
+def test_no_result_overwrites_another(test):
+    """Images whose names differ in their endings alone."""
+    Path('photos/photo0.jpg').write_bytes(Path('photos/photo1.png').read_bytes())
+    Path('photos/photo0.jpg.png').write_bytes(Path('photos/photo2.png').read_bytes())
+    status, out, err = test('-save-images')
+    assert (status, err) == (0, '')
+    names = [image['name'] for image in json.loads(Path('save/tiny/set.json').read_text())['images']]
+    assert len(set(names)) == len(names) == 7 and {'photo1', 'photo2', 'photo0.png'} < set(names)
+    assert sorted(path.name for path in Path('save/tiny/set').iterdir()) == sorted(f'{name}.png' for name in names)
+    images = {name: read_image(f'save/tiny/set/{name}.png')[0].rgb for name in names}
+    assert torch.equal(images['photo0.jpg'], images['photo1']) and torch.equal(
+        images['photo0.jpg.png'], images['photo2']
+    )
+
+
+def test_progress_where_there_is_no_terminal(test, monkeypatch):
+    """A clock that goes on by 4 seconds an image: a line every 10 seconds at most."""
+    for k in range(5, 12):
+        Path(f'photos/photo{k}.png').write_bytes(Path('photos/photo0.png').read_bytes())
+    now, perform = [0.0], models.evaluation.loop.evaluate_image
+
+    def slow(*arguments):
+        now[0] += 4
+        return perform(*arguments)
+
+    monkeypatch.setattr(models.evaluation.loop, 'evaluate_image', slow)
+    monkeypatch.setattr(utils.tqdm, '__init__', with_clock(utils.tqdm.__init__, lambda: now[0]))
+    status, _, err = test()
+    lines = err.splitlines()
+    assert status == 0 and '\r' not in err and 2 <= len(lines) <= 12 * 4 // 10
+    assert all('/12 [' in line and 's/image' in line for line in lines)
+
+
+def with_clock(construct, clock):
+    def init(self, *arguments, **options):
+        construct(self, *arguments, **options)
+        self._time, self.start_t, self.last_print_t = clock, clock(), clock()
+
+    return init
+
+
+def test_a_config_that_lacks_a_key_is_told_where_defaults_come_from(refusal):
+    Path('set.yaml').write_text('protocol: benchmark\n')
+    wanted = os.path.relpath(CONFIGS / 'set5.yaml', Path().resolve())
+    refusal(["set.yaml: the key 'dataset' is missing", f'base: {wanted}'])
+    Path('set.yaml').write_text(f'base: {wanted}\ndataset: {{args: {{scale: 4}}}}\n')
+    assert set(load_config('set.yaml', SCHEMA)) == {'dataset', 'protocol'}
 
 
 def test_weights_that_do_not_do(refusal, weights):

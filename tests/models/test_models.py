@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import TINY
-from examples import built, by_query
+from examples import DECODERS, ENCODERS, MLP, built, by_query, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -21,35 +20,16 @@ from models.registry import models as registry
 from models.rendering import grid
 from utils import UserError
 
-ENCODERS = {  # small ones, of every kind that is registered
-    'edsr-baseline': {'n_resblocks': 1, 'n_feats': 5},
-    'edsr': {'n_resblocks': 2, 'n_feats': 4},
-    'rdn': {'n_blocks': 2, 'n_convs': 3, 'growth': 2, 'n_feats': 4},
-    'light': {'n_blocks': 2, 'n_feats': 4, 'hidden': 5},
-}
-IMNET = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [8, 8], 'act': 'gelu'}}
-DECODERS = {
-    'msit': {key: value for key, value in TINY['args'].items() if key != 'encoder_spec'},
-    'liif': {'imnet_spec': IMNET},
-    'lte': {'imnet_spec': IMNET, 'hidden_dim': 6},
-}
-PARTS = {'mlp', 'sinusoid'}
+PARTS = {'mlp', 'lmmlp', 'sinusoid'}
 WITHOUT_PARAMETERS = {'bicubic'}
-
-
-def spec_of(decoder, encoder='edsr-baseline', **args):
-    return {
-        'name': decoder,
-        'args': {'encoder_spec': {'name': encoder, 'args': ENCODERS[encoder]}, **DECODERS[decoder], **args},
-    }
-
-
 SPECS = {
     **{f'{decoder}, {encoder}': spec_of(decoder, encoder) for decoder in DECODERS for encoder in ENCODERS},
     'msit with RIM': spec_of('msit', rim=True),
     'msit without FEM and bias': spec_of('msit', fem=None, position_bias_spec=None),
     'msit, circular FEM': spec_of('msit', fem='circular'),
+    'msit, circular FEM, rcan': spec_of('msit', 'rcan', fem='circular'),
 }
+LOCAL = {name: spec for name, spec in SPECS.items() if 'rcan' not in name}  # rcan sees the whole image
 every_spec = pytest.mark.parametrize('spec', SPECS.values(), ids=SPECS)
 every_decoder = pytest.mark.parametrize(
     'spec',
@@ -93,8 +73,8 @@ def test_a_name_is_registered_once():
         ({'name': 'zzz'}, "unknown model 'zzz' .known: bicubic, edsr"),
         ({'name': 'rdn', 'args': {'n_block': 3}}, "no argument 'n_block', did you mean 'n_blocks'.*known: growth, n_b"),
         (spec_of('msit', chanels=3), "no argument 'chanels', did you mean 'channels'"),
-        (spec_of('msit', imnet_spec={'name': 'mlp', 'args': {**IMNET['args'], 'in_dim': 3}}), "no argument 'in_dim'"),
-        ({'name': 'msit', 'args': {'imnet_spec': IMNET}}, "needs the argument 'encoder_spec'"),
+        (spec_of('msit', imnet_spec={'name': 'mlp', 'args': {**MLP['args'], 'in_dim': 3}}), "no argument 'in_dim'"),
+        ({'name': 'msit', 'args': {'imnet_spec': MLP}}, "needs the argument 'encoder_spec'"),
         ('rdn', 'spec is'),
         ({'args': {}}, 'spec is'),
         ({'name': 'rdn', 'arg': {}}, 'spec is'),
@@ -302,6 +282,34 @@ def test_reach_of_encoders(depth, width, n_convs, seed):
         assert reach(encoder, side, side + 2) == encoder.receptive_field
 
 
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    st.sampled_from([2, 4, 6]),
+    st.integers(0, 99),
+)
+@settings(max_examples=15)
+def test_reach_of_swinir(depths, window, seed):
+    """The farthest of the features of a window's pixels sees as far as said."""
+    torch.manual_seed(seed)
+    args = {'embed_dim': 2, 'depths': depths, 'num_heads': [1] * len(depths), 'window_size': window}
+    encoder = models.make({'name': 'swinir', 'args': args}).double()
+    far = encoder.receptive_field
+    x = image(window, 2 * (far + window)).requires_grad_(True)
+    seen = []
+    for pixel in range(far + 1, far + 1 + window):
+        (gradient,) = torch.autograd.grad(encoder(x)[0, :, 0, pixel].square().sum(), x)
+        columns = gradient[0].abs().amax(dim=(0, 1)).nonzero()
+        seen.append(int((columns - pixel).abs().max()))
+    assert max(seen) == far
+
+
+def test_rcan_sees_the_whole_image():
+    encoder = models.make({'name': 'rcan', 'args': ENCODERS['rcan']}).double()
+    x = image(4, 100).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(encoder(x)[0, :, 0, 0].sum(), x)
+    assert (gradient[0].abs().amax(dim=0) > 0).all()
+
+
 kernels = st.lists(st.sampled_from([1, 3, 5, 7]), min_size=1, max_size=3)
 
 
@@ -318,7 +326,7 @@ def test_reach_of_msno_and_mssa(sizes, fem, rim, seed):
     assert reach(lambda z: torch.cat(mssa(z), dim=1), 15, 17, channels) == mssa.receptive_field
 
 
-@every_spec
+@pytest.mark.parametrize('spec', LOCAL.values(), ids=LOCAL)
 def test_a_pixel_matters_as_far_as_said_and_no_farther(spec):
     """Outputs of LR pixels farther away do not change at all, and some of those at that distance do."""
     model = built(spec, seed=2)
@@ -415,6 +423,50 @@ def test_sim(groups, chunk, seed):
         assert result[0, c, 1, 2].item() == pytest.approx(expected.item(), abs=1e-12)
 
 
+# ---------------------------------------------------------------- tiles
+
+
+@every_spec
+def test_tiles_are_the_whole(spec):
+    """Also where most of the image is outside a tile and its margin, and windows do not divide the tile."""
+    model, lr = built(spec, seed=4), image(61, 3, batch=2)
+    assert model.receptive_field < 30
+    assert (model.render(lr, (80, 4), tile=5) - by_query(model, lr, (80, 4))).abs().max() < 1e-9
+
+
+def test_what_sees_the_whole_image_encodes_it_once(monkeypatch):
+    model, lr, seen = built(spec_of('liif', 'rcan')), image(9, 11), []
+    forward = model.encoder.forward
+    monkeypatch.setattr(model.encoder, 'forward', lambda x: seen.append(x.shape) or forward(x))
+    model.render(lr, (13, 15), tile=2)
+    assert seen == [(1, 3, 9, 11)]
+
+
+def test_an_image_too_large_to_be_encoded_as_a_whole_is_one_line(monkeypatch):
+    def forward(x):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')
+
+    model = built(spec_of('liif', 'rcan'))
+    monkeypatch.setattr(model.encoder, 'forward', forward)
+    with pytest.raises(UserError, match='encoding the image of 9 x 11 pixels, as a whole .* takes more memory'):
+        model.render(image(9, 11), (13, 15))
+
+
+def test_a_decoder_that_takes_no_maps_is_told_with_such_an_encoder():
+    class Plain(type(built(spec_of('liif')))):
+        def encode(self, lr):
+            return super().encode(lr)
+
+    lr = image(5, 6)
+    for encoder in ('edsr', 'rcan'):
+        model = Plain(**spec_of('liif', encoder)['args']).double().eval()
+        if encoder == 'rcan':
+            with pytest.raises(UserError, match='RCAN encodes .* the encode of Plain takes no maps'):
+                model.render(lr, (8, 9))
+        else:
+            assert model.render(lr, (8, 9)).shape == (1, 3, 8, 9)
+
+
 # ---------------------------------------------------------------- no state, no memory, batches, flips
 
 
@@ -465,11 +517,14 @@ def test_images_of_a_batch_do_not_see_each_other(spec):
 @pytest.mark.parametrize('axis', [-1, -2])
 def test_an_encoder_with_mirrored_kernels_sees_the_mirrored_image(name, axis):
     encoder = models.make({'name': name, 'args': ENCODERS[name]}).double()
-    x = image(6, 7) * 2 - 1
+    x = image(8, 12) * 2 - 1  # whole windows of attention
     expected = encoder(x).flip(axis)
-    for parameter in encoder.parameters():
+    for key, parameter in encoder.named_parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.flip(axis)
+        if key.endswith('relative_position_bias_table'):
+            side = math.isqrt(len(parameter))  # (side, side, heads): the offsets along y and x
+            parameter.data = parameter.data.unflatten(0, (side, side)).flip(axis - 1).flatten(0, 1)
     assert (encoder(x.flip(axis)) - expected).abs().max() < 1e-12
 
 
@@ -492,22 +547,38 @@ def odd_specs(draw):
     def number(most):
         return draw(st.integers(1, most))
 
-    encoder = draw(
-        st.sampled_from(
-            [
-                {'name': 'edsr-baseline', 'args': {'n_resblocks': number(2), 'n_feats': number(5), 'res_scale': 0.3}},
-                {
-                    'name': 'rdn',
-                    'args': {'n_blocks': number(2), 'n_convs': number(3), 'growth': number(3), 'n_feats': number(5)},
-                },
-            ]
-        )
-    )
-    imnet = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': draw(st.lists(st.integers(1, 5), max_size=2))}}
+    reduction = number(3)
+    heads = [number(2) for _ in range(number(2))]
+    encoders = {
+        'edsr-baseline': {'n_resblocks': number(2), 'n_feats': number(5), 'res_scale': 0.3},
+        'rdn': {'n_blocks': number(2), 'n_convs': number(3), 'growth': number(3), 'n_feats': number(5)},
+        'rcan': {
+            'n_resgroups': number(2),
+            'n_resblocks': number(2),
+            'n_feats': reduction * number(2),
+            'reduction': reduction,
+        },
+        'swinir': {
+            'embed_dim': 2 * number(3),
+            'depths': [number(3) for _ in heads],
+            'num_heads': heads,
+            'window_size': 2 * number(2),
+            'mlp_ratio': draw(st.sampled_from([0.5, 1, 2])),
+        },
+    }
+    encoder = draw(st.sampled_from(list(encoders)))
+    hidden = draw(st.lists(st.integers(1, 5), max_size=2))
     name = draw(st.sampled_from(list(DECODERS)))
-    args = {'encoder_spec': encoder, 'imnet_spec': imnet}
-    if name == 'lte':
+    args = {'encoder_spec': {'name': encoder, 'args': encoders[encoder]}}
+    if name in ('msit', 'liif', 'lte'):
+        args['imnet_spec'] = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': hidden}}
+    if name in ('lte', 'lte-fast', 'lmlte'):
         args['hidden_dim'] = 2 * number(4)
+    if name == 'lte-fast':
+        args['num_layer'] = number(3)
+    if name in ('lmliif', 'lmlte'):
+        args['imnet_spec'] = {'name': 'lmmlp', 'args': {'hidden_dim': 2 * number(3), 'hidden_depth': number(3)}}
+        args['hypernet_spec'] = {'name': 'mlp', 'args': {'hidden_list': hidden}}
     if name == 'msit':
         msno, mssa, heads = draw(kernels), draw(kernels), number(3)
         bias = {'name': 'sinusoid', 'args': {'features': 4 + 4 * number(3), 'max_exponent': number(10)}}

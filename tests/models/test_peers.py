@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, refused
-from examples import BICUBIC, LIIF, LTE, built, by_query, close
+from examples import BICUBIC, LIIF, LMLIIF, LMLTE, LTE, LTE_FAST, built, by_query, close
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -19,11 +19,14 @@ import models
 import train
 from datasets.resize import matlab_resize
 from models.evaluation.loop import evaluate
+from models.rendering import grid
 from models.training.run import Run
+from models.weights.published import ENCODER_NAMES, encoder_spec, rename
 
 GOLDEN = ROOT / 'tests' / 'golden'
 BENCHMARK = ROOT.parent / 'shared' / 'data' / 'benchmark'
-every_peer = pytest.mark.parametrize('spec', [LIIF, LTE, BICUBIC], ids=lambda spec: spec['name'])
+TRAINED = [LIIF, LTE, LTE_FAST, LMLIIF, LMLTE]
+every_peer = pytest.mark.parametrize('spec', [*TRAINED, BICUBIC], ids=lambda spec: spec['name'])
 side = st.integers(1, 7)
 extent = st.integers(1, 24)
 
@@ -31,14 +34,14 @@ extent = st.integers(1, 24)
 # ---------------------------------------------------------------- golden values
 
 
-@pytest.fixture(params=['liif', 'lte'], scope='module')
+@pytest.fixture(params=['liif', 'lte', 'ltep', 'lmliif', 'lmlte'], scope='module')
 def golden(request, tmp_path_factory):
     """`(model, tensors)`: the golden weights, loaded in float64 from a file in the published format."""
     published = json.loads((GOLDEN / f'{request.param}_config.json').read_text())
     path = tmp_path_factory.mktemp('golden') / 'published.pth'
     torch.save({'model': {**published, 'sd': load_file(GOLDEN / f'{request.param}_weights.safetensors')}}, path)
     model = models.load(path, torch.float64)
-    assert model.spec['name'] == request.param
+    assert model.spec['name'] == published['name']
     return model, load_file(GOLDEN / f'{request.param}_tensors.safetensors')
 
 
@@ -64,6 +67,47 @@ def test_golden_points(golden):
     coord, cell = expected['query_coord'], expected['query_cell']
     for form in (cell[:, 0], cell) if (cell == cell[:, :1]).all() else (cell,):
         close(model.query(features, coord, form) * 2 - 1, expected['query_rgb'])
+
+
+@pytest.mark.parametrize('golden', ['ltep', 'lmliif', 'lmlte'], indirect=True)
+def test_golden_output_with_a_clamped_cell(golden):
+    """Beyond x4 published scripts give the cell of x4."""
+    model, expected = golden
+    lr = (expected['input'] + 1) / 2
+    cell = grid.cell_size(*(4 * n for n in lr.shape[-2:]))
+    rgb = model.query(model.encode(lr), grid.pixel_centres(66, 54)[None], cell)
+    close(rgb.transpose(1, 2).reshape(1, 3, 66, 54) * 2 - 1, expected['clamped_output_66x54'])
+
+
+@pytest.mark.parametrize('golden', ['lmliif', 'lmlte'], indirect=True)
+def test_golden_modulations(golden):
+    model, expected = golden
+    features = model.encode((expected['input'] + 1) / 2)
+    cell = expected['query_cell'][0, 0] * torch.tensor(features.size)
+    output = model.hypernet_output(features.told, cell)
+    close(output.permute(0, 3, 1, 2), expected['modulations'])
+
+
+@pytest.mark.parametrize('golden', ['ltep'], indirect=True)
+def test_golden_waves_of_lte_fast(golden):
+    model, expected = golden
+    features = model.encode((expected['input'] + 1) / 2)
+    close(features.amplitude.permute(0, 3, 1, 2), expected['coef'])
+    close(features.frequency.permute(0, 3, 1, 2), expected['freq'])
+
+
+@pytest.mark.parametrize('name', ['rcan', 'swinir'])
+def test_golden_encoders(name):
+    """The golden features of SwinIR are not cropped; a small image is one window."""
+    spec = json.loads((GOLDEN / f'{name}_encoder_config.json').read_text())
+    weights = load_file(GOLDEN / f'{name}_encoder_weights.safetensors')
+    state = rename({f'encoder.{key}': value for key, value in weights.items()}, ENCODER_NAMES)
+    encoder = models.make(encoder_spec(spec)).double().eval()
+    encoder.load_state_dict({key.removeprefix('encoder.'): value for key, value in state.items()})
+    expected = load_file(GOLDEN / f'{name}_encoder_tensors.safetensors')
+    for ending in ('', '_small') if name == 'swinir' else ('',):
+        x = expected[f'input{ending}']
+        close(encoder(x), expected[f'encoder_out{ending}'][:, :, : x.shape[2], : x.shape[3]])
 
 
 # ---------------------------------------------------------------- plain loops
@@ -197,7 +241,7 @@ def test_bicubic_has_its_published_figures(scale, published):
 
 
 @pytest.mark.parametrize('draw', ['pixel', 'block'])
-@pytest.mark.parametrize('spec', [LIIF, LTE], ids=['liif', 'lte'])
+@pytest.mark.parametrize('spec', TRAINED, ids=lambda spec: spec['name'])
 def test_a_step_of_training_moves_every_parameter(program, config, tmp_path, spec, draw):
     stage = {'rim': False, 'scales': [1, 3], 'steps': 1, 'lr': 1e-3}
     config.update(model=spec, stages={'stage1': stage}, ema_decay=None, draw=draw)

@@ -90,7 +90,10 @@ def test_linear_weights_interpolate(offset):
 def test_positions_are_in_float64_but_on_mps(monkeypatch):
     """There is no MPS here: its device is made to look like one that keeps what it is given."""
     positions = torch.rand(3, dtype=torch.float64)
-    assert torch.equal(grid.on('cpu', positions), positions) and grid.on('meta', positions).dtype == torch.float64
+    assert (
+        torch.equal(grid.to_device('cpu', positions), positions)
+        and grid.to_device('meta', positions).dtype == torch.float64
+    )
     asked = mock.Mock()
-    grid.on('mps', asked)
+    grid.to_device('mps', asked)
     asked.to.assert_called_once_with('mps', torch.float32)

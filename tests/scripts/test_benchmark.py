@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, TINY, refused
-from examples import LIIF, LTE, built, by_query
+from examples import LIIF, LMLTE, LTE, built, by_query
 
 import models
 from models.layers import convolution
@@ -21,8 +21,8 @@ PROGRAM = 'scripts/benchmark.py'
 
 @pytest.fixture
 def benchmark(program):
-    """`benchmark(*options)` runs the program on a config of MSIT, one of LIIF and weights of LTE."""
-    for name, spec in (('ours', TINY), ('liif', LIIF)):
+    """`benchmark(*options)` runs the program on configs of MSIT, LIIF and LM-LTE and weights of LTE."""
+    for name, spec in (('ours', TINY), ('liif', LIIF), ('lmlte', LMLTE)):
         Path(f'{name}.yaml').write_text(yaml.safe_dump({'model': spec}))
     models.save('lte.pth', models.build(LTE))
 
@@ -34,6 +34,7 @@ def benchmark(program):
             '-models',
             'ours.yaml',
             'liif.yaml',
+            'lmlte.yaml',
             'lte.pth',
             'bicubic',
             '-inputs',
@@ -52,7 +53,7 @@ def test_all_models_are_measured_in_one_run(benchmark):
     status, out, err = benchmark('-scales', '2', '2x3.5', '-precision', 'fp32', 'bf16', '-output', 'rows.json')
     assert (status, err) == (0, '')
     rows = json.loads(Path('rows.json').read_text())['rows']
-    names = ['ours.yaml', 'liif.yaml', 'lte.pth', 'bicubic']
+    names = ['ours.yaml', 'liif.yaml', 'lmlte.yaml', 'lte.pth', 'bicubic']
     assert [(row['scale'], row['model'], row['precision']) for row in rows] == [
         (scale, name, precision) for scale in ('2', '2x3.5') for name in names for precision in ('fp32', 'bf16')
     ]
@@ -77,6 +78,18 @@ def test_query_may_be_left_out(benchmark):
     status, out, _ = benchmark('-scales', '2', '-no-query', '-output', 'rows.json')
     assert status == 0
     assert not any('query seconds' in row for row in json.loads(Path('rows.json').read_text())['rows'])
+
+
+def test_onnxruntime_beside_render(benchmark):
+    for package in ('onnxruntime', 'onnxscript'):
+        pytest.importorskip(package)
+    status, out, err = benchmark('-scales', '2', '-no-query', '-onnx', '-output', 'rows.json')
+    assert (status, err) == (0, '')
+    rows = json.loads(Path('rows.json').read_text())['rows']
+    assert [row.get('onnxruntime seconds', 0) > 0 for row in rows] == [True, True, True, False]  # bicubic has no graphs
+    assert out.splitlines()[1].count('onnxruntime s') == 1 and {line.count('|') for line in out.splitlines()[1:]} == {
+        17
+    }
 
 
 def test_multiply_adds_and_all_pixels():
@@ -121,14 +134,14 @@ def test_what_takes_longest_has_the_largest_share(part, name, monkeypatch):
 
 def test_a_turn_is_of_several_runs_and_gives_their_median(monkeypatch):
     """By a clock that only the work moves: 8 s for the first run, 1 s for each of the others."""
-    timed, runs = runpy.run_path(str(ROOT / PROGRAM))['timed'], []
+    median_seconds, runs = runpy.run_path(str(ROOT / PROGRAM))['median_seconds'], []
     monkeypatch.setattr(time, 'perf_counter', lambda: sum(runs))
 
     def work():
         runs.append(1 if runs else 8)
 
-    assert timed(work, torch.device('cpu'), 12) == 1 and len(runs) == 5
-    assert timed(work, torch.device('cpu')) == 1 and len(runs) == 6
+    assert median_seconds(work, torch.device('cpu'), 12) == 1 and len(runs) == 5
+    assert median_seconds(work, torch.device('cpu')) == 1 and len(runs) == 6
 
 
 @pytest.mark.parametrize(

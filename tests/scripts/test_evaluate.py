@@ -17,6 +17,7 @@ from PIL import Image
 
 import datasets
 import models
+import utils
 from models.evaluation import loop
 
 SCALES = ['2', '3.3', '2x1.5']
@@ -177,6 +178,26 @@ def test_infinite_values_are_said(evaluate):
     assert ',inf,0.' in Path('save/evaluation/table.csv').read_text()
 
 
+def test_other_files_are_left_out_and_damaged_images_named(evaluate, photos):
+    options = ['-models', 'bicubic', '-sets', 'photos', '-scales', '2', '3']
+    (photos / 'LICENSE.pdf').write_bytes(b'%PDF-1.7')
+    (photos / 'clip.mpg').write_bytes(b'film')
+    status, _, err = evaluate(*options)
+    assert (status, err) == (0, 'note: photos: left out 2 other files (.mpg, .pdf)\n')
+    assert len(table()['bicubic', 'x2']['images']) == 3
+    (photos / 'photo1.png').write_bytes((photos / 'photo1.png').read_bytes()[:150])
+    status, out, err = evaluate(*options)
+    assert status == 2 and err.splitlines()[-1].startswith('error: photos: photos/photo1.png: ')
+
+
+def test_progress_where_there_is_no_terminal(evaluate, monkeypatch):
+    monkeypatch.setattr(utils, 'EVERY', 0)
+    status, _, err = evaluate('-models', 'bicubic', '-sets', 'photos', '-scales', '2')
+    lines = err.splitlines()
+    assert status == 0 and '\r' not in err and 1 <= len(lines) <= 4
+    assert all('/3 [' in line for line in lines)
+
+
 def test_lr_images_that_are_there(evaluate, photos):
     Path('lr').mkdir()
     for path in photos.iterdir():
@@ -314,7 +335,7 @@ def test_mistakes(refusal):
     refusal(['nowhere.yaml', 'cannot read'], set='nowhere.yaml')
     refusal(['none.pth', 'no such file'], model='none.pth')
     refusal(["'big'", '2x3.5'], scale='big')
-    refusal(["'2x'"], scale='2x')
+    refusal(["'2xx'"], scale='2xx')
     refusal(["'0'", 'positive'], scale='0')
     refusal(['abacus'], '-device', 'abacus')
     refusal(['-colour'], '-colour', '3')

@@ -72,11 +72,14 @@ def test_only_what_is_missing_or_changed_is_installed(project):
     run(project, 'demo.sh')
     done, asked = run(project, 'test.sh', '-k', 'some test')
     assert done.returncode == 0 and asked[0].endswith('project/tests/requirements.txt')
-    assert asked[1:] == [*CHECKS, '-m pytest -q -k some test']
+    assert asked[1:] == [*CHECKS, '-m pytest -q -n auto --dist loadfile -k some test']
 
     (project / 'requirements.txt').write_text('torch\neinops\n')
     _, asked = run(project, 'test.sh')
-    assert asked[0].endswith('project/requirements.txt') and asked[1:] == [*CHECKS, '-m pytest -q']
+    assert asked[0].endswith('project/requirements.txt') and asked[1:] == [
+        *CHECKS,
+        '-m pytest -q -n auto --dist loadfile',
+    ]
 
 
 @needs_bash
@@ -108,10 +111,38 @@ def test_old_python_is_refused_in_one_line(project):
 
 
 @needs_bash
-@pytest.mark.parametrize('failing', [*CHECKS, '-m pytest -q'])
+@pytest.mark.parametrize('failing', [*CHECKS, '-m pytest -q -n auto --dist loadfile'])
 def test_a_failure_of_any_part_is_the_script_s_and_stops_no_other(project, failing):
     run(project, 'test.sh')
     fake = project / '.venv/bin/python'
     fake.write_text(f'#!/bin/sh\necho "$*" >> "$LOG"\ntest "$*" != "{failing}" || exit 5\n')
     done, asked = run(project, 'test.sh')
-    assert done.returncode == 5 and asked == [*CHECKS, '-m pytest -q']
+    assert done.returncode == 5 and asked == [*CHECKS, '-m pytest -q -n auto --dist loadfile']
+
+
+@needs_bash
+def test_the_page_is_fetched_built_and_served(project):
+    npm = project / 'bin' / 'npm'
+    npm.write_text('#!/bin/sh\necho npm "$@" >> "$LOG"\ntest ! -e "$(dirname "$LOG")/offline"\n')
+    npm.chmod(0o755)
+    (project / 'offline').touch()
+    done, asked = run(project, 'page.sh')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'could not be fetched' in done.stderr
+    (project / 'offline').unlink()
+
+    done, asked = run(project, 'page.sh')
+    assert done.returncode == 0, done.stderr
+    assert asked[0].startswith('npm ci') and [line.split()[1] for line in asked[1:4]] == ['venv', 'pip', 'pip']
+    assert asked[3].endswith('scripts/page/requirements.txt') and len(asked) == 6
+    assert 'scripts/page/build.py' in asked[4] and asked[4].endswith(f'-output {project}/page')
+    assert asked[5] == f'{project}/scripts/page/serve.py {project}/page'
+
+    done, asked = run(project, 'page.sh', '-build', 'some folder')
+    assert done.returncode == 0 and len(asked) == 1 and asked[0].endswith('-output some folder')
+
+
+@needs_bash
+@pytest.mark.parametrize('arguments, said', [(['-build'], 'usage'), (['-port', '1'], 'usage'), ([], 'npm is needed')])
+def test_mistakes_with_the_page(project, arguments, said):
+    done, asked = run(project, 'page.sh', *arguments)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and said in done.stderr and not asked

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -50,6 +51,7 @@ def test_a_run_leaves_results_checkpoints_and_a_log(tmp_path, start, config):
         'stage2-4.pth',
         'config.yaml',
         'versions.json',
+        'images.json',
         'log.jsonl',
         'tensorboard',
     }
@@ -227,3 +229,12 @@ def test_debug_shows_the_traceback(tmp_path, config, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['train.py', '-config', str(path), '-debug'])
     with pytest.raises(UserError, match='precision'):
         runpy.run_path(str(ROOT / 'train.py'), run_name='__main__')
+
+
+def test_a_busy_machine_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+    for load in (0.3, 3.0):
+        monkeypatch.setattr(os, 'getloadavg', lambda: (load, load, load))
+        train.say_if_busy(torch.device('cpu'))
+    assert capsys.readouterr().out.startswith('note: this machine is busy (load 3.0 on 2 processors); 2 threads')

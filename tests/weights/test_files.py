@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, TINY, refused
-from examples import anything, built, places, replaced
+from examples import DECODERS, ENCODERS, anything, built, places, replaced, spec_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -55,10 +55,10 @@ def refusal(path):
 # ---------------------------------------------------------------- there and back
 
 
-@pytest.mark.parametrize('name', ['msit', 'liif', 'lte'])
-def test_round_trip(tmp_path, name):
-    args = {key: TINY['args'][key] for key in ('encoder_spec', 'imnet_spec')}
-    spec = TINY if name == 'msit' else {'name': name, 'args': args}
+@pytest.mark.parametrize('encoder', ENCODERS)
+@pytest.mark.parametrize('decoder', DECODERS)
+def test_round_trip(tmp_path, decoder, encoder):
+    spec = spec_of(decoder, encoder)
     model = built(spec, dtype=torch.float32)
     models.save(tmp_path / 'model.pth', model, META)
     loaded = models.load(tmp_path / 'model.pth')

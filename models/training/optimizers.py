@@ -1,0 +1,81 @@
+"""The optimizer of a stage: one of timm, by name, with learning rates and weight decays for parts of the model."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+
+from utils import UserError, check_keys, suggestion
+
+DEFAULT = {'name': 'adam'}
+KEYS = ('name', 'args', 'lr', 'weight_decay')
+FUSED = ('adam', 'adamw')  # whose steps torch takes in one go on these devices
+FUSED_ON = ('cpu', 'cuda')
+
+
+def make_optimizer(model: Any, spec: Mapping, lr: float) -> torch.optim.Optimizer:
+    """The optimizer of a model's parameters that a checked `spec` describes (`check`), with the learning rate `lr`.
+
+    `spec`: `name`, one of timm's; `args`, its own; `lr`: parts of the model to factors of the learning rate, as
+    `{encoder: 0.1}`; `weight_decay`: a number, or parts of the model to numbers. A part is the beginning of parameters'
+    names; the longest one counts. Raises UserError for parts that the model has not and arguments that do not do.
+    """
+    name, parameters = spec['name'], dict(model.named_parameters())
+    factors, decays = (by_part(spec.get(key), parameters, key) for key in ('lr', 'weight_decay'))
+    groups: dict[tuple, dict] = {}
+    for key, parameter in parameters.items():
+        if parameter.requires_grad:
+            setting = part_of(key, factors, 1), part_of(key, decays, 0)
+            scale = {'lr_scale': setting[0]} if setting[0] != 1 else {}  # which timm's schedules multiply with
+            group = {'params': [], 'weight_decay': setting[1], **scale}
+            groups.setdefault(setting, group)['params'].append(parameter)
+    ordered = sorted(groups.values(), key=lambda group: 'lr_scale' in group)
+    args = dict(spec.get('args') or {})
+    if name in FUSED and next(iter(parameters.values())).device.type in FUSED_ON:
+        args.setdefault('fused', True)
+    try:
+        return create_optimizer_v2(ordered, name, lr=lr, **args)
+    except (TypeError, ValueError, RuntimeError, AssertionError, ImportError) as error:
+        raise UserError(f'optimizer {name!r} cannot be made ({type(error).__name__}: {error})') from error
+
+
+def by_part(setting: Mapping | float | None, parameters: Mapping, key: str) -> dict[str, float]:
+    """Parts of a model to their numbers; a single number is that of the part '', all of it."""
+    if not isinstance(setting, Mapping):
+        return {} if setting is None else {'': setting}
+    known = {name[:at] for name in parameters for at, letter in enumerate(name) if letter == '.'}
+    for part in setting:
+        if part not in known:
+            tops = {name.split('.')[0] for name in parameters}
+            raise UserError(f'optimizer: {key}: the model has no part {part!r}{suggestion(part, tops)}')
+    return dict(setting)
+
+
+def part_of(name: str, numbers: Mapping[str, float], otherwise: float) -> float:
+    """The number of the longest part that holds the parameter `name`."""
+    parts = [part for part in numbers if not part or name.startswith(f'{part}.')]
+    return numbers[max(parts, key=len)] if parts else otherwise
+
+
+def check(spec: Mapping) -> None:
+    """Raise UserError if `spec` describes no optimizer, whatever the model."""
+    if not isinstance(spec, Mapping):
+        raise UserError(f'optimizer is a mapping of {", ".join(KEYS)}, not {spec!r}')
+    check_keys(dict(spec), dict.fromkeys(KEYS), 'optimizer')
+    name = spec.get('name')
+    if not isinstance(name, str) or name not in list_optimizers():
+        raise UserError(f'unknown optimizer {name!r}{suggestion(name, list_optimizers())}')
+    if get_optimizer_info(name).second_order:
+        raise UserError(f'optimizer {name!r} needs second derivatives, which are not computed')
+    args = spec.get('args') or {}
+    if not isinstance(args, Mapping) or not {'lr', 'weight_decay'}.isdisjoint(args):
+        raise UserError(f'optimizer: args is a mapping without lr and weight_decay, which stand apart, not {args!r}')
+    for key in ('lr', 'weight_decay'):
+        setting = spec.get(key)
+        if key == 'lr' and not isinstance(setting, (Mapping, type(None))):
+            raise UserError(f'optimizer: lr is a mapping of parts of the model to factors, not {setting!r}')
+        for number in setting.values() if isinstance(setting, Mapping) else () if setting is None else (setting,):
+            if type(number) not in (int, float) or not 0 <= number < math.inf:
+                raise UserError(f'optimizer: {key} of a part is a number from 0 up, not {number!r}')

@@ -1,0 +1,126 @@
+"""Build the page that zooms into a photo: its files, the models exported as ONNX, and onnxruntime-web.
+
+python scripts/page/build.py -ort node_modules/onnxruntime-web -output page         (scripts/page.sh does it all)
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+import models  # noqa: E402
+from models.export import export, licence_of  # noqa: E402
+from utils import Parser, UserError, check_folder, error_prefix, run_main, write_json  # noqa: E402
+
+SERVED = '*.html', '*.css', '*.js'
+RUNTIME = (
+    'ort.wasm.min.mjs',
+    'ort-wasm-simd-threaded.mjs',
+    'ort-wasm-simd-threaded.wasm',  # processor
+    'ort.webgpu.min.mjs',
+    'ort-wasm-simd-threaded.asyncify.mjs',
+    'ort-wasm-simd-threaded.asyncify.wasm',
+)
+PHOTO = ROOT / 'scripts' / 'demo.png'
+LIGHT = 'light_MSIT.pth', 'EDSR_light_MSIT.pth'  # the first that is there
+CLEANING = 'photo_MSIT.pth'
+STOPS = 0, 0.25, 0.5, 0.75, 1  # of the cleaning dial: shares of the cleaning weights
+
+
+def parse():
+    parser = Parser('Build the page that zooms into a photo.')
+    parser.add_argument('-ort', required=True, type=Path, metavar='FOLDER', help='onnxruntime-web, as npm installs it')
+    parser.add_argument('-output', required=True, type=Path, metavar='FOLDER', help='replaced if a page is there')
+    parser.add_argument(
+        '-modelzoo',
+        type=Path,
+        default=ROOT / 'modelzoo',
+        metavar='FOLDER',
+        help='light_MSIT.pth or EDSR_light_MSIT.pth and, if there, photo_MSIT.pth',
+    )
+    parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
+    return parser.parse_args()
+
+
+def main(args):
+    runtime = [args.ort / 'dist' / name for name in RUNTIME]
+    for file in runtime:
+        if not file.is_file():
+            raise UserError(f'{file} is missing: {args.ort} is not onnxruntime-web as npm installs it')
+    if (
+        args.output.exists()
+        and any(args.output.iterdir() if args.output.is_dir() else [args.output])
+        and not (args.output / 'weights.json').is_file()
+    ):
+        raise UserError(f'{args.output} exists and is no page; choose another folder')
+    check_folder(args.output.absolute())
+    args.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output.absolute().parent, prefix='.page-', suffix='.partial') as made:
+        made = Path(made) / 'page'
+        build(made, args.modelzoo, runtime)
+        if args.output.exists():
+            shutil.rmtree(args.output)
+        made.rename(args.output)
+    size = sum(file.stat().st_size for file in args.output.rglob('*') if file.is_file())
+    print(f'{args.output}: {size / 1e6:.1f} MB; any server of files can serve it, from any path')
+
+
+def build(folder, modelzoo, runtime):
+    """Make the page in a folder that is not there yet."""
+    (folder / 'ort').mkdir(parents=True)
+    for pattern in SERVED:
+        for file in HERE.glob(pattern):
+            shutil.copy(file, folder)
+    for file in runtime:
+        shutil.copy(file, folder / 'ort')
+    shutil.copy(PHOTO, folder / 'photo.png')
+    light = next((modelzoo / name for name in LIGHT if (modelzoo / name).is_file()), None)
+    if light is None:
+        raise UserError(f'{modelzoo}: neither {LIGHT[0]} nor {LIGHT[1]} is there')
+    offered = [{'name': 'light', 'label': 'light: clean pictures', 'stops': [exported(light, folder, 'light', 0)]}]
+    cleaning = modelzoo / CLEANING
+    if cleaning.is_file():
+        stops = [exported(light, folder, f'photo_{round(100 * share)}', share, cleaning) for share in STOPS[1:]]
+        offered.append(
+            {
+                'name': 'photo',
+                'label': 'photo: with noise or JPEG',
+                'stops': [{**offered[0]['stops'][0], 'clean': 0}, *stops],
+            }
+        )
+    write_json(folder / 'weights.json', {'weights': offered})
+
+
+def exported(path, folder, name, share, other=None):
+    """Export the weights of `path`, blended with a `share` of those of `other`: a stop of the cleaning dial."""
+    print(f'exporting {name}', flush=True)
+    model = models.load(path)
+    licences = [licence_of(model, path)]
+    if other is not None:
+        cleaning = models.load(other)
+        blend(model, cleaning, share, other)
+        licences = [*(licences if share < 1 else []), licence_of(cleaning, other)]
+    into = folder / 'models' / name
+    into.mkdir(parents=True)
+    export(model, into, path if share < 1 else other, licence='; '.join(dict.fromkeys(filter(None, licences))) or None)
+    return {'clean': share, 'folder': f'models/{name}'}
+
+
+def blend(model, other, share, path):
+    """Move a model's weights by `share` of the way to those of `other`, which `path` holds."""
+    state, towards = model.state_dict(), other.state_dict()
+    if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in towards.items()}:
+        with error_prefix(path):
+            raise UserError('these weights are of another architecture than the light ones and cannot be blended')
+    for key, value in state.items():
+        if value.is_floating_point():
+            value.lerp_(towards[key], share)
+
+
+if __name__ == '__main__':
+    arguments = parse()
+    run_main(lambda: main(arguments), arguments.debug)

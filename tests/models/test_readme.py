@@ -1,0 +1,71 @@
+"""The examples of models/README.md, as they stand there."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from examples import by_query
+from torch import nn
+
+import models
+from models.registry import models as registry
+
+TEXT = (ROOT / 'models' / 'README.md').read_text(encoding='utf-8')
+ENCODER = {'name': 'my-encoder', 'args': {'width': 5}}
+IMNET = {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [6, 5]}}
+
+
+def blocks(language):
+    return re.findall(rf'^```{language}\n(.*?)^```', TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    """The registry with what the examples register, for one test."""
+    before = dict(registry.entries)
+    names = {}
+    for block in blocks('python'):
+        exec(block, names)
+    yield names
+    registry.entries.clear()
+    registry.entries.update(before)
+
+
+def built(name):
+    torch.manual_seed(0)
+    model = models.build({'name': name, 'args': {'encoder_spec': ENCODER, 'imnet_spec': IMNET}})
+    return model.eval().requires_grad_(False).double()
+
+
+@pytest.mark.parametrize('name', ['nearest-mlp', 'nearest-mlp-fast'])
+def test_the_decoders_render_what_they_say_at_every_pixel(name):
+    model, lr = built(name), torch.rand(2, 3, 7, 9, dtype=torch.float64)
+    for size in (14, 27), (7, 9), (16, 40), (5, 3):
+        expected = by_query(model, lr, size)
+        assert (model.render(lr, size) - expected).abs().max() <= 1e-12
+        assert (model.render(lr, size, tile=3) - expected).abs().max() <= 1e-12
+    assert (model.render(lr, (20, 30)) - built('nearest-mlp').render(lr, (20, 30))).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize('encoder', ['my-encoder', 'edsr-baseline'])
+def test_the_encoder_goes_with_every_decoder(encoder):
+    args = {'width': 8} if encoder == 'my-encoder' else {'n_resblocks': 1, 'n_feats': 8}
+    for name, more in ('msit', {'channels': 8, 'heads': 2, 'msno_kernels': [3, 5]}), ('liif', {}), ('lte', {}):
+        more = more | {'encoder_spec': {'name': encoder, 'args': args}, 'imnet_spec': IMNET}
+        model = models.build({'name': name, 'args': more}).eval()
+        assert model.render(torch.rand(1, 3, 9, 8), (13, 20)).shape == (1, 3, 13, 20)
+        assert model.floats_per_pixel >= 8
+
+
+@pytest.mark.parametrize('draw', ['block', 'pixel'])
+def test_the_config_trains(program, config, tmp_path, draw):
+    partial, whole = map(yaml.safe_load, blocks('yaml'))
+    assert partial['model']['args']['encoder_spec']['name'] == 'my-encoder'
+    run = {**config, 'model': whole['model'], 'stages': {'stage1': config['stages']['stage1']}, 'draw': draw}
+    (tmp_path / 'run.yaml').write_text(yaml.safe_dump(run))
+    status, out, err = program('train.py', '-config', 'run.yaml', '-name', 'run', '-device', 'cpu')
+    assert status == 0, err
+    trained = models.load(tmp_path / 'save/run/stage1.pth')
+    assert all(isinstance(p, nn.Parameter) for p in trained.parameters()) and trained.meta['step'] == 6

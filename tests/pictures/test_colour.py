@@ -1,0 +1,131 @@
+"""What says how colours are to be seen is kept where there is room for it, and said where there is none."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from datasets.pictures.colour import container_labels, to_srgb, unlike_srgb
+from datasets.pictures.image_io import read_image, write_figure, write_image
+from utils import UserError
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+DISPLAY_P3, HDR, AS_SRGB = bytes([12, 13, 0, 1]), bytes([9, 16, 0, 1]), bytes([1, 13, 0, 1])
+LINEAR, GAMMA_SRGB = struct.pack('>L', 100000), struct.pack('>L', 45455)
+CHROMATICITIES = struct.pack('>8L', 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+WIDE = struct.pack('>8L', 31270, 32900, 70800, 29200, 17000, 79700, 13100, 4600)
+
+
+def write_png(path, chunks, bits=8):
+    """A PNG of 2 x 2 pixels with the chunks (name, data) before its samples."""
+    parts = [(b'IHDR', struct.pack('>LLBBBBB', 2, 2, bits, 2, 0, 0, 0)), *chunks]
+    parts += [(b'IDAT', zlib.compress((bytes(1) + bytes(range(6 * bits // 8))) * 2)), (b'IEND', b'')]
+    path.write_bytes(
+        b'\x89PNG\r\n\x1a\n'
+        + b''.join(
+            struct.pack('>L', len(data)) + name + data + struct.pack('>L', zlib.crc32(name + data))
+            for name, data in parts
+        )
+    )
+
+
+def chunks_of(path):
+    content, at, found = path.read_bytes(), 8, {}
+    while at < len(content):
+        length, name = struct.unpack('>L4s', content[at : at + 8])
+        assert name == b'IDAT' or name not in found
+        found[name], at = content[at + 8 : at + 8 + length], at + length + 12
+    return found
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize(
+    'name, data, said',
+    [
+        (b'cICP', DISPLAY_P3, 'cICP'),
+        (b'cICP', HDR, 'cICP'),
+        (b'cICP', AS_SRGB, ''),
+        (b'gAMA', LINEAR, 'gamma'),
+        (b'gAMA', GAMMA_SRGB, ''),
+        (b'cHRM', WIDE, 'cHRM'),
+        (b'cHRM', CHROMATICITIES, ''),
+        (b'sRGB', b'\1', ''),
+        (b'mDCV', bytes(24), ''),
+        (b'cLLI', bytes(8), ''),
+    ],
+)
+def test_labels_are_kept_in_png_and_told_elsewhere_if_they_change_anything(tmp_path, bits, name, data, said):
+    write_png(tmp_path / 'a.png', [(name, data)], bits)
+    picture, notes = read_image(tmp_path / 'a.png')
+    assert notes == [] and write_image(tmp_path / 'b.png', picture) == []
+    assert chunks_of(tmp_path / 'b.png')[name] == data
+    for suffix in ('.jpg', '.webp', '.tif', '.bmp'):
+        told = [note for note in write_image(tmp_path / f'b{suffix}', picture) if 'bits' not in note]
+        assert len(told) == bool(said) and all(said in note and 'look different' in note for note in told)
+
+
+def test_a_label_that_another_one_overrides_is_not_told():
+    labels = {'gAMA': LINEAR, 'cHRM': WIDE}
+    assert len(unlike_srgb(labels, None)) == 2
+    assert unlike_srgb(labels, SRGB) == unlike_srgb({**labels, 'sRGB': b'\0'}, None) == []
+    assert len(unlike_srgb({**labels, 'cICP': HDR}, SRGB)) == 1 and unlike_srgb({**labels, 'cICP': AS_SRGB}, None) == []
+
+
+@pytest.mark.parametrize('name, data', [(b'gAMA', b''), (b'gAMA', bytes(4)), (b'cHRM', b'\0'), (b'cICP', bytes(5))])
+def test_damaged_labels_are_told(tmp_path, name, data):
+    write_png(tmp_path / 'a.png', [(name, data)])
+    try:
+        picture, notes = read_image(tmp_path / 'a.png')
+    except UserError:
+        return  # Pillow's choice, by the version
+    assert picture.labels == {} and notes == [f'not kept: damaged {name.decode()}']
+
+
+def test_the_colour_space_of_avif_and_heic_becomes_a_label():
+    def box(*values):
+        return b'..colrnclx' + struct.pack('>HHHB', *values)
+
+    assert container_labels(box(9, 16, 9, 128)) == {'cICP': HDR} and container_labels(box(12, 13, 6, 0)) == {
+        'cICP': DISPLAY_P3
+    }
+    assert container_labels(box(1, 13, 6, 128)) == container_labels(box(2, 2, 2, 0)) == container_labels(b'') == {}
+
+
+# ---------------------------------------------------------------- figures and animations
+
+
+def wide_profile():
+    """A profile like sRGB's with red and green changed, so that colours move."""
+    profile = bytearray(SRGB)
+    for number in range(struct.unpack('>L', profile[128:132])[0]):
+        name, at, size = struct.unpack('>4sLL', profile[132 + 12 * number : 144 + 12 * number])
+        if name == b'rXYZ':
+            red = at
+        if name == b'gXYZ':
+            green = at
+    profile[red : red + 20], profile[green : green + 20] = profile[green : green + 20], profile[red : red + 20]
+    return bytes(profile)
+
+
+def test_a_profile_is_applied():
+    rgb = torch.tensor([0.8, 0.2, 0.4])[:, None, None].expand(3, 2, 2)
+    assert (to_srgb(rgb, SRGB) - rgb).abs().max() < 2.5 / 255
+    assert (to_srgb(rgb, wide_profile()) - rgb[[1, 0, 2]]).abs().max() < 2.5 / 255
+    with pytest.raises(UserError, match='cannot be applied'):
+        to_srgb(rgb, b'no profile')
+
+
+def test_a_figure_is_written_as_it_is(tmp_path):
+    figure = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8))
+    for suffix in ('.png', '.tif', '.bmp', '.webp'):
+        for drawn in (figure, np.asarray(figure)):
+            assert write_figure(tmp_path / f'a{suffix}', drawn) == []
+            assert (np.asarray(Image.open(tmp_path / f'a{suffix}').convert('RGB')) == np.asarray(figure)).all()
+    assert write_figure(tmp_path / 'a.png', figure, {'cICP': HDR}) == []
+    assert chunks_of(tmp_path / 'a.png')[b'cICP'] == HDR
+    assert 'cICP' in write_figure(tmp_path / 'a.jpg', figure, {'cICP': HDR})[0]
+    with pytest.raises(UserError, match='no folder'):
+        write_figure(tmp_path / 'none' / 'a.png', figure)
