@@ -30,10 +30,12 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quiet_machine(monkeypatch):
+@pytest.fixture(autouse=True, scope='session')
+def quiet_machine():
     """The machine seems to do nothing else, so that what a busy one makes programs say is not said."""
-    monkeypatch.setattr(os, 'getloadavg', lambda: (0.0, 0.0, 0.0), raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'getloadavg', lambda: (0.0, 0.0, 0.0), raising=False)
+        yield
 
 
 @pytest.fixture
