@@ -23,6 +23,7 @@ import models  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from models.device import PRECISIONS, choose_device, timed  # noqa: E402
 from models.export import exported  # noqa: E402
+from models.export.graphs import has_graphs  # noqa: E402
 from models.mlp import Linear  # noqa: E402
 from models.native import library, msit_decoder, winograd  # noqa: E402
 from models.rendering import first_layer, grid  # noqa: E402
@@ -270,8 +271,7 @@ def main(args):
     contenders = {name: build(name).to(device) for name in args.models}
     if args.onnx and device.type != 'cpu':
         raise UserError(f'onnxruntime is timed on the CPU alone, not beside {device}')
-    with_graphs = [name for name in args.models if args.onnx and name not in models.WITHOUT_WEIGHTS]
-    runtimes = {name: exported(contenders[name]) for name in with_graphs}
+    runtimes = {name: exported(model) for name, model in contenders.items() if args.onnx and has_graphs(model)}
     rates, rows = product_rates(device, args.precision), []
     for height, width in args.inputs:
         lr = torch.rand(1, 3, height, width, device=device)

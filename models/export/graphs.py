@@ -37,11 +37,16 @@ from utils import UserError
 
 def graphs(model: Any) -> tuple[nn.Module, nn.Module]:
     """The modules `encode` and `decode` of a model. Raises UserError for a kind of model that has none."""
-    for kind, (encode, decode) in KINDS.items():
-        if isinstance(model, kind):
-            plain = in_plain_operations(model)
-            return encode(plain), decode(plain)
-    raise UserError(f'{model.spec["name"]!r} cannot be exported: there is no graph for this kind of model')
+    if not has_graphs(model):
+        raise UserError(f'{model.spec["name"]!r} cannot be exported: there is no graph for this kind of model')
+    encode, decode = KINDS[type(model)]
+    plain = in_plain_operations(model)
+    return encode(plain), decode(plain)
+
+
+def has_graphs(model: Any) -> bool:
+    """Whether a model is of a kind that can be exported, and not of one derived from it."""
+    return type(model) in KINDS
 
 
 def in_plain_operations(model: nn.Module) -> nn.Module:

@@ -86,7 +86,13 @@ def test_onnxruntime_beside_render(benchmark):
     status, out, err = benchmark('-scales', '2', '-no-query', '-onnx', '-output', 'rows.json')
     assert (status, err) == (0, '')
     rows = json.loads(Path('rows.json').read_text())['rows']
-    assert [row.get('onnxruntime seconds', 0) > 0 for row in rows] == [True, True, True, False]  # bicubic has no graphs
+    assert [row.get('onnxruntime seconds', 0) > 0 for row in rows] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]  # not of each kind
     assert out.splitlines()[1].count('onnxruntime s') == 1 and {line.count('|') for line in out.splitlines()[1:]} == {
         17
     }
