@@ -14,10 +14,10 @@ from utils import cubic
 
 @register('bicubic')
 class Bicubic(ImplicitModel):
-    """MATLAB's `imresize(..., 'bicubic')` of an image kept float, at any points and any sizes.
+    """MATLAB's `imresize(..., 'bicubic')` of a floating point image, at any points and any sizes.
 
-    Where pixels of the output are larger than those of the LR image the kernel is as much wider (antialiasing). The
-    rule in numpy is `datasets.resize.matlab_resize`.
+    Where pixels of the output are larger than those of the LR image the kernel is widened by the same factor
+    (antialiasing). The rule in numpy is `datasets.resize.matlab_resize`.
     """
 
     receptive_field = 10**9  # the whole image: below x1 the kernel may be as wide as that
@@ -55,7 +55,7 @@ class Bicubic(ImplicitModel):
         return blend(features, y, x, weights(dy, cell[0]), weights(dx, cell[1]))
 
     def render(self, lr: torch.Tensor, size: Sequence[int], tile: int | None = None, **options: Any) -> torch.Tensor:
-        """As in every decoder. Encoding takes no memory, so the image is one tile if none is given."""
+        """As in every decoder. Encoding takes no memory, so without `tile` the image is one tile."""
         return super().render(lr, size, tile=max(lr.shape) if tile is None else tile, **options)
 
 

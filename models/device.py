@@ -14,7 +14,8 @@ PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """torch.device: the one named, else CUDA, MPS or CPU, whichever is there first; UserError if it is absent."""
+    """torch.device: the one named, else CUDA, MPS or CPU, the first that is available; UserError if the one named is
+    not."""
     mps = getattr(torch.backends, 'mps', None)
     if name is None:
         name = 'cuda' if torch.cuda.is_available() else 'mps' if mps and mps.is_available() else 'cpu'
@@ -27,7 +28,7 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until `device` has done what it was given, so that a clock reading means something."""
+    """Wait until `device` has finished its work, so that it can be timed."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
@@ -44,7 +45,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on `device`, as far as it tells; 2 GiB where nothing can be known."""
+    """Bytes that are free on `device`, as far as is known; 2 GiB where nothing is."""
     if device.type == 'cuda':
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached

@@ -1,4 +1,4 @@
-"""LIIF: an SR encoder and an MLP that is asked at the four LR pixels around every point."""
+"""LIIF: an SR encoder and an MLP that is evaluated for the four LR pixels around every point."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from models.rendering.windows import padded, windows
 
 
 class Features(NamedTuple):
-    """What `encode` finds in an LR image of `H x W`."""
+    """The features of an LR image of `H x W`."""
 
     maps: torch.Tensor  # (B, H + 2, W + 2, C), zeros around
 
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     rows: grid.Blocks
     columns: grid.Blocks
     relative_cell: torch.Tensor  # (2,), (2/scale_y, 2/scale_x), float64
-    first: torch.Tensor  # (B, H, W, hidden), what the MLP's first layer makes of every 3x3 window of the maps
+    first: torch.Tensor  # (B, H, W, hidden), the MLP's first layer applied to every 3x3 window of the maps
 
 
 @register('liif')
@@ -99,5 +99,5 @@ class LIIF(ImplicitModel):
 
 
 def told_of(corner: Corner, cell: torch.Tensor) -> torch.Tensor:
-    """What the MLP is told besides the features, `(B * Q, 4)`: the offset from the corner and the relative cell."""
+    """The MLP's inputs besides the features, `(B * Q, 4)`: the offset from the corner and the relative cell."""
     return torch.cat([corner.offset, cell.to(corner.offset).expand_as(corner.offset)], dim=-1).flatten(0, 1)

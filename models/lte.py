@@ -1,4 +1,4 @@
-"""LTE: an SR encoder and an MLP that is given waves, as the four LR pixels around a point tell."""
+"""LTE: an SR encoder and an MLP whose input is waves, which the four LR pixels around a point define."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from utils import UserError, is_whole
 
 
 class Features(NamedTuple):
-    """What `encode` finds in an LR image of `H x W`."""
+    """The features of an LR image of `H x W`."""
 
     lr: torch.Tensor  # (B, H, W, 3) in the network's scale of [-1, 1]
     amplitude: torch.Tensor  # (B, H, W, hidden_dim), of all cosines, then of all sines
@@ -75,7 +75,8 @@ class LTE(ImplicitModel):
 
     def query_blocks(self, features: Any, plan: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
-        `ImplicitModel.query_blocks`. The waves differ from pixel to pixel: what pixels share ends with `encode`."""
+        `ImplicitModel.query_blocks`. The waves differ from pixel to pixel, so output pixels share no work after
+        `encode`."""
         batch = len(features.lr)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
         cell = plan.relative_cell.to(features.lr.device).reshape(1, 1, 2)

@@ -27,7 +27,7 @@ register('sinusoid')(SinusoidBias)  # here, as layers know no registry
 
 
 class Features(NamedTuple):
-    """What `encode` finds in an LR image of `H x W`, laid out and padded for reading windows of it."""
+    """The features of an LR image of `H x W`, laid out and padded for reading windows of it."""
 
     lr: torch.Tensor  # (B, H + 2, W + 2, 3) in the network's scale of [-1, 1], the border continued
     query_key: torch.Tensor  # (heads, B, H + 2 r, W + 2 r, C / heads), zeros around
@@ -88,8 +88,8 @@ class MSIT(ImplicitModel):
         return self.features(lr, self.projected(lr, maps))
 
     def encode_part(self, lr: torch.Tensor, y: slice, x: slice, maps: torch.Tensor | None = None) -> Features:
-        """`encode` of the part `lr[:, :, y, x]`, two slices, right but for a margin of `receptive_field` where the
-        image goes on. `maps`: those of `whole_maps(lr)`.
+        """`encode` of the part `lr[:, :, y, x]`, two slices, right except within `receptive_field` of edges beyond
+        which the image continues. `maps`: those of `whole_maps(lr)`.
 
         At the image's own border a circular FEM reads the opposite border, which lies outside the part: what is read
         there, one pixel wide, is encoded as well.
@@ -171,7 +171,7 @@ class MSIT(ImplicitModel):
         return self.weigh(query, keys, offset).unflatten(0, y.shape)
 
     def plan(self, features: Any, rows: grid.Blocks, columns: grid.Blocks, relative_cell: torch.Tensor) -> 'Plan':
-        """What blocks of output pixels need to know of where they lie, the same for all images of a size: a `Plan` from
+        """What depends only on where output pixels lie, the same for all images of a size: a `Plan` from
         the `grid.Blocks` of both axes and the relative cell, (2/scale_y, 2/scale_x), `(2,)`. For `query_blocks` of
         features like these, and for gradients only if made with them."""
         first = self.imnet.layers[0]

@@ -31,7 +31,7 @@ class RDN(nn.Module):
     Source: Zhang et al., *Residual Dense Network for Image Super-Resolution*, arXiv 1802.08797, section 3.
 
     Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees;
-    `floats_per_pixel`, about how many numbers a pixel are held at a time.
+    `floats_per_pixel`, about how many numbers per pixel are held at a time.
     Raises UserError for sizes that make no sense.
     """
 

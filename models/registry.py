@@ -1,5 +1,5 @@
-"""The registry of models, encoders and their parts (see `utils.Registry`), and what is made of their specs, checked to
-be what it stands for."""
+"""The registry of models, encoders and their parts (see `utils.Registry`), and functions that build from specs and
+check that the result is what the caller needs."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ register, make = models.register, models.make
 
 
 def build(spec: dict) -> Any:
-    """The model of a spec, which it carries as `.spec`; `.meta`, what its weight file tells of it, is empty.
+    """The model of a spec. Its `.spec` is that spec; its `.meta`, what a weight file says about it, is empty.
 
-    Raises UserError for a spec that makes none, or only a part of one.
+    Raises UserError for a spec of something else, such as a part of a model.
     """
     model = make_part('model that renders images', spec, 'render')
     model.spec, model.meta = spec, {}
@@ -20,7 +20,7 @@ def build(spec: dict) -> Any:
 
 
 def make_part(role: str, spec: dict, has: str, **injected: Any) -> Any:
-    """What `spec` names, which `has` an attribute that only parts of that `role` have; UserError if it has not."""
+    """What `spec` names. Raises UserError if it lacks the attribute `has`, by which parts of that `role` are known."""
     made = make(spec, **injected)
     if not hasattr(made, has):
         raise UserError(f'{spec["name"]!r} is no {role}')
@@ -28,7 +28,7 @@ def make_part(role: str, spec: dict, has: str, **injected: Any) -> Any:
 
 
 def make_encoder(spec: dict) -> Any:
-    """The encoder of a spec. Raises UserError if it does not say what a model has to know of it."""
+    """The encoder of a spec. Raises UserError if it lacks an attribute that models need."""
     made = make(spec)
     lacking = [name for name in ('out_dim', 'receptive_field') if not hasattr(made, name)]
     if lacking:
@@ -45,5 +45,5 @@ def make_imnet(spec: dict, in_dim: int) -> Any:
 
 
 def make_position_bias(spec: dict | None, heads: int) -> Any:
-    """The position bias of a spec, None of None."""
+    """The position bias of a spec, or None if the spec is None."""
     return None if spec is None else make_part('position bias', spec, 'along', heads=heads)

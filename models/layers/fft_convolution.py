@@ -1,10 +1,10 @@
-"""Convolution of large kernels, which are faster as products of spectra."""
+"""Convolution with large kernels, which is faster as a product of spectra."""
 
 import torch
 from torch.nn import functional as F
 
-SMALLEST_KERNEL = 21  # measured on a CPU: below, direct convolution is faster,
-SMALLEST_WORK = 7e5  # as it is below so many pixels times taps of a kernel
+SMALLEST_KERNEL = 21  # measured on a CPU: with smaller ones direct convolution is faster
+SMALLEST_WORK = 7e5  # pixels times taps of a kernel: with less work direct convolution is faster
 MOST_KERNELS = 1024  # pairs of channels: the spectra of so many take 70 MB
 LENGTH = 128  # at most, of the blocks that an image is cut into, along an axis
 
@@ -42,9 +42,9 @@ def fft_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tor
 
 
 def cut(n: int, margin: int) -> tuple[int, int, int]:
-    """An axis of `n` pixels in equal blocks: how many, how far it is from one to the next, and their length.
+    """An axis of `n` pixels cut into equal blocks: their number, the step from one to the next, and their length.
 
-    A single block has its margin before it only: what is read beyond its end wraps around to that.
+    A single block has a margin only before it: what is read beyond its end wraps around to that margin.
     """
     whole = in_eights(max(n + margin, 2 * margin + 1))
     length = max(LENGTH, in_eights(8 * margin))
@@ -56,5 +56,5 @@ def cut(n: int, margin: int) -> tuple[int, int, int]:
 
 
 def in_eights(n: int) -> int:
-    """The least multiple of 8 from n up: lengths that are fast to transform."""
+    """The smallest multiple of 8 that is at least n: lengths that are fast to transform."""
     return -(-n // 8) * 8

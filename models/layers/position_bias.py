@@ -12,10 +12,10 @@ class SinusoidBias(nn.Module):
 
     With frequencies `f_j = 2^(max_exponent j / (features/4 - 1)) - 1` the features of an offset `(y, x)` are
     `[sin(f y) | sin(f x) | cos(f y) | cos(f x)]`; one LR pixel counts 2. The bias is a sum of a function of `y` and one
-    of `x`, which `along` gives apart. Offsets are taken as they come and turned into the weight's type, in float32 at
-    least, also under autocast: the frequencies reach 1023.
+    of `x`, which `along` gives separately. Offsets are converted to the weight's type, at least float32, also under
+    autocast: the frequencies reach 1023.
     Source: MSIT (arXiv 2403.06536), position bias of MSSA.
-    Raises UserError if `features` is not a multiple of 4, from 8, or `max_exponent` is no number.
+    Raises UserError if `features` is not a multiple of 4, from 8, or `max_exponent` is not a number.
     """
 
     def __init__(self, heads: int, features: int = 64, max_exponent: float = 10):

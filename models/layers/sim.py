@@ -24,7 +24,7 @@ class SIM(nn.Module):
         return self.project(self.act(self.norm(self.expand(x)) if self.training else self.expand_normed(x)))
 
     def expand_normed(self, x: torch.Tensor) -> torch.Tensor:
-        """What `expand` and `norm` give in evaluation, where the norm is a part of the convolution."""
+        """`norm(expand(x))` in evaluation, where the norm is folded into the convolution."""
         weight, bias, groups = self.normed()
         return F.conv2d(x, weight, bias, groups=groups)
 
@@ -38,8 +38,9 @@ class SIM(nn.Module):
 
 
 def merged(weight: torch.Tensor, groups: int) -> tuple[torch.Tensor, int]:
-    """The `weight (O, C / groups, 1, 1)` of a grouped convolution for fewer groups with zeros between what was apart,
-    and how many groups these are: on a CPU groups of few channels take longer."""
+    """The `weight (O, C / groups, 1, 1)` of a grouped convolution rewritten for fewer groups, with zeros between
+    channels of different groups, and the number of groups that are left: on a CPU groups of few channels take
+    longer."""
     each = weight.shape[1]
     many = max(n for n in range(1, groups + 1) if groups % n == 0 and n * each <= max(FEWEST_CHANNELS, each))
     apart = weight.reshape(groups // many, many, -1, each)

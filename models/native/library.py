@@ -2,7 +2,7 @@
 
 Both consist of products of matrices that are too small for torch's libraries to be fast at, between steps that take
 little if what they work on stays in a core's cache. The code is compiled when it is first needed and kept for later;
-where that cannot be, torch's operations do the same.
+where it cannot be compiled, torch's operations do the same.
 """
 
 import ctypes
@@ -46,13 +46,13 @@ def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
             try:
                 compiler = shlex.split(os.environ.get('CC') or 'cc')
                 return loaded(build([*compiler, *FLAGS, *threads, f'-DREAL={REAL[dtype]}']))
-            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):  # RuntimeError: there is no home
+            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):  # RuntimeError: no home directory
                 pass
     return None
 
 
 def loaded(path: Path) -> ctypes.CDLL:
-    """The compiled code at `path`. Raises OSError if it is damaged: it is made anew the next time."""
+    """The compiled code at `path`. Raises OSError if it is damaged: it is compiled again the next time."""
     try:
         code = ctypes.CDLL(str(path))
         code.first_layer.argtypes = [ctypes.c_void_p] * 12 + [ctypes.c_long] * 11
@@ -66,7 +66,8 @@ def loaded(path: Path) -> ctypes.CDLL:
 
 
 def build(command: Sequence[str]) -> Path:
-    """The path of what `command` makes of the sources; made once for a command, sources and a kind of processor."""
+    """The path of what `command` compiles from the sources; compiled once per command, sources and kind of
+    processor."""
     lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     processor = next((line for line in lines if line.startswith('flags')), None)
     if processor is None:
@@ -93,7 +94,7 @@ def usable_on(maps: torch.Tensor) -> bool:
 
 
 def in_blocks(n: int, size: int = SIZES['COLUMNS']) -> int:
-    """The least multiple of `size` from n up."""
+    """The smallest multiple of `size` that is at least n."""
     return -(-n // size) * size
 
 

@@ -29,7 +29,7 @@ class Layers(NamedTuple):
 
 
 def usable_for(imnet: Any, maps: torch.Tensor) -> bool:
-    """Whether the compiled code can evaluate `imnet`, a `models.mlp.MLP` and none derived from it, on `maps`."""
+    """Whether the compiled code can evaluate `imnet`, a `models.mlp.MLP` (not a subclass), on `maps`."""
     return len(imnet.layers) > 1 and library.usable_on(maps)
 
 
@@ -69,7 +69,7 @@ def wide(window: int, d: int) -> int:
 def colours(
     plan: Any, features: Any, near: torch.Tensor, index: torch.Tensor, i: torch.Tensor, j: torch.Tensor
 ) -> torch.Tensor:
-    """What the MLP gives for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in
+    """The MLP's output for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in
     `models.rendering.first_layer.first_layer`, of a plan with `Layers`."""
     return perceptron(plan.layer, first_layer(plan, features, near, index, i, j))[..., :3]
 

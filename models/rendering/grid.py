@@ -1,4 +1,4 @@
-"""Where the pixels of two images of different size lie on each other, one axis at a time.
+"""How the pixels of two images of different sizes lie relative to each other, one axis at a time.
 
 Pixel `i` of `n` has its centre at `-1 + (2 i + 1) / n`; coordinates are `(y, x)` in [-1, 1]. Source: MSIT (arXiv
 2403.06536) and LIIF (arXiv 2012.09161); ties are decided here, in integer arithmetic, for every way of rendering.
@@ -50,7 +50,7 @@ def indices(chosen: range) -> torch.Tensor:
 def nearest_pixel(position: torch.Tensor, n_lr: int) -> torch.Tensor:
     """The LR pixel whose area holds `position`, in pixels of the LR axis: any shape, to int64 of that shape.
 
-    Agrees with `nearest_index` at pixel centres: a position that is a tie but for its rounding counts as a tie.
+    Agrees with `nearest_index` at pixel centres: a position that differs from a tie only by rounding counts as a tie.
     """
     below = position.floor()
     rest = position - below
@@ -105,7 +105,7 @@ class Blocks:
         return self.pixels.to(index.device)[index], to_device(index.device, self.offset)[index]
 
     def slots(self) -> torch.Tensor:
-        """Where the output pixels of these blocks, in order, stand in the flattened `(P, size)`: int64."""
+        """The positions of these blocks' output pixels, in order, in the flattened `(P, size)`: int64."""
         new = self.output.flatten().diff(prepend=self.output.new_full((1,), -1)) > 0
         return new.nonzero().flatten()
 
@@ -116,7 +116,7 @@ def linear_weights(offset: torch.Tensor) -> torch.Tensor:
 
 
 def snapped(position: torch.Tensor, n_lr: int) -> torch.Tensor:
-    """`position`, in pixels of the LR axis, at a pixel's centre exactly if it is there but for its rounding."""
+    """`position`, in pixels of the LR axis, moved to a pixel's centre if it differs from that only by rounding."""
     centre = position.round()
     return torch.where((position - centre).abs() <= slack(position, n_lr), centre, position)
 
@@ -134,7 +134,7 @@ def check_points(coord: torch.Tensor, cell: torch.Tensor, maps: torch.Tensor) ->
 def points(
     coord: torch.Tensor, cell: torch.Tensor, lr_size: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `query` is given, in LR pixels: `y` and `x (B, Q)`, 0 at the first pixel's centre, and the relative cell,
+    """The arguments of `query` in LR pixels: `y` and `x (B, Q)`, 0 at the first pixel's centre, and the relative cell,
     `(B, Q, 2)` or with sizes of 1 where it does not vary. See `models.rendering.implicit.ImplicitModel.query`."""
     size = coord.new_tensor(lr_size)
     y, x = (((coord + 1) * size - 1) / 2).unbind(-1)
@@ -143,7 +143,7 @@ def points(
 
 
 class Layout(NamedTuple):
-    """Where blocks of output pixels lie in their LR pixels: the plan of decoders that need to know no more."""
+    """Where blocks of output pixels lie in their LR pixels: the plan of decoders that need nothing else."""
 
     rows: Blocks
     columns: Blocks
@@ -151,5 +151,5 @@ class Layout(NamedTuple):
 
 
 def points_per_block(plan: Any) -> int:
-    """How many output pixels the blocks of a plan have at most."""
+    """How many output pixels the largest block of a plan has."""
     return plan.rows.size * plan.columns.size

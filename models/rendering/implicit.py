@@ -73,7 +73,7 @@ class ImplicitModel(nn.Module, abc.ABC):
         """Colours of all output pixels that belong to some LR pixels.
 
         `i`, `j` int64 `(B, P)`, or `(1, P)` for the same in all images: which of the plan's rows and columns of blocks.
-        Returns `(B, P, my * mx, 3)` on the scale of [0, 1], not clamped. As it stands here it asks `query`.
+        Returns `(B, P, my * mx, 3)` on the scale of [0, 1], not clamped. This default calls `query`.
         """
         (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)
         y, x = torch.broadcast_tensors((y[..., None] + dy)[..., :, None], (x[..., None] + dx)[..., None, :])
@@ -96,7 +96,8 @@ class ImplicitModel(nn.Module, abc.ABC):
     # ------------------------------------------------------------ what all models share
 
     def encode_part(self, lr: torch.Tensor, y: slice, x: slice, maps: torch.Tensor | None = None) -> Any:
-        """`encode` of the part `lr[:, :, y, x]`, right but for a margin of `receptive_field` where the image goes on.
+        """`encode` of the part `lr[:, :, y, x]`, right except within `receptive_field` of edges beyond which the image
+        continues.
 
         `maps`: those of `whole_maps(lr)`.
         """
@@ -127,7 +128,7 @@ class ImplicitModel(nn.Module, abc.ABC):
 
     @property
     def window(self) -> int:
-        """LR pixels of which the starts of tiles are multiples: the encoder's `window`, or 1."""
+        """Tiles start at multiples of so many LR pixels: the encoder's `window`, or 1."""
         return getattr(getattr(self, 'encoder', None), 'window', 1)
 
     def encoder_floats(self) -> float:
@@ -141,9 +142,10 @@ class ImplicitModel(nn.Module, abc.ABC):
         return peak_floats(self.encoder)
 
     def encoded(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> torch.Tensor:
-        """The encoder's features of `lr (B, 3, H, W)` in [0, 1]: `(B, out_dim, H, W)`; `maps` if these are known.
+        """The encoder's features of `lr (B, 3, H, W)` in [0, 1]: `(B, out_dim, H, W)`; `maps` where they are already
+        known.
 
-        Raises UserError for an input that is no LR image of this model's device, and for features of another shape.
+        Raises UserError for an input that is not an LR image on this model's device, and for features of another shape.
         """
         like = next(self.parameters(), lr)
         check_image(lr, like)

@@ -1,4 +1,4 @@
-"""The local ensemble: a point's colour is blended from what the four LR pixels around it, its corners, say of it.
+"""The local ensemble: a point's colour is a blend of predictions from the four LR pixels around it, its corners.
 
 Source: LIIF (arXiv 2012.09161, section 3), and for what happens at centres and borders its published code.
 """
@@ -16,7 +16,7 @@ class Corner(NamedTuple):
 
     y: torch.Tensor  # (B, Q) int64
     x: torch.Tensor  # (B, Q) int64
-    offset: torch.Tensor  # (B, Q, 2), (y, x), from its centre to the point, an LR pixel counting 2
+    offset: torch.Tensor  # (B, Q, 2), (y, x), from its centre to the point, in halves of an LR pixel
     weight: torch.Tensor  # (B, Q), the area between the point and the opposite corner; the four sum to 1
     bilinear: torch.Tensor  # (B, Q), its weight in bilinear interpolation, the border continued
 
@@ -25,9 +25,9 @@ def corners(y: torch.Tensor, x: torch.Tensor, size: Sequence[int]) -> list[Corne
     """The four corners of points `y, x (B, Q)`, in pixels of an LR image of `size` (H, W), 0 the first one's centre.
 
     Along an axis these are the last pixel centred at or before the point and the next one; beyond the border both are
-    the border pixel, whose two areas share the weight. At a centre the next pixel weighs nothing (but for the published
-    1e-9, which decides where all four areas vanish: on the centres of the last row or column). A point that is at a
-    centre but for its rounding counts as there, where the published code shifts all points by 1e-6.
+    the border pixel, whose two areas share the weight. At a centre the next pixel weighs nothing (except for the
+    published 1e-9, which decides where all four areas vanish: on the centres of the last row or column). A point that
+    differs from a centre only by rounding counts as at the centre; the published code shifts all points by 1e-6.
     """
     rows, columns = neighbours(y, size[0]), neighbours(x, size[1])
     area = [[(dy * dx).abs() + 1e-9 for _, dx, _ in columns] for _, dy, _ in rows]

@@ -8,12 +8,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-SIDE = 32  # pixels of the image that is counted on
+SIDE = 32  # of the image that is used for counting, in pixels
 
 
 def peak_floats(module: nn.Module, method: str = 'forward') -> float:
-    """About how many numbers a pixel a `method` of `module` holds at its peak for an image `(1, 3, H, W)`, at least
-    those of the image. Nothing is computed: a copy on torch's device `meta` is asked."""
+    """About how many numbers per pixel `method` of `module` holds at its peak for an image `(1, 3, H, W)`, at least
+    those of the image. Nothing is computed: the method runs on a copy on torch's `meta` device."""
     counted = copy.deepcopy(module).to('meta')
     dtype = next((parameter.dtype for parameter in counted.parameters()), None)
     with torch.inference_mode(), Counter() as counter:

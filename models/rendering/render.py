@@ -16,13 +16,13 @@ from models.device import PRECISIONS, free_memory
 from models.rendering import grid
 from utils import UserError, is_out_of_memory
 
-CHUNK = 50e6  # numbers that decoding takes at a time
+CHUNK = 50e6  # numbers that decoding holds at a time
 CHUNK_CPU = 1.4e6  # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32  # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 4 * 2**30  # bytes that encoding a tile may take on a CPU, however much is free
-DELAY = 2  # seconds that work takes before its progress is shown
+DELAY = 2  # seconds of work before its progress is shown
 SMALLEST_TILE = 16  # LR pixels to a side; below it, running out of memory is final
-Region = tuple[int, int, int, int]  # of pixels or blocks: top, bottom, left, right, without bottom and right
+Region = tuple[int, int, int, int]  # of pixels or blocks: top, bottom, left, right, the latter of each pair exclusive
 
 
 @torch.no_grad()
@@ -38,16 +38,16 @@ def render(
     """Render `lr (B, 3, H, W)` in [0, 1] at `size = (h, w)`: `(B, 3, h, w)`, not clamped.
 
     The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out
-    as if it were encoded whole, and decoded a few LR pixels at a time. An encoder whose features depend on the whole
-    image encodes it as a whole, once. `tile`: side of a tile's inner part in LR pixels; None: what fits into the memory
-    that is free. A tile that does not fit is cut into four. `precision`: 'fp32'
-    (that of the model), 'bf16' or 'fp16'; an output that is not finite is made again in that of the model, with a
-    warning. `progress`: a bar when it takes more than two seconds. `part`: a range of the rows and one of the columns
-    that are rendered, all others left out; a range's step makes the pixels as much larger: rows `range(1, 3 * h, 3)` of
-    `3 * h` are those of an image of height h.
+    as if the image were encoded whole, and decoded a few LR pixels at a time. An encoder whose features depend on the
+    whole image encodes it as a whole, once. `tile`: side of a tile's inner part in LR pixels; None: as large as fits
+    into free memory. A tile that does not fit is cut into four. `precision`: 'fp32' (the model's own), 'bf16' or
+    'fp16'; an output that is not finite is rendered again in the model's own precision, with a warning. `progress`: a
+    bar when it takes more than two seconds. `part`: a range of the rows and one of the columns that are rendered, all
+    others left out; a step of k makes pixels k times as large: rows `range(1, 3 * h, 3)` of `3 * h` are those of an
+    image of height h.
 
-    Raises UserError for a size or tile that is not positive, a part that is not inside, an unknown precision, and when
-    memory does not suffice for the smallest tile.
+    Raises UserError for a size or tile that is not positive, a part that is not inside the output, an unknown
+    precision, and when there is not enough memory for the smallest tile.
     """
     lr = check_input(model, lr)
     check(lr, size, tile, precision, part)
@@ -138,8 +138,7 @@ def check(
 
 
 def tile_size(model: Any, lr: torch.Tensor) -> tuple[int, int]:
-    """Height and width of a tile's inner part, so that encoding it with its margin takes half of the memory that is
-    free."""
+    """Height and width of a tile's inner part, so that encoding it with its margin takes half of the free memory."""
     work = free_memory(lr.device) / 2
     if lr.device.type == 'cpu':
         work = min(work, LARGEST_WORK)
@@ -152,7 +151,7 @@ def tile_size(model: Any, lr: torch.Tensor) -> tuple[int, int]:
 
 
 def tiles(height: int, width: int, high: int, wide: int, top: int = 0, left: int = 0) -> list[Region]:
-    """The rectangle from (top, left) on in tiles: (top, bottom, left, right), bottom and right exclusive."""
+    """The tiles of a rectangle that starts at (top, left): (top, bottom, left, right), bottom and right exclusive."""
     return [
         (y, min(y + high, top + height), x, min(x + wide, left + width))
         for y in range(top, top + height, high)
@@ -161,7 +160,7 @@ def tiles(height: int, width: int, high: int, wide: int, top: int = 0, left: int
 
 
 def cut_in_four(region: Region) -> list[Region]:
-    """The quarters of a tile; none of a tile that is too small to be cut."""
+    """The quarters of a tile, or none if it is too small to be cut."""
     top, bottom, left, right = region
     if max(bottom - top, right - left) <= SMALLEST_TILE:
         return []
@@ -183,7 +182,7 @@ def render_tile(
     out: torch.Tensor,
     bar: tqdm,
 ) -> None:
-    """Write the output pixels that belong to the LR pixels of `region` to `out`, and tell `bar` of every block."""
+    """Write the output pixels that belong to the LR pixels of `region` to `out`, and count the blocks in `bar`."""
     top, bottom, left, right = region
     y, x = (with_margin(*ends, model.receptive_field, model.window) for ends in ((top, bottom), (left, right)))
     rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
@@ -236,7 +235,7 @@ def decode(
     maps = maps_in(precision)
     with autocast(lr, precision):
         features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
-    with torch.autocast(lr.device.type, enabled=False):  # whatever the caller's: the position bias is exact
+    with torch.autocast(lr.device.type, enabled=False):  # whatever the caller set: the position bias is exact
         plan = model.plan(features, rows, columns, relative_cell)
     on_cpu = lr.device.type == 'cpu'
     size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
@@ -257,8 +256,8 @@ def decode(
 
 
 def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> torch.Tensor:
-    """The encoder's features of the whole image if it needs that, otherwise None. Raises UserError if they do not fit
-    into memory."""
+    """The encoder's features of the whole image if it has to encode images whole, otherwise None. Raises UserError if
+    they do not fit into memory."""
     try:
         with autocast(lr, precision):
             return model.whole_maps(lr)
@@ -285,7 +284,7 @@ def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:
 
 
 def on_each_thread(work: Callable[[], bool]) -> list[bool]:
-    """What `work()` gives on each of as many threads as torch uses, each of which computes alone."""
+    """Run `work()` once on each of as many threads as torch uses, torch itself on one thread in each; the results."""
     threads = torch.get_num_threads()
     if threads == 1:
         return [work()]

@@ -1,4 +1,4 @@
-"""Self-ensemble: the mean of what a model makes of the eight flips and transpositions of an image."""
+"""Self-ensemble: the mean of a model's renderings of the eight flips and transpositions of an image."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import torch
 def render_ensemble(
     model: Any, lr: torch.Tensor, size: Sequence[int], part: Sequence[range] | None = None, **options: Any
 ) -> torch.Tensor:
-    """As `model.render(lr, size, part=part, **options)`, of the eight symmetries of `lr (B, 3, H, W)`, each turned
-    back: the mean, `(B, 3, h, w)`. Four of them are transposed and rendered at (w, h).
+    """The mean of `model.render(lr, size, part=part, **options)` over the eight symmetries of `lr (B, 3, H, W)`, each
+    turned back: `(B, 3, h, w)`. Four of them are transposed and rendered at (w, h).
 
     Source: Lim et al., EDSR (arXiv 1707.02921), geometric self-ensemble. Raises UserError as `render` does.
     """
@@ -29,5 +29,5 @@ def render_ensemble(
 
 
 def mirrored(chosen: range, n: int) -> range:
-    """Where the `chosen` ones, a range, of `n` pixels lie when the axis is flipped, as a range again."""
+    """Where the pixels `chosen`, a range of an axis of `n`, lie when the axis is flipped: a range."""
     return range(n - 1 - chosen[-1], n - chosen[0], chosen.step)

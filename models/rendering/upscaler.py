@@ -1,4 +1,4 @@
-"""Pictures, as image files hold them, rendered by a model; in strips of rows where they are larger than memory."""
+"""Images, as files hold them, rendered by a model; in strips of rows where they are larger than memory."""
 
 import functools
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ BYTES = 80  # that an output pixel takes until it is written: copies of its colo
 
 
 class Upscaler:
-    """Renders `Picture`s with `model` on `device`, by `ensemble` or not; `options` of `models.rendering.render.render`.
+    """Renders `Picture`s with `model` on `device`, with self-ensemble if `ensemble`; `options`: see
+    `models.rendering.render.render`.
 
     Raises UserError for options that make no sense.
     """
@@ -29,7 +30,7 @@ class Upscaler:
     def __call__(self, picture, size, rows=None):
         """`picture` at `size` (h, w), or these `rows` of it, a range; alpha by the same model, as a grey image.
 
-        Raises UserError if the memory does not suffice or the model makes values that are not finite.
+        Raises UserError if there is not enough memory or the model makes values that are not finite.
         """
         part = rows or range(size[0]), range(size[1])
         try:
@@ -57,7 +58,7 @@ class Upscaler:
         return out
 
     def strips(self, size: Sequence[int]) -> list[range]:
-        """The rows of an output of `size` (h, w) in ranges, each of which fits into half of the memory that is free."""
+        """The rows of an output of `size` (h, w) in ranges, each of which fits into half of the free memory."""
         free = min(free_memory(device) for device in (torch.device('cpu'), self.device))
         high = max(1, int(free / 2 / BYTES / size[1]))
         return [range(top, min(top + high, size[0])) for top in range(0, size[0], high)]

@@ -1,4 +1,4 @@
-"""Reading pixels, and windows around them, from maps laid out for it."""
+"""Reading pixels, and the windows around them, from padded maps."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ def padded(maps: torch.Tensor, radius: int, mode: str = 'constant') -> torch.Ten
 def window_index(shape: Sequence[int], y: torch.Tensor, x: torch.Tensor, radius: int) -> torch.Tensor:
     """Where the `K = (2 radius + 1)^2` pixels around LR pixels lie, rows of the window outermost.
 
-    `shape`: that of maps `(B, H + 2 radius, W + 2 radius, ...)`, of which all pixels are counted; `y, x (B, P)`. Gives
-    `(K, B * P)`.
+    `shape`: that of maps `(B, H + 2 radius, W + 2 radius, ...)`, whose pixels are numbered in order; `y, x (B, P)`.
+    Gives `(K, B * P)`.
     """
     batch, height, width = shape[:3]
     corner = (torch.arange(batch, device=y.device)[:, None] * height + y) * width + x
@@ -24,7 +24,7 @@ def window_index(shape: Sequence[int], y: torch.Tensor, x: torch.Tensor, radius:
 
 
 def pick(maps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`maps (..., C)`, its pixels counted through, at `index (K, N)`: `(K, N, C)`."""
+    """The pixels of `maps (..., C)`, numbered in order, at `index (K, N)`: `(K, N, C)`."""
     return maps.reshape(-1, maps.shape[-1]).index_select(0, index.reshape(-1)).reshape(*index.shape, -1)
 
 

@@ -1,4 +1,4 @@
-"""A zoom into a point: frames of one size, rendered at scales that grow evenly, only what is seen of each."""
+"""A zoom into a point: frames of one size at scales that grow evenly; only what they show is rendered."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ def zoom(
     """Frames of `lr (3, H, W)`, `count` images `(3, h, w)`, `frame = (h, w)`, made by `render(lr, size, part)`.
 
     The first shows the whole image, or as much as fits at x1; the last is `depth` times closer. `point` (y, x), an LR
-    pixel, stands in the middle as soon as the frame, which stays inside the image, allows.
+    pixel, is in the middle as soon as the frame, which stays inside the image, allows it.
     """
     first = first_scale(lr.shape[-2:], frame)
     for t in range(count):
@@ -36,7 +36,7 @@ def first_scale(lr_size: Sequence[int], frame: Sequence[int]) -> float:
 def view(
     lr_size: Sequence[int], frame: Sequence[int], point: Sequence[int], scale: float
 ) -> tuple[list[int], list[range]]:
-    """What `render` is to be given for a frame: the size of the whole image, in `FINE` times finer pixels, and the part
+    """The arguments of `render` for a frame: the size of the whole image, in `FINE` times finer pixels, and the part
     of it."""
     size = [max(FINE * n, round(FINE * n_lr * scale)) for n, n_lr in zip(frame, lr_size)]
     part = []
