@@ -49,6 +49,7 @@ def run_main(main: Callable[[], int | None], debug: bool = False) -> NoReturn:
     vanish. With `debug` the traceback is shown. Characters that the terminal cannot show are printed as escapes.
     A `Note` is one line on stderr; of several processes, the first prints them.
     """
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
@@ -84,6 +85,19 @@ def run_main(main: Callable[[], int | None], debug: bool = False) -> NoReturn:
         except OSError:  # what is left goes nowhere, or Python would complain of it when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status or 0)
+
+
+def open_closed_streams() -> None:
+    """Where the program was started without stdin, stdout or stderr, nothing takes its place: a file that is opened
+    later would get its number, and what is meant for the stream."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdin = sys.stdin or open(os.devnull, encoding='utf-8')
+    sys.stdout = sys.stdout or open(os.devnull, 'w', encoding='utf-8')
+    sys.stderr = sys.stderr or open(os.devnull, 'w', encoding='utf-8')
 
 
 def shown_as_note(showwarning: Callable[..., None]) -> Callable[..., None]:

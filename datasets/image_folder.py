@@ -11,7 +11,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from datasets.cache import MappedImages
-from datasets.pictures.image_io import READABLE, read_image
+from datasets.pictures.formats import LACKING, READABLE, words
+from datasets.pictures.image_io import read_image
 from datasets.registry import register
 from utils import Note, UserError, check_paths, check_whole, distinct_names, suggestion
 
@@ -167,7 +168,9 @@ def list_images(folder: Path) -> list[Path]:
     files = [file for file in visible_files(folder) if is_image_name(file.name)]
     if not files:
         others = other_files(folder)
-        raise UserError(f'{folder}: no images in this folder' + (f' but {kinds(others)}' if others else ''))
+        raise UserError(
+            f'{folder}: no images in this folder' + (f' but {kinds(others)}{packages(others)}' if others else '')
+        )
     return sorted(files, key=lambda f: [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', f.name)])
 
 
@@ -180,6 +183,12 @@ def kinds(files: list[Path]) -> str:
     """'3 other files (.pdf, .txt)'."""
     endings = sorted({file.suffix.lower() or 'no ending' for file in files})
     return f'{len(files)} other file{"s" * (len(files) > 1)} ({some(endings)})'
+
+
+def packages(files: list[Path]) -> str:
+    """'; HEIC needs the package pillow-heif' and the like, where a package would read some of these files."""
+    endings = {file.suffix.lower() for file in files}
+    return ''.join(f'; {words(kind)}' for kind in LACKING.values() if endings & {*kind.suffixes})
 
 
 def listed_images(folder: Path, split_file: str | Path) -> list[Path]:

@@ -3,8 +3,12 @@
 python scripts/attention.py -input photo.png -scale 4 -pixel 120,200 -model weights.pth -output attention.png
 """
 
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 import numpy as np
 import torch

@@ -6,8 +6,12 @@
 The output ends in `.pth` or `.safetensors`; its card has what the models' cards have in common, and what was averaged.
 """
 
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -7,11 +7,15 @@ import contextlib
 import ctypes
 import math
 import platform
+import signal
 import statistics
 import sys
 from functools import partial
 from pathlib import Path
 from unittest import mock
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

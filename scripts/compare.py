@@ -5,8 +5,12 @@
 The LR image is made from the image, and PSNR taken on luma, as in `test.py`.
 """
 
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -12,9 +12,13 @@ import hashlib
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 import numpy as np
 import torch
@@ -167,7 +171,7 @@ def digest(images):
     for i in range(len(images)):
         item = images[i]
         for image in item if isinstance(item, tuple) else (item,):
-            sha.update(f'{images.name(i)} {image.shape}\n'.encode())
+            sha.update(f'{images.name(i)} {image.shape}\n'.encode(errors='surrogateescape'))  # names may not be UTF-8
             sha.update(np.ascontiguousarray(image))
     return sha.hexdigest()
 

@@ -3,8 +3,12 @@
 python scripts/export.py -model modelzoo/EDSR_light_MSIT.pth -output exported
 """
 
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -5,8 +5,12 @@ JPEG, one with noise, one that is blurred.
 """
 
 import io
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont

@@ -14,12 +14,16 @@ import hashlib
 import io
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 from PIL import Image
 from tqdm import tqdm

@@ -1,8 +1,12 @@
 """A table and a plot of training runs that exist: `python scripts/summary.py save/* -plot curves.png`."""
 
+import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

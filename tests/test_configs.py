@@ -201,7 +201,7 @@ def test_a_config_with_any_value_anywhere_takes_a_step_or_is_refused(config, tmp
     known = [
         place
         for place in places(config)
-        if place[:2] != ('model', 'args')  # tried in test_checkpoint.py
+        if place[:2] != ('model', 'args')  # tried in tests/weights/test_files.py
         and place[:1] not in (('workers',), ('compile',))
     ]  # would start processes
     path = tmp_path / 'any.yaml'

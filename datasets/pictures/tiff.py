@@ -44,7 +44,10 @@ def is_for_tifffile(page: tifffile.TiffPage) -> bool:
         return False
     apart = page.planarconfig == 2 and page.samplesperpixel > 1
     unknown = page.parent.is_bigtiff and page.parent.byteorder == '>' or PREMULTIPLIED in page.extrasamples
-    return page.bitspersample > 8 or apart or unknown and page.photometric in (*GREYS, COLOURS, CMYK)
+    plain = page.photometric in (*GREYS, COLOURS, CMYK)
+    extra = page.samplesperpixel - {COLOURS: 3, CMYK: 4}.get(page.photometric, 1)
+    unknown = unknown or extra > 1 or extra == 1 and STRAIGHT not in page.extrasamples
+    return page.bitspersample > 8 or apart or unknown and plain
 
 
 def read(page: tifffile.TiffPage) -> tuple[np.ndarray, list[str]]:

@@ -32,6 +32,7 @@ from models.lte import LTE
 from models.mlp import Linear
 from models.msit import MSIT
 from models.rendering import grid
+from models.rendering.implicit import to_image, to_network
 from utils import UserError
 
 
@@ -118,7 +119,7 @@ class EncodeMSIT(nn.Module):
         self.pad = model.radius
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        lr = (lr - 0.5) / 0.5
+        lr = to_network(lr)
         around = (self.pad,) * 4
         maps = F.pad(torch.cat(self.mssa(self.msno(self.project(self.encoder(lr)))), dim=1), around)
         return torch.cat([F.pad(lr, around, mode='replicate'), maps], dim=1)[0].permute(1, 2, 0)
@@ -194,7 +195,7 @@ class DecodeMSIT(nn.Module):
         wanted = asked_for(y_slot, x_slot, high, wide, columns)
         hidden = hidden[wanted] + F.linear(relative_cell, self.of_cell, self.constant)
         colour = self.after_first(hidden) + sampled[..., :3].flatten(0, 1)[wanted]
-        return (colour * 0.5 + 0.5).reshape(len(y_slot), len(x_slot), 3)
+        return to_image(colour).reshape(len(y_slot), len(x_slot), 3)
 
     def near(self, window: torch.Tensor) -> torch.Tensor:
         """The 3x3 pixels in the middle of windows `(N, K, C)`: `(N, 9, C)`."""
@@ -226,7 +227,7 @@ class EncodeLIIF(nn.Module):
         self.constant = first.bias
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        maps = self.encoder((lr - 0.5) / 0.5)
+        maps = self.encoder(to_network(lr))
         return F.conv2d(maps, self.first, self.constant, padding=1)[0].permute(1, 2, 0)
 
 
@@ -240,7 +241,7 @@ class EncodeLTE(nn.Module):
         self.encoder, self.coef, self.freq = model.encoder, model.coef, model.freq
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        lr = (lr - 0.5) / 0.5
+        lr = to_network(lr)
         maps = self.encoder(lr)
         frequency = self.freq(maps).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
         return torch.cat([lr, self.coef(maps), frequency], dim=1)[0].permute(1, 2, 0)
@@ -279,7 +280,7 @@ class LocalEnsemble(nn.Module):
                 colour = colour + self.corner(
                     said, dy[:, None, None], dx[:, None], relative_cell, weight[..., None], bilinear[..., None]
                 )
-        return colour * 0.5 + 0.5
+        return to_image(colour)
 
     def neighbours(
         self, pixel: torch.Tensor, offset: torch.Tensor, slot: torch.Tensor, n_lr: int

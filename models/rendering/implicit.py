@@ -157,6 +157,8 @@ class ImplicitModel(nn.Module, abc.ABC):
                 f'the encoder {type(self.encoder).__name__} gives {shape} for an LR image of {tuple(lr.shape)}, not '
                 f'{expected}: (B, out_dim, H, W), with the height and width of its input'
             )
+        if maps.dtype != like.dtype and not torch.is_autocast_enabled(lr.device.type):
+            raise UserError(f'the encoder {type(self.encoder).__name__} gives {maps.dtype}, the model has {like.dtype}')
         return maps
 
 

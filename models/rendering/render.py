@@ -255,7 +255,7 @@ def decode(
     return all(on_each_thread(work) if on_cpu else [work()])
 
 
-def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> torch.Tensor:
+def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> torch.Tensor | None:
     """The encoder's features of the whole image if it has to encode images whole, otherwise None. Raises UserError if
     they do not fit into memory."""
     try:
@@ -272,6 +272,7 @@ def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> torch.Tensor:
 
 
 def autocast(lr: torch.Tensor, precision: str) -> torch.autocast:
+    """A context in which `precision` is computed in."""
     return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
 
 

@@ -70,7 +70,7 @@ class Fourier(Loss):
 class LPIPS(Loss):
     """The learned perceptual distance of the package `lpips` with VGG. Source: Zhang et al., arXiv 1801.03924.
 
-    Raises UserError if the package or the weights of VGG are not there.
+    Raises UserError if the package or the weights of VGG are not available.
     """
 
     of_images = True
@@ -84,7 +84,7 @@ class LPIPS(Loss):
         try:
             self.net = lpips.LPIPS(net='vgg', verbose=False).eval().requires_grad_(False)
         except (OSError, RuntimeError) as error:  # what downloading raises
-            raise UserError(f'the loss lpips needs the weights of VGG, which could not be had: {error}') from error
+            raise UserError(f'the loss lpips needs the weights of VGG, which could not be obtained: {error}') from error
 
     def forward(self, colour: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self.net(colour * 2 - 1, target * 2 - 1).mean()

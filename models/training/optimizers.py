@@ -20,7 +20,8 @@ def make_optimizer(model: Any, spec: Mapping, lr: float) -> torch.optim.Optimize
 
     `spec`: `name`, one of timm's; `args`, its own; `lr`: parts of the model to factors of the learning rate, as
     `{encoder: 0.1}`; `weight_decay`: a number, or parts of the model to numbers. A part is the beginning of parameters'
-    names; the longest one counts. Raises UserError for parts that the model has not and arguments that do not do.
+    names; the longest one counts. Raises UserError for parts that the model does not have and arguments that cannot
+    be used.
     """
     name, parameters = spec['name'], dict(model.named_parameters())
     factors, decays = (by_part(spec.get(key), parameters, key) for key in ('lr', 'weight_decay'))

@@ -1,4 +1,4 @@
-"""Settings of the command line that are laid over a config: `batch_size=16 stages.stage1.lr=2e-4`."""
+"""Command-line settings that override a config: `batch_size=16 stages.stage1.lr=2e-4`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -106,7 +106,7 @@ def take_from_first(tensors: Iterable[torch.Tensor]) -> None:
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
-    """Rank 0 goes through the block, well or with an error, before the others do."""
+    """Rank 0 runs the block before the others do, whether it succeeds or fails."""
     if rank() > 0:
         gathered(None)
     try:

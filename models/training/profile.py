@@ -1,4 +1,4 @@
-"""Where a training step goes."""
+"""Where the time of a training step goes."""
 
 import contextlib
 import time

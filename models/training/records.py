@@ -78,7 +78,7 @@ def describe(images: Any) -> list[dict]:
 
 
 def difference(before: list[dict], after: list[dict]) -> str:
-    """How images that `describe` told of have changed, in words; '' if they have not."""
+    """How the images listed by `describe` have changed, in words; '' if they have not."""
     old, new = ({image['name']: image for image in images} for images in (before, after))
     kinds = {
         'no longer there': [name for name in old if name not in new],

@@ -1,4 +1,4 @@
-"""What a training run tells while it goes: the progress bar, `log.jsonl`, TensorBoard."""
+"""What a training run reports as it goes: the progress bar, `log.jsonl`, TensorBoard."""
 
 import contextlib
 import threading

@@ -49,7 +49,7 @@ class Run:
 
     `start` or `resume` takes the folder, `train` trains, `close` (or the end of a `with` block) gives the folder back.
     With several ranks (`models/training/parallel.py`) each has its own run, and takes the same steps with its share of
-    the samples; rank 0 writes. Raises UserError for stages, images and validation sets that do not do.
+    the samples; rank 0 writes. Raises UserError for stages, images and validation sets that cannot be used.
     """
 
     def __init__(self, config: dict, folder: Path, device: torch.device):
@@ -75,7 +75,7 @@ class Run:
             with error_prefix(f'stage {name!r}'):
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
                 losses.check(self.stages[-1]['loss'], config['draw'])
-                with torch.device('meta'):  # what no stage can make is told before the first one
+                with torch.device('meta'):  # a model that cannot be built is reported first
                     planned = first_model(config['model'], self.stages[-1], planned)
                 self.samples.append(self.stage_samples(images, number))
         images = datasets.make(config['validation']['dataset'])
@@ -113,7 +113,7 @@ class Run:
                 check_is_run(self.folder)
                 self.lock.acquire()
                 with writing(self.folder):
-                    for leftover in self.folder.glob('.*.partial*'):  # of files in whose writing the run was killed
+                    for leftover in self.folder.glob('.*.partial*'):  # of files being written when the run was killed
                         leftover.unlink()
         with parallel.together():
             before = check_same_run(self.folder, self.config)
@@ -265,8 +265,8 @@ class Run:
         """One optimizer step on the list `batches`, the same on all ranks; returns the losses by name.
 
         A step whose loss or gradient is not finite changes nothing, and None is returned. All random numbers are
-        functions of the step, so that nothing of them is to be remembered. `part(name)` gives a context for each part
-        of the step, for whoever measures them.
+        functions of the step, so no generator state needs saving. `part(name)` gives a context for each part
+        of the step, for profiling.
         """
         seed(self.config['seed'], self.stage, self.step, parallel.rank())
         self.schedule.step_update(self.step)
@@ -451,7 +451,7 @@ class Run:
             return None
         state = files.read(path)
         if not is_state(state):
-            raise UserError(f'{path}: holds no state of a run to go on with')
+            raise UserError(f'{path}: holds no state of a run that could be resumed')
         number, step, name, names = state['stage'], state['step'], state['meta']['stage'], list(self.config['stages'])
         if number >= len(names) or names[number] != name:
             raise UserError(
@@ -480,7 +480,7 @@ class Run:
 
     @contextlib.contextmanager
     def leaving(self) -> Iterator[None]:
-        """A signal, also one that has come already, raises Stopped in this block."""
+        """A signal, including one already received, raises Stopped in this block."""
         self.may_leave = True
         try:
             if self.signal:
@@ -605,7 +605,7 @@ def first_model(spec: dict, stage: dict, previous: nn.Module | None) -> nn.Modul
 
 
 def check_folder_of_run(folder: Path, config: dict, resume: bool) -> None:
-    """Raise UserError, before any work, if a run of this config cannot be begun, or gone on with, in `folder`.
+    """Raise UserError, before any work, if a run of this config cannot be started or resumed in `folder`.
 
     What changes while the work is done, `Run.start` and `Run.resume` see again.
     """
@@ -640,23 +640,25 @@ def check_same_run(folder: Path, config: dict) -> dict:
     before = load_config(folder / 'config.yaml')
     for key in FIXED:
         if optional(before, key) != optional(config, key):
-            raise UserError(f'{folder}: the run has another {key} than this config, and cannot go on with it')
+            raise UserError(f'{folder}: the run has another {key} than this config, and cannot be resumed with it')
     return before
 
 
 def check_has_done_nothing(folder: Path) -> None:
-    """Raise UserError if the run in `folder`, which has no `last.pth`, has done something: beginning anew would
-    overwrite that."""
+    """Raise UserError if the run in `folder`, which has no `last.pth`, has made progress, which starting
+    again would overwrite."""
     kept = sorted(folder.glob('[!.]*.pth'), key=lambda path: path.stat().st_mtime)
     if not kept and not (folder / 'log.jsonl').exists():
         return
     earlier = [path.name for path in kept if path.stem.rpartition('-')[2].isdecimal()]
     way_out = f'a copy of {earlier[-1]} under this name goes on from there; ' if earlier else ''
-    raise UserError(f'{folder}/last.pth is missing, with which the run would go on; {way_out}-name begins a new run')
+    results = [path for path in kept if path.name not in earlier]
+    start = f', -init {results[-1]} starts it from that result' if results else ''
+    raise UserError(f'{folder}/last.pth is missing, which resuming needs; {way_out}-name begins a new run{start}')
 
 
 def say(text: str) -> None:
-    """Print a line, on rank 0; where nobody reads it any more it is dropped."""
+    """Print a line on rank 0; drop it if stdout is closed."""
     if parallel.rank() == 0:
         with contextlib.suppress(OSError):
             print(text, flush=True)

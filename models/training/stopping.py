@@ -11,7 +11,8 @@ SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name)
 
 
 class Stopped(BaseException):
-    """Raised out of work that a signal cuts short. No Exception: nobody but who allowed the signal catches it."""
+    """Raised out of work that a signal cuts short. Not an Exception, so that only the code that
+    allowed the signal catches it."""
 
 
 @contextlib.contextmanager

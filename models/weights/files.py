@@ -10,10 +10,12 @@ What `load` reads, besides files of this form as `save` writes them:
 - Weights alone, without a spec: if the caller gives the spec, or if their names and shapes are those of a model of
   `configs/train`, and of one only.
 
-All but the first is told by a `utils.Note`.
+All but the first is reported by a `utils.Note`.
 """
 
 import json
+import math
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -45,7 +47,7 @@ def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
     nothing: a safetensors file if it ends in `.safetensors`, else one of `torch.save`."""
     spec, state, meta = model.spec, model.state_dict(), dict(model.meta if meta is None else meta)
     with atomic_path(path) as temporary:
-        if Path(path).suffix == SAFETENSORS:
+        if Path(path).suffix.lower() == SAFETENSORS:
             card = {'format': 'pt', 'spec': json.dumps(spec), 'meta': json.dumps(meta)}
             state = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
             save_file(state, temporary, card)
@@ -58,10 +60,10 @@ def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
 
 def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None = None) -> Model:
     """The model of a weight file or training checkpoint, own or published, ready for inference; or by its name, of
-    `WITHOUT_WEIGHTS`, one that has nothing to load. `spec`, `{'name', 'args'}`, is for a file that tells none.
+    `WITHOUT_WEIGHTS`, one that has nothing to load. `spec`, `{'name', 'args'}`, is for a file without one.
 
     In evaluation mode on the CPU, with parameters of `dtype`, RIM folded (in that precision) into plain convolutions,
-    with `.spec` and `.meta`. What is not plainly a weight file of this project is told by a `utils.Note`.
+    with `.spec` and `.meta`. What is not plainly a weight file of this project is reported by a `utils.Note`.
     Raises UserError for a file that is missing, truncated, of another kind, carries code, or does not fit its own spec.
     """
     if str(path) in WITHOUT_WEIGHTS:
@@ -84,6 +86,8 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None
 def read(path: str | Path) -> Any:
     """The content of a file of torch.save, on the CPU, or the same of a safetensors file. Raises UserError if it is not
     whole or not plain data."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # to open a pipe is to wait
+        raise UserError(f'{path}: not a regular file')
     try:
         file = open(path, 'rb')
     except FileNotFoundError as error:
@@ -108,9 +112,8 @@ def is_safetensors(file: BinaryIO) -> bool:
     """Whether an open file, at its beginning, is of that kind or should be by its name: a length, then JSON."""
     head = file.read(9)
     file.seek(0)
-    return (
-        head[8:] == b'{' and not head.startswith(b'PK') or Path(file.name).suffix == SAFETENSORS and head[:2] != b'PK'
-    )
+    named = Path(file.name).suffix.lower() == SAFETENSORS
+    return not head.startswith(b'PK') and (head[8:] == b'{' or named)  # files of torch.save start with PK
 
 
 def read_safetensors(path: str | Path) -> dict:
@@ -186,6 +189,8 @@ def check_card(meta: dict) -> None:
         if not is_number(value) or value <= 0:
             shown = repr(value) if isinstance(value, (str, int, float)) else f'a {type(value).__name__}'
             raise UserError(f'in this file {key} is no number above 0 but {shown:.60}')
+    if meta.get('scale_min', 0) > meta.get('scale_max', math.inf):
+        raise UserError('in this file scale_min is larger than scale_max')
 
 
 # ---------------------------------------------------------------- names and specs

@@ -817,3 +817,15 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='No space left'):
         write_image(path, Picture(torch.ones(3, 4, 4)))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.jpg']
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('colours, extra', [(1, 1), (1, 2), (1, 4), (3, 1), (3, 2), (3, 4)])
+def test_channels_of_a_tiff_that_are_no_colour_are_left_out_and_told(tmp_path, dtype, colours, extra):
+    samples = np.random.default_rng(0).integers(0, 255, (6, 7, colours + extra)).astype(dtype)
+    kind = {'photometric': 'minisblack' if colours == 1 else 'rgb', 'extrasamples': ['unspecified'] * extra}
+    tifffile.imwrite(tmp_path / 'a.tif', samples, planarconfig='contig', metadata=None, **kind)
+    picture, notes = read_image(tmp_path / 'a.tif')
+    assert picture.alpha is None and 'not kept: channels besides colour and alpha' in notes
+    expected = np.broadcast_to(samples[..., :colours], (6, 7, 3)).transpose(2, 0, 1) / np.iinfo(dtype).max
+    assert (picture.rgb.numpy() - expected).__abs__().max() <= 1e-6

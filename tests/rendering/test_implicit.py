@@ -289,3 +289,18 @@ def test_an_encoder_need_not_say_how_much_memory_it_takes(encoders, spec):
     lr = torch.rand(1, 3, 8, 9, dtype=torch.float64)
     close(model.render(lr, (16, 18)), by_query(model, lr, (16, 18)))
     assert model.floats_per_pixel > 8
+
+
+@every_encoded
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
+def test_features_of_another_precision_are_refused(encoders, spec, dtype):
+    @register('odd')
+    def odd():
+        encoder = Encoder(padding=1)
+        forward = encoder.forward
+        encoder.out_dim, encoder.receptive_field, encoder.forward = 8, 1, lambda x: forward(x).to(dtype)
+        return encoder
+
+    model = models.build(with_encoder(spec, 'odd')).eval()
+    with pytest.raises(UserError, match=f'the encoder Encoder gives {dtype}, the model has torch.float32'):
+        model.render(torch.rand(1, 3, 9, 12), (18, 24))

@@ -1,6 +1,7 @@
 """scripts/evaluate.py as users call it: its table and plot, what it does not recompute, processes, mistakes."""
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -384,3 +385,24 @@ def test_folders_of_lr_and_hr_images_that_do_not_match(refusal, photos):
     refusal(['pairs.yaml', 'no LR image for 1 of the 3 HR images', 'photo1.png'], set='pairs.yaml')
     Image.new('RGB', (7, 25)).save('lr/photo1x2.png')
     refusal(['pairs.yaml', 'photo1', '25 x 7 does not belong to an HR image of 37 x 41'], set='pairs.yaml')
+
+
+@pytest.mark.skipif(sys.platform == 'darwin', reason='names are UTF-8 there')
+def test_a_name_that_is_not_utf_8(evaluate, photos):
+    os.rename(photos / 'photo0.png', os.fsdecode(os.fsencode(photos) + b'/\xff\xfe.png'))
+    status, out, err = evaluate('-models', 'bicubic', '-sets', 'photos', '-scales', '2')
+    assert (status, err) == (0, '') and '| photos | x2 |' in out
+    again = evaluate('-models', 'bicubic', '-sets', 'photos', '-scales', '2')
+    assert again[0] == 0 and table_of(again[1]) == table_of(out)
+
+
+def table_of(out):
+    return [line for line in out.splitlines() if line.startswith('|')]
+
+
+def test_a_set_of_photos_that_need_a_package(refusal):
+    for kind, package in (('heic', 'pillow-heif'), ('jxl', 'pillow-jxl-plugin')):
+        if importlib.util.find_spec(package.replace('-', '_').removesuffix('_plugin')) is None:
+            Path(kind).mkdir()
+            Path(kind, f'a.{kind}').write_text('x')
+            refusal([f'no images in this folder but 1 other file (.{kind})', f'needs the package {package}'], set=kind)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import struct
 import warnings
 
@@ -286,3 +287,24 @@ def test_programs_tell_it_in_one_line(program, photos, model):
         'last.pth',
     )
     assert status == 0 and err.startswith('note: last.pth: ') and err.count('\n') == 1 and 'average' in err
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no named pipes')
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pth')
+    with pytest.raises(UserError, match='pipe.pth: not a regular file'):
+        models.load(tmp_path / 'pipe.pth')
+
+
+def test_the_ending_may_be_in_capitals(tmp_path):
+    model = models.build(TINY)
+    models.save(tmp_path / 'a.SafeTensors', model)
+    assert (tmp_path / 'a.SafeTensors').read_bytes()[8:9] == b'{'
+    same = models.load(tmp_path / 'a.SafeTensors').state_dict()
+    assert all(torch.equal(value, same[name]) for name, value in model.state_dict().items())
+
+
+def test_scales_in_the_wrong_order_are_refused(tmp_path):
+    models.save(tmp_path / 'a.pth', models.build(TINY), {'scale_min': 5, 'scale_max': 2})
+    with pytest.raises(UserError, match='a.pth: in this file scale_min is larger than scale_max'):
+        models.load(tmp_path / 'a.pth')
