@@ -1,1 +1,3 @@
 """Training: a run, its stages, its objective, several devices, and what it reports."""
+
+from models.training.run import Run  # noqa: F401
