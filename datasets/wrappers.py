@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.degradations import degrade, sizes
+from datasets.pictures.resize import pil_resize
+from datasets.pictures.sizes import scale_pair
 from datasets.registry import make, register
-from datasets.resize import degrade, pil_resize, scale_pair, sizes
 from utils import UserError, check_numbers, check_whole, error_prefix
 
 DRAWS = ('pixel', 'block', 'patch')

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.evaluation.loop import evaluate_image, means  # noqa: E402
 from models.evaluation.sets import caption, make_set, read_config  # noqa: E402

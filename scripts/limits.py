@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
+from datasets.degradations import degrade  # noqa: E402
 from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.pictures.image_io import Picture, write_image  # noqa: E402
-from datasets.resize import degrade  # noqa: E402
 from datasets.wrappers import to_tensor  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.evaluation.metrics import psnr  # noqa: E402

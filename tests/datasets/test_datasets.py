@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import datasets
+from datasets.degradations import degrade
 from datasets.image_folder import ImageFolder, PairedImageFolders
-from datasets.resize import degrade, pil_resize
+from datasets.pictures.resize import pil_resize
 from datasets.wrappers import Evaluation, PairedEvaluation, Training
 from utils import Note, UserError
 

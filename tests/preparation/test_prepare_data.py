@@ -14,9 +14,9 @@ import pytest
 from conftest import ROOT, refused
 from PIL import Image
 
+from datasets.degradations import degrade
 from datasets.image_folder import read_rgb
 from datasets.preparation import archives
-from datasets.resize import degrade
 
 NAMES = ['baby', 'bird', 'butterfly', 'head', 'woman']
 PROGRAM = 'scripts/prepare_data.py'

@@ -11,7 +11,8 @@ from conftest import ROOT
 from PIL import Image
 
 import models
-from datasets.resize import degrade, matlab_resize
+from datasets.degradations import degrade
+from datasets.pictures.resize import matlab_resize
 from models.evaluation.metrics import psnr
 
 
