@@ -1,5 +1,5 @@
-"""Draw what weights make of a picture that is like those they were trained on, and of three that are not: one saved as
-JPEG, one with noise, one that is blurred.
+"""Draw what weights make of an image like those they were trained on, and of three that are not: one saved as JPEG,
+one with noise, one that is blurred.
 
     python scripts/limits.py            # the bundled weights; writes scripts/pictures/limits.png
 """

@@ -359,7 +359,7 @@ class Run:
     def validate(self, show: Callable[[str, torch.Tensor], object]) -> dict[str, float] | None:
         """PSNR of the result on every validation set, and their mean as 'mean'; None if a signal stops the run.
 
-        The images are shared among the ranks. `show(name, picture)` receives a `strip` of each set's first image.
+        The images are shared among the ranks. `show(name, image)` receives a `strip` of each set's first image.
         Raises UserError, on all ranks, for an image that cannot be read any more.
         """
         model, own, stopped = copy.deepcopy(self.result()).eval(), [], False
@@ -392,11 +392,11 @@ class Run:
 
     def validate_and_keep(self, report: Report) -> None:
         """Validate, unless a signal stops the run; keep the result if it is the best, or the stage's last."""
-        pictures: dict[str, torch.Tensor] = {}
-        scores = self.validate(pictures.__setitem__)
+        images: dict[str, torch.Tensor] = {}
+        scores = self.validate(images.__setitem__)
         if scores is None:
             return
-        report.validated(self.step, scores, pictures)
+        report.validated(self.step, scores, images)
         self.validated = self.step
         if scores and scores['mean'] > self.best:
             self.best = scores['mean']
