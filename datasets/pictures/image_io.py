@@ -141,14 +141,15 @@ def decode(file: Any) -> Any:
     file.seek(0)
     if begin.startswith(tiff.SIGNATURES):
         page, pages = tiff.first_page(file)
-        check_size((page.imagewidth, page.imagelength))
+        check_input_limit((page.imagewidth, page.imagelength))
         if tiff.is_for_tifffile(page):
             return decode_by_tifffile(file, page, pages)
         file.seek(0)
     return decode_by_pillow(file, begin)
 
 
-def check_size(size: Any) -> None:
+def check_input_limit(size: tuple[int, int]) -> None:
+    """Raise DecompressionBombError, as Pillow does, for an image of more than `INPUT_LIMIT` pixels."""
     if math.prod(size) > INPUT_LIMIT:
         raise Image.DecompressionBombError
 
@@ -168,7 +169,7 @@ def decode_by_pillow(file: BinaryIO, begin: Any) -> Any:
     damaged: list[str] = []
     image: Any
     with Image.open(file, formats=READABLE) as image, silent_stderr():
-        check_size(image.size)
+        check_input_limit(image.size)
         frames = getattr(image, 'n_frames', 1)
         try:
             image.load()

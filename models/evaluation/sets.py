@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 from datasets.degradations import by_matlab
-from models.evaluation.metrics import border, check_size
+from models.evaluation.metrics import border, check_large_enough
 from utils import UserError, check_complete, error_prefix, load_config, suggestion
 
 SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}
@@ -13,7 +13,7 @@ DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'test' / 'set5.yaml
 WRAPPERS = ('sr-evaluation', 'sr-evaluation-paired')
 
 
-def read_config(path: Path) -> dict:
+def read_test_config(path: Path) -> dict:
     """The test config at `path`, a dict with the spec of its 'dataset' and its 'protocol'.
 
     Raises UserError for what is missing or unknown; what the spec says is not looked at.
@@ -34,7 +34,7 @@ def make_set(spec: dict, protocol: str) -> Any:
     for i in range(len(dataset)):
         name, size, scale = dataset.measure(i)
         with error_prefix(name):
-            check_size(size, protocol, scale)
+            check_large_enough(size, protocol, scale)
     return dataset
 
 

@@ -84,7 +84,7 @@ def made(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def loaded(protos: dict[str, Any], told: dict[str, Any]) -> Runtime:
-    return Runtime(*(protos[name].SerializeToString() for name in ('encode', 'decode')), told)
+    return Runtime(protos['encode'].SerializeToString(), protos['decode'].SerializeToString(), told)
 
 
 def digest(content: bytes) -> str:
@@ -118,8 +118,8 @@ def decode_proto(encode: torch.nn.Module, decode: torch.nn.Module) -> Any:
     any_size, lr = torch.export.Dim.DYNAMIC, torch.rand(1, 3, 20, 23)
     with torch.no_grad():
         told = {'features': encode(lr)}
-    blocks = [grid.Blocks(*axis, fullest=FULLEST) for axis in ((20, 47), (23, 71))]
-    told |= {name: torch.from_numpy(values) for name, values in axes(*blocks, (20, 23), (47, 71)).items()}
+    rows, columns = grid.Blocks(20, 47, fullest=FULLEST), grid.Blocks(23, 71, fullest=FULLEST)
+    told |= {name: torch.from_numpy(values) for name, values in axes(rows, columns, (20, 23), (47, 71)).items()}
     arguments = tuple(told[name] for name in DECODE_INPUTS)
     shapes = {name: {axis: any_size for axis in range(value.ndim)} for name, value in zip(DECODE_INPUTS, arguments)}
     shapes |= {'features': {0: any_size, 1: any_size}, 'relative_cell': None}

@@ -67,7 +67,8 @@ def plain(part: Any) -> nn.Module:
         return Sinusoid(part)
     made: nn.Module
     if isinstance(part, Conv2d):
-        made = nn.Conv2d(part.in_channels, part.out_channels, part.kernel_size, padding=part.padding)
+        side = part.weight.shape[-1]
+        made = nn.Conv2d(part.in_channels, part.out_channels, side, padding=side // 2)
     elif isinstance(part, Linear):
         made = nn.Linear(part.in_features, part.out_features, bias=part.bias is not None)
     else:

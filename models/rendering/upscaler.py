@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from models.device import free_memory
-from models.rendering.render import check
+from models.rendering.render import check_options
 from models.rendering.self_ensemble import render_ensemble
 from utils import UserError, is_out_of_memory
 
@@ -22,7 +22,9 @@ class Upscaler:
     """
 
     def __init__(self, model: Any, device: torch.device, ensemble: bool = False, **options: Any):
-        check(torch.empty(1, 3, 1, 1, device=device), (1, 1), options.get('tile'), options.get('precision', 'fp32'))
+        check_options(
+            torch.empty(1, 3, 1, 1, device=device), (1, 1), options.get('tile'), options.get('precision', 'fp32')
+        )
         self.model, self.device = model.to(device), device
         render = functools.partial(render_ensemble, self.model) if ensemble else self.model.render
         self.render = functools.partial(render, **options)
@@ -43,7 +45,7 @@ class Upscaler:
             raise
         return picture._replace(rgb=rgb, alpha=alpha)
 
-    def plane(self, plane: torch.Tensor, size: Sequence[int], part: Sequence[range] | None) -> torch.Tensor:
+    def plane(self, plane: torch.Tensor, size: Sequence[int], part: Sequence[range]) -> torch.Tensor:
         """Colour `(3, H, W)` or alpha `(1, H, W)` rendered, on the CPU. Alpha that is the same everywhere stays so."""
         if len(plane) == 1 and plane.min() == plane.max():
             return plane[:, :1, :1].expand(-1, *map(len, part))

@@ -75,7 +75,7 @@ class Run:
         for number, (name, stage) in enumerate(config['stages'].items()):
             with error_prefix(f'stage {name!r}'):
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
-                losses.check(self.stages[-1]['loss'], config['draw'])
+                losses.check_loss(self.stages[-1]['loss'], config['draw'])
                 with torch.device('meta'):  # a model that cannot be built is reported first
                     planned = first_model(config['model'], self.stages[-1], planned)
                 self.samples.append(self.stage_samples(images, number))
@@ -455,7 +455,7 @@ class Run:
             check_has_done_nothing(self.folder)
             return None
         state = files.read(path)
-        if not is_state(state):
+        if not is_run_state(state):
             raise UserError(f'{path}: holds no state of a run that could be resumed')
         number, step, name, names = state['stage'], state['step'], state['meta']['stage'], list(self.config['stages'])
         if number >= len(names) or names[number] != name:
@@ -499,6 +499,7 @@ class Run:
         self.stopping = parallel.largest(self.signal + 1 if self.signal else TIME_LIMIT * late)
 
     def why_stopping(self) -> str:
+        """What stops the run, in words: 'time limit', or the name of a signal, as 'SIGTERM'."""
         return 'time limit' if self.stopping == TIME_LIMIT else signal.Signals(self.stopping - 1).name
 
     def train(self, deadline: float = math.inf) -> bool:
@@ -595,7 +596,7 @@ def seed(*numbers: int) -> None:
     torch.manual_seed(state)
 
 
-def is_state(content: Any) -> bool:
+def is_run_state(content: Any) -> bool:
     """Whether the content of a file is what `Run.write_state` writes, as far as its keys and numbers tell."""
     return (
         isinstance(content, dict)

@@ -26,7 +26,7 @@ KEYS = (
 )
 
 
-def check(stage: Any) -> None:
+def check_stage(stage: Any) -> None:
     """Raise UserError if the keys of a stage, a mapping with some of `KEYS`, do not fit together.
 
     A key that is null is absent.
@@ -60,7 +60,7 @@ def check(stage: Any) -> None:
     for key in ('warmup_lr', 'warmup_steps', 'warmup_epochs'):
         if key in given and not (is_number(stage[key]) and stage[key] >= 0):
             raise UserError(f'{key} is a number from 0 up, not {stage[key]!r}')
-    losses.weights(stage.get('loss') or 'l1')
+    losses.loss_weights(stage.get('loss') or 'l1')
     if 'blocks' in given and not is_whole(stage['blocks']):
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):

@@ -145,7 +145,7 @@ def entries(content: Any) -> tuple[dict | None, dict, dict, list[str]]:
     model = content.get('model')
     model = model if isinstance(model, dict) else {}
     own = next((place for place in (model, content) if 'name' in place), {})
-    key, state = weights(own, content, model)
+    key, state = find_weights(own, content, model)
     if state is None:
         raise UserError('holds no model; a weight file is {"model": {"name", "args", "sd"}}')
     name, args, meta = own.get('name', ''), own.get('args'), content.get('meta')
@@ -165,19 +165,19 @@ def entries(content: Any) -> tuple[dict | None, dict, dict, list[str]]:
     return {'name': name, 'args': args} if own else None, state, meta, notes
 
 
-def weights(own: dict, *places: dict) -> tuple[str | None, Any]:
+def find_weights(own: dict, *places: dict) -> tuple[str | None, Any]:
     """Under which key the weights lie that count, None for `places` themselves, and the weights, None if there are
     none. What lies as `sd` beside the name, in `own`, need not be weights."""
     for key in WEIGHTS:
         if key == 'sd' and 'sd' in own:
             return key, own['sd']
         for place in places:
-            if is_state(place.get(key)):
+            if is_state_dict(place.get(key)):
                 return key, place[key]
-    return None, next((place for place in places if is_state(place)), None)
+    return None, next((place for place in places if is_state_dict(place)), None)
 
 
-def is_state(value: Any) -> bool:
+def is_state_dict(value: Any) -> bool:
     """Whether something is a dict of at least one tensor and nothing else."""
     return isinstance(value, dict) and bool(value) and all(isinstance(part, torch.Tensor) for part in value.values())
 
