@@ -1,16 +1,17 @@
 """Sets of images to evaluate on, checked before any work, and the words for how numbers on them are taken."""
 
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets.degradations import by_matlab
+from datasets.wrappers import Evaluation, PairedEvaluation
 from models.evaluation.metrics import border, check_large_enough
 from utils import UserError, check_complete, error_prefix, load_config, suggestion
 
 SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}
 DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'test' / 'set5.yaml'  # an example of a base
 WRAPPERS = ('sr-evaluation', 'sr-evaluation-paired')
+EvaluationSet = Evaluation | PairedEvaluation
 
 
 def read_test_config(path: Path) -> dict:
@@ -28,7 +29,7 @@ def read_test_config(path: Path) -> dict:
     return config
 
 
-def make_set(spec: dict, protocol: str) -> Any:
+def make_set(spec: dict, protocol: str) -> EvaluationSet:
     """The dataset of a spec. Raises UserError for images that are unreadable or too small for the protocol."""
     dataset = datasets.make(spec)
     for i in range(len(dataset)):
@@ -38,7 +39,7 @@ def make_set(spec: dict, protocol: str) -> Any:
     return dataset
 
 
-def caption(dataset: Any, protocol: str, eight_bit: bool, ensemble: bool) -> tuple[str, str]:
+def caption(dataset: EvaluationSet, protocol: str, eight_bit: bool, ensemble: bool) -> tuple[str, str]:
     """How the numbers are taken, in two parts: what depends on the scale, and what does not."""
     scale = getattr(dataset, 'scale', None)
     if scale is None:

@@ -91,7 +91,7 @@ def optional(config: dict, key: str) -> Any:
     return OPTIONAL.get(key) if config.get(key) is None else config[key]
 
 
-def check_stages(named: Any) -> None:
+def check_stages(named: object) -> None:
     """Raise UserError if `named` is no mapping of names to stages."""
     if not isinstance(named, dict) or not named:
         raise UserError('stages is a mapping with at least one stage')

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from torch import nn
 
 from utils import UserError, check_keys, suggestion
 
@@ -15,7 +15,7 @@ FUSED = ('adam', 'adamw')  # whose steps torch takes in one go on these devices
 FUSED_ON = ('cpu', 'cuda')
 
 
-def make_optimizer(model: Any, spec: Mapping, lr: float) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, spec: Mapping, lr: float) -> torch.optim.Optimizer:
     """The optimizer that `spec`, already checked (`check_optimizer`), describes, with the learning rate `lr`.
 
     `spec`: `name`, one of timm's; `args`, its own; `lr`: parts of the model to factors of the learning rate, as

@@ -1,7 +1,5 @@
 """What a stage of training is: its keys in a config, its length in steps, its learning rate."""
 
-from typing import Any
-
 import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
@@ -26,7 +24,7 @@ KEYS = (
 )
 
 
-def check_stage(stage: Any) -> None:
+def check_stage(stage: object) -> None:
     """Raise UserError if the keys of a stage, a mapping with some of `KEYS`, do not fit together.
 
     A key that is null is absent.
@@ -103,7 +101,7 @@ def in_steps(stage: dict, steps_per_epoch: float) -> dict:
     return planned
 
 
-def schedule(optimizer: torch.optim.Optimizer, stage: dict) -> Any:
+def schedule(optimizer: torch.optim.Optimizer, stage: dict) -> CosineLRScheduler | MultiStepLRScheduler:
     """The learning rate of a stage of `in_steps`: `.step_update(step)` sets that of any step, whatever was set before.
 
     Warm-up from `warmup_lr` to `lr`; then 'cosine' to 0 at the last step, or 'multi-step', `gamma` times as much from

@@ -26,8 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.registry import build, models
+from models.rendering.implicit import ImplicitModel
 from models.weights.published import from_published, is_published
-from models.weights.surgery import Model, fitted, fold
+from models.weights.surgery import fitted, fold
 from utils import Note, UserError, atomic_path, error_prefix, is_number, load_config
 
 WITHOUT_WEIGHTS = ('bicubic',)
@@ -42,7 +43,7 @@ WRAPPERS = ('module', '_orig_mod')  # of DataParallel, DistributedDataParallel a
 # ---------------------------------------------------------------- writing
 
 
-def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
+def save(path: str | Path, model: ImplicitModel, meta: dict | None = None) -> None:
     """Write a model's weights, spec and `meta` (strings and numbers; those of the model if None) to `path`, all or
     nothing: a safetensors file if it ends in `.safetensors`, else one of `torch.save`."""
     spec, state, meta = model.spec, model.state_dict(), dict(model.meta if meta is None else meta)
@@ -58,7 +59,7 @@ def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None = None) -> Model:
+def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None = None) -> ImplicitModel:
     """The model of a weight file or training checkpoint, own or published, ready for inference; or by its name, of
     `WITHOUT_WEIGHTS`, one that has nothing to load. `spec`, `{'name', 'args'}`, is for a file without one.
 
@@ -196,7 +197,7 @@ def check_card(meta: dict) -> None:
 # ---------------------------------------------------------------- names and specs
 
 
-def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
+def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:
     """The model of `spec`, own or published, with the weights `state`, whose names may have prefixes, and notes on
     these. Raises UserError, naming parameters, if they do not fit."""
     if set(spec) != {'name', 'args'} or not isinstance(spec['args'], dict):
@@ -234,7 +235,7 @@ def unwrapped(state: dict) -> tuple[dict, list[str]]:
     return plain, [f'{prefix}.' for prefix in prefixes]
 
 
-def known(state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
+def known(state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:
     """The model of weights without a spec: that of `configs/train` whose parameters have their names and shapes, and
     notes. Raises UserError if there is none, or if there are several that compute differently."""
     found: dict[str, tuple[dict, Path]] = {}
