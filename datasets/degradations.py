@@ -14,13 +14,12 @@ from utils import UserError
 
 
 def degrade(hr: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
-    """The LR image of `hr` by the evaluation protocol, and the part of `hr` that it shows.
+    """The LR image of `hr` by the evaluation protocol, and `hr` cropped to what the LR image shows.
 
     `hr (H, W)` or `(H, W, 3)` uint8; `scale` a number, or (sy, sx). At x2, x3 and x4 the image is cropped to a multiple
     of the scale and reduced by MATLAB's bicubic. At any other scale, an axis of n HR pixels has `m = floor(n / s)` LR
     pixels; it is cropped to `round(m s)` HR pixels and reduced by PIL's bicubic.
-    Returns `(lr, hr)`, uint8.
-    Raises UserError for a scale that is not positive and finite or leaves no LR pixel.
+    Returns `(lr, hr)`, uint8. Raises UserError for a scale that is not positive and finite or leaves no LR pixel.
     """
     scales = scale_pair(scale)
     lr_size, hr_size = sizes(hr.shape[:2], scales)
@@ -31,8 +30,8 @@ def degrade(hr: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sizes(size: Sequence[int], scale: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """For an HR image of `size` (h, w) at `scale` (sy, sx): the size of the LR image, and that of the part of the HR
-    image that it shows. Raises UserError if no LR pixel is left."""
+    """The sizes of the LR image and of the cropped HR image, for an HR image of `size` (h, w) at `scale` (sy, sx).
+    Raises UserError if no LR pixel is left."""
     lr_size = tuple(math.floor(n / s + 1e-9) for n, s in zip(size, scale))
     if min(lr_size) < 1:
         raise UserError(f'an image of {size[0]} x {size[1]} pixels is too small for scale {scale[0]:g} x {scale[1]:g}')
@@ -40,5 +39,5 @@ def sizes(size: Sequence[int], scale: Sequence[float]) -> tuple[tuple[int, ...],
 
 
 def by_matlab(scale: Sequence[float]) -> bool:
-    """Whether the protocol uses MATLAB's bicubic at a scale (sy, sx), and not PIL's."""
+    """Whether the protocol uses MATLAB's bicubic, rather than PIL's, at a scale (sy, sx)."""
     return scale[0] == scale[1] and scale[0] in (2, 3, 4)

@@ -10,7 +10,7 @@ from utils import cubic
 
 
 def matlab_taps(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The weights and indices, both `(n_out, taps)`, that resize an axis by `scale` = output / input.
+    """The weights and indices, both `(n_out, taps)`, that resize an axis by `scale` (output / input).
 
     When reducing, the kernel is widened by 1/scale (antialiasing). The weights of an output pixel sum to 1, and taps
     beyond the border read the border pixel.
@@ -25,9 +25,9 @@ def matlab_taps(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.nda
 def matlab_resize(image: np.ndarray, size: Sequence[int], scale: Sequence[float], to_uint8: bool = True) -> np.ndarray:
     """MATLAB's `imresize(image, scale, 'bicubic')`: rows first, then columns.
 
-    `image (H, W)` or `(H, W, C)`, 0..255; `size` (h, w); `scale` (sy, sx), output / input. With `to_uint8` the values
-    are rounded half up and clipped after each pass, as MATLAB does for a uint8 image; otherwise the result is float64,
-    as for a double image.
+    `image (H, W)` or `(H, W, C)` in 0..255; `size` (h, w); `scale` (sy, sx), output / input. With `to_uint8` the values
+    are rounded half up and clipped after each pass, as MATLAB does with a uint8 image; otherwise the result is float64,
+    as with a double image.
     """
     for axis in (0, 1):
         weight, index = matlab_taps(image.shape[axis], size[axis], scale[axis])

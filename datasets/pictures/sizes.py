@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 from utils import UserError
 
-OUTPUT_LIMIT = 10**9  # pixels; more is taken for a slip of the finger
+OUTPUT_LIMIT = 10**9  # pixels; more is taken for a typing mistake
 Size = Callable[[tuple[int, ...]], tuple[float, ...]]
 Scale = float | Sequence[float]  # one number, or (sy, sx)
 
 
 def scale_pair(scale: object) -> tuple[float, ...]:
-    """The (sy, sx) of a number or a pair, which may be text. Raises UserError if they are not positive and finite."""
+    """A number or a pair, which may be text, as (sy, sx). Raises UserError if they are not positive and finite."""
     try:
         pair = tuple(float(s) for s in (scale if isinstance(scale, (list, tuple)) else (scale, scale)))
     except (TypeError, ValueError):
@@ -28,9 +28,8 @@ def scale_pair(scale: object) -> tuple[float, ...]:
 
 
 def parse_scale(text: str) -> tuple[float, ...]:
-    """(sy, sx) of '3.3' or '2x' (both), or of '2,3.5' or '2x3.5': height, width. Raises UserError as `scale_pair` does.
-
-    For all programs: what people type.
+    """The (sy, sx) that people type: '3.3' or '2x' for both, '2,3.5' or '2x3.5' for height and width. Raises UserError
+    as `scale_pair` does.
     """
     parts = [part.strip() for part in re.split('[,x×]', text.lower())]
     if parts[1:] == [''] and ',' not in text:
@@ -44,9 +43,9 @@ def parse_scale(text: str) -> tuple[float, ...]:
 
 
 def output_size(input_size: tuple[int, ...], wanted: Size) -> tuple[int, ...]:
-    """The output's (h, w), whole numbers, for an image of `input_size` (h, w), by what a `by_...` gave.
+    """The output's (h, w) in whole pixels, for an image of `input_size` (h, w); `wanted` is the result of a `by_...`.
 
-    Raises UserError for an empty size and one of more than `OUTPUT_LIMIT` pixels.
+    Raises UserError for an empty size and for more than `OUTPUT_LIMIT` pixels.
     """
     size = wanted(input_size)
     if math.prod(size) > OUTPUT_LIMIT:
@@ -57,7 +56,7 @@ def output_size(input_size: tuple[int, ...], wanted: Size) -> tuple[int, ...]:
 
 
 def by_scale(text: str) -> Size:
-    """'3.7', or '2,3.5' for (height, width): what `parse_scale` reads."""
+    """'3.7', or '2,3.5' for (height, width), as in `parse_scale`."""
     try:
         y, x = parse_scale(text)
     except UserError as error:
@@ -66,7 +65,7 @@ def by_scale(text: str) -> Size:
 
 
 def by_resolution(text: str) -> Size:
-    """'720,1280', or '720,' or ',1280' for one side and the ratio kept."""
+    """'720,1280' for height and width; '720,' or ',1280' for one side, where the other keeps the ratio."""
     sides = re.fullmatch(r'\s*(\d{1,9})\s*[x×*]\s*(\d{1,9})\s*', text, re.ASCII | re.IGNORECASE)
     if sides:
         first, second = sides.groups()

@@ -25,8 +25,8 @@ def evaluate(
 ) -> dict:
     """Render every LR image of `dataset` at the size of its HR image and compare.
 
-    `dataset` gives items as `datasets.wrappers.Evaluation` does; `progress` shows how far it is; `each(name, image)`
-    receives every output, `(3, h, w)` in [0, 1]; the rest as in `evaluate_image`.
+    `progress`: whether to show a progress bar. `each(name, image)` is called with every output, `(3, h, w)` in [0, 1].
+    The other arguments are as in `evaluate_image`.
 
     Returns `{'images': [{'name', 'psnr', 'ssim', 'seconds'}], 'psnr', 'ssim', 'seconds'}`; the last three are the means
     of the images' values. Raises UserError, naming the image, for one that is too small for the protocol.
@@ -54,8 +54,8 @@ def evaluate_image(
 
     `protocol` is 'benchmark' or 'div2k' (`models/evaluation/metrics.py`); `eight_bit` rounds the output to 8 bits
     before it is compared; `ensemble` renders by `models.rendering.self_ensemble`. Returns `{'name', 'psnr', 'ssim',
-    'seconds'}`, the seconds being those of the rendering alone, and the output, `(3, h, w)` in [0, 1]. Raises UserError
-    as `evaluate` does.
+    'seconds'}`, where the seconds are the time of rendering alone, and the output, `(3, h, w)` in [0, 1]. Raises
+    UserError as `evaluate` does.
     """
     lr, size = item['lr'][None].to(device), item['hr'].shape[-2:]
     with error_prefix(item['name']):
@@ -70,5 +70,5 @@ def evaluate_image(
 
 
 def means(images: list[dict]) -> dict[str, float]:
-    """PSNR, SSIM and seconds, each the mean of the images' values: infinite as soon as one is, NaN where one is."""
+    """The images' mean PSNR, SSIM and seconds; a mean is infinite or NaN if one of its values is."""
     return {key: sum(image[key] for image in images) / len(images) for key in ('psnr', 'ssim', 'seconds')}

@@ -7,13 +7,13 @@ from torch.nn import functional as F
 
 from utils import UserError, suggestion
 
-LUMA = (65.738, 129.057, 25.064)  # of 256, for RGB in [0, 1]; MATLAB's rgb2ycbcr
-EXTRA_SHAVE = {'benchmark': 0, 'div2k': 6}  # pixels besides ceil(scale)
-WINDOW = 11  # pixels of SSIM's window, a side
+LUMA = (65.738, 129.057, 25.064)  # weights of RGB in [0, 1], times 256; as MATLAB's rgb2ycbcr
+EXTRA_SHAVE = {'benchmark': 0, 'div2k': 6}  # pixels more than ceil(scale)
+WINDOW = 11  # side of SSIM's window, in pixels
 
 
 def border(protocol: str, scale: tuple[float, float]) -> tuple[int, int]:
-    """Pixels that the protocol leaves out at each border, (rows, columns), at `scale` (sy, sx).
+    """How many pixels the protocol leaves out at each border, (rows, columns), at `scale` (sy, sx).
 
     Raises UserError for an unknown protocol.
     """
@@ -24,7 +24,7 @@ def border(protocol: str, scale: tuple[float, float]) -> tuple[int, int]:
 
 
 def check_large_enough(size: tuple[int, int], protocol: str, scale: tuple[float, float]) -> None:
-    """Raise UserError if of an image of `size` (h, w) too little is left without the border for SSIM's window."""
+    """Raise UserError if an image of `size` (h, w) without its border is smaller than SSIM's window."""
     rows, columns = border(protocol, scale)
     if min(size[0] - 2 * rows, size[1] - 2 * columns) < WINDOW:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Sets of images to evaluate on, checked before any work, and the words for how numbers on them are taken."""
+"""Sets of images to evaluate on, checked before any work, and how numbers measured on them are described."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from models.evaluation.metrics import border, check_large_enough
 from utils import UserError, check_complete, error_prefix, load_config, suggestion
 
 SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}
-DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'test' / 'set5.yaml'  # an example of a base
+DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'test' / 'set5.yaml'  # an example of a complete config
 WRAPPERS = ('sr-evaluation', 'sr-evaluation-paired')
 EvaluationSet = Evaluation | PairedEvaluation
 
@@ -17,7 +17,7 @@ EvaluationSet = Evaluation | PairedEvaluation
 def read_test_config(path: Path) -> dict:
     """The test config at `path`, a dict with the spec of its 'dataset' and its 'protocol'.
 
-    Raises UserError for what is missing or unknown; what the spec says is not looked at.
+    Raises UserError for missing and unknown keys; the arguments of the dataset are not checked.
     """
     config = {key: value for key, value in load_config(path, SCHEMA).items() if value}
     check_complete(config, SCHEMA, path, DEFAULTS)
@@ -40,7 +40,7 @@ def make_set(spec: dict, protocol: str) -> EvaluationSet:
 
 
 def caption(dataset: EvaluationSet, protocol: str, eight_bit: bool, ensemble: bool) -> tuple[str, str]:
-    """How the numbers are taken, in two parts: what depends on the scale, and what does not."""
+    """How the numbers are measured, in two parts: what depends on the scale, and what does not."""
     scale = getattr(dataset, 'scale', None)
     if scale is None:
         lr, shaved = 'LR images as found', f'ceil(scale) + {border(protocol, (0, 0))[0]}'

@@ -28,7 +28,7 @@ class SinusoidBias(nn.Module):
         self.max_exponent = max_exponent
 
     def along(self, axis: int, offset: torch.Tensor) -> torch.Tensor:
-        """The part of the bias that `axis` (0: y, 1: x) gives, the constant left out: `(...)` to `(..., heads)`."""
+        """The part of the bias that depends on the offset along `axis` (0: y, 1: x): `(...)` to `(..., heads)`."""
         with torch.autocast(offset.device.type, enabled=False):
             weight = self.proj.weight.to(torch.promote_types(self.proj.weight.dtype, torch.float32))
             quarter = weight.shape[1] // 4
@@ -42,5 +42,5 @@ class SinusoidBias(nn.Module):
             return F.linear(angle.sin(), of_sine) + F.linear(angle.cos(), of_cosine)
 
     def constant(self) -> torch.Tensor:
-        """The part of the bias that no offset changes, `(heads,)`."""
+        """The part of the bias that does not depend on the offset, `(heads,)`."""
         return self.proj.bias

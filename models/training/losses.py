@@ -33,8 +33,8 @@ class L1(Loss):
 class RMSE(Loss):
     """The mean over patches of the root of a patch's mean squared difference.
 
-    Between L1 and the logarithm that PSNR takes (HINet, arXiv 2105.06086): within a patch what cannot be known comes
-    out as the mean of what it may be, and no patch outweighs the others. Below 1e-4 a difference counts no more.
+    It lies between L1 and PSNR's logarithm (HINet, arXiv 2105.06086): within a patch, uncertain detail comes out as the
+    mean of what is possible, and no patch outweighs the others. Differences below 1e-4 hardly count.
     """
 
     def forward(self, colour: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

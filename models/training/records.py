@@ -21,7 +21,7 @@ from utils import UserError
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """That `path` cannot be written, as on a full disk, becomes a UserError that names it."""
+    """Turn an error that `path` cannot be written, as on a full disk, into a UserError that names it."""
     try:
         yield
     except OSError as error:
@@ -54,7 +54,7 @@ class Log:
                     raise
 
     def mend(self) -> None:
-        """Remove the beginning of a line in whose writing the run was killed."""
+        """Remove an unfinished last line, left when the run was killed while writing it."""
         with parallel.together():
             if parallel.rank() > 0 or not self.path.exists():
                 return
@@ -64,9 +64,9 @@ class Log:
 
 
 def describe(images: Any) -> list[dict]:
-    """Name, size in pixels and, of files, size in bytes of each image of a data set, in its order.
+    """The name, the size in pixels and, if it is a file, the size in bytes of each image of a dataset, in its order.
 
-    `images`: a data set as `datasets.image_folder.ImageFolder`; what it repeats is told once.
+    `images`: a dataset such as `datasets.image_folder.ImageFolder`; repetitions are left out.
     """
     described = []
     for i in range(len(images) // getattr(images, 'repeat', 1)):

@@ -25,14 +25,14 @@ class Meter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """What is done in this block is waiting for data."""
+        """Count the time that this block takes as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """What is done in this block is no training."""
+        """Leave out the time that this block takes."""
         began = time.perf_counter()
         yield
         self.began += time.perf_counter() - began
@@ -103,8 +103,8 @@ class Report:
 def tensorboard(folder: Path) -> Iterator[SummaryWriter | None]:
     """TensorBoard's writer to `folder` on rank 0, None on the others.
 
-    What its thread cannot write is told by the next call of the writer, and not by the thread as well. Raises UserError
-    on all ranks, at the beginning.
+    If its thread cannot write something, the next call of the writer raises the error, and the thread prints nothing.
+    Raises UserError, on all ranks, if the folder cannot be written at the beginning.
     """
     writer, show = None, threading.excepthook
     with parallel.together():

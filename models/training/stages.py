@@ -69,14 +69,14 @@ def check_stage(stage: object) -> None:
 
 
 def unit(stage: dict) -> str:
-    """What the lengths of a stage are counted in."""
+    """The unit of the lengths of a stage."""
     return 'epochs' if stage.get('epochs') is not None else 'steps'
 
 
 def in_steps(stage: dict, steps_per_epoch: float) -> dict:
-    """The checked `stage` with all its keys, and all its lengths in whole steps.
+    """The checked `stage` with all its keys, and with all its lengths in whole steps.
 
-    Raises UserError where the warm-up takes it all.
+    Raises UserError if the warm-up leaves no steps.
     """
 
     def steps(length):
