@@ -195,7 +195,7 @@ def decode_by_pillow(file: BinaryIO, begin: bytes) -> Decoded:
     if image.format in ('AVIF', 'HEIF'):
         labels = {} if image.info.get('icc_profile') else container_labels(begin)
         if bits_in(begin) > 8:
-            notes.append(f'of its {bits_in(begin)} bits a sample 8 are read')
+            notes.append(f'of its {bits_in(begin)} bits per sample, only 8 are read')
     samples = with_transparent_colour(samples, image)
     icc, said = profile(None if image.mode == 'CMYK' else image.info.get('icc_profile'))
     exif, orientation, lost = metadata(image, file)
@@ -393,7 +393,7 @@ def described(kind: Format, size: Sequence[int], picture: Picture) -> tuple[Head
     if alpha and not kind.alpha:
         notes.append(f'{kind.name} has no alpha: laid over white')
     if bits < picture.bits:
-        notes.append(f'{kind.name} is written with {bits} bits a sample, not {picture.bits} as PNG and TIFF would be')
+        notes.append(f'{kind.name} is written with {bits} bits per sample, not {picture.bits} as PNG and TIFF would be')
     icc = picture.icc
     if icc and (not kind.icc or not kind.grey and icc[16:20] == b'GRAY'):
         icc = None
