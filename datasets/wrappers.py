@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.degradations import Degradation, Degradations, case
 from datasets.registry import make, register
 from datasets.resize import degrade, pil_resize, scale_pair, sizes
 from utils import UserError, check_numbers, check_whole, error_prefix
@@ -29,14 +30,19 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
-def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict:
-    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `degrade` says.
+def evaluation_item(
+    name: str, hr: np.ndarray, scale: tuple[float, ...], degradation: Degradation = Degradation()
+) -> dict:
+    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `degrade` says,
+    between the steps of `degradation` before and after the reduction.
 
     `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
     Raises UserError as `degrade` does.
     """
     with error_prefix(name):
-        lr, hr = degrade(hr, scale)
+        height, width = sizes(hr.shape[:2], scale)[1]
+        lr, _ = degrade(degradation.soften(hr, scale), scale)
+    lr, hr = degradation.spoil(lr), hr[:height, :width]
     return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': scale}
 
 
@@ -44,12 +50,13 @@ def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict
 class Evaluation:
     """HR images and their LR images at a fixed scale, made on the fly.
 
-    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not. An item is that of
-    `evaluation_item`.
+    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not; `degrade`: one of
+    `datasets.degradations.CASES`. An item is that of `evaluation_item`. Raises UserError for an unknown degradation.
     """
 
-    def __init__(self, dataset: Any, scale: Any):
+    def __init__(self, dataset: Any, scale: Any, degrade: str = 'clean'):
         self.dataset, self.scale = built(dataset), scale_pair(scale)
+        self.degrade, self.degradation = degrade, case(degrade)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -61,7 +68,7 @@ class Evaluation:
             return name, sizes(self.dataset[i].shape[:2], self.scale)[1], self.scale
 
     def __getitem__(self, i: int) -> dict:
-        return evaluation_item(self.dataset.name(i), self.dataset[i], self.scale)
+        return evaluation_item(self.dataset.name(i), self.dataset[i], self.scale, self.degradation)
 
 
 @register('sr-evaluation-paired')
@@ -114,6 +121,8 @@ class Training:
     With `shrink` below 1 the crop of every second sample, at random, is a larger one of the image that is reduced to
     these HR pixels, to between `shrink` times its size (or what the image allows) and all of it: sharper images, with
     less of their compression. Source: FSRCNN (arXiv 1608.00367, section 4.1).
+    With `degrade`, a mapping as in `datasets.degradations.Degradations`, LR images are made by degradations drawn at
+    random, and not by Pillow's bicubic alone.
 
     An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel'
     `(queries,)` HR pixels `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all
@@ -135,6 +144,7 @@ class Training:
         augment: bool = True,
         shrink: float = 1,
         seed: int = 0,
+        degrade: dict | None = None,
     ):
         if draw not in DRAWS:
             raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')
@@ -149,6 +159,7 @@ class Training:
             raise UserError(f'sr-training: scales from {scale_min} to {scale_max} make no sense')
         if not 0 < shrink <= 1:
             raise UserError(f'sr-training: shrink is above 0 and at most 1, not {shrink}')
+        self.degradations = None if degrade is None else Degradations(degrade)
         self.dataset = built(dataset)
         self.scales = (scale_min, scale_max)
         self.batch_size, self.steps, self.patch, self.queries = batch_size, steps, patch, queries
@@ -201,5 +212,6 @@ class Training:
         else:
             count = round(self.queries * (self.patch / side) ** 2)
             index = random.choice(self.patch**2, min(max(count, 1), self.patch**2), replace=False)
-        lr = pil_resize(hr, (self.patch, self.patch))
+        degradation = self.degradations.draw(self.random(3, n)) if self.degradations else Degradation()
+        lr = degradation.reduce(hr, (self.patch, self.patch))
         return {'lr': to_tensor(lr), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}

@@ -32,7 +32,7 @@ SCHEMA: dict[str, Any] = {
     'clip_grad': None,
     'ema_decay': None,
     'max_bad_steps': None,  # steps in a row that may be skipped
-    'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None},
+    'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None, 'degrade': None},
     'validate_every': None,
     'save_every': None,
 }
@@ -106,11 +106,14 @@ def check_stages(named: Any) -> None:
 def check_validation(validation: dict) -> None:
     """Raise UserError if a key of `validation` is missing or makes no sense."""
     for key in SCHEMA['validation']:
-        if not validation or validation.get(key) is None:
+        if not validation or (key != 'degrade' and validation.get(key) is None):
             raise UserError(f'validation: the key {key!r} is missing')
     scales = validation['scales']
     if not isinstance(scales, list) or not all(is_number(scale) and scale > 0 for scale in scales):
         raise UserError(f'validation: scales is a list of numbers above 0, not {scales!r}')
+    cases = validation.get('degrade')
+    if cases is not None and not (isinstance(cases, list) and cases):
+        raise UserError(f'validation: degrade is a list of degradations, not {cases!r}')
 
 
 def changes(before: dict, after: dict, above: str = '') -> Iterator[tuple[str, object, object]]:

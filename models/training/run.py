@@ -80,7 +80,11 @@ class Run:
                 self.samples.append(self.stage_samples(images, number))
         images = datasets.make(config['validation']['dataset'])
         sets = {
-            f'x{scale:g}': {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}}
+            f'x{scale:g}' + f'-{case}' * (case != 'clean'): {
+                'name': 'sr-evaluation',
+                'args': {'dataset': images, 'scale': scale, 'degrade': case},
+            }
+            for case in config['validation'].get('degrade') or ['clean']
             for scale in config['validation']['scales']
         }
         self.validation = {name: make_set(spec, config['validation']['protocol']) for name, spec in sets.items()}
@@ -198,6 +202,7 @@ class Run:
                     'steps': stage['steps'],
                     'seed': config['seed'] + number,
                     'shrink': stage['shrink'],
+                    'degrade': stage['degrade'],
                     **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')},
                 },
             }

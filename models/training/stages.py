@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
+from datasets.degradations import Degradations
 from models.training import losses
 from utils import UserError, is_number, is_whole, suggestion
 
@@ -23,6 +24,7 @@ KEYS = (
     'loss',
     'blocks',
     'shrink',
+    'degrade',
 )
 
 
@@ -65,6 +67,8 @@ def check(stage: Any) -> None:
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):
         raise UserError(f'shrink is above 0 and at most 1, not {stage["shrink"]!r}')
+    if 'degrade' in given:
+        Degradations(stage['degrade'])  # which checks it
     milestones = stage.get('milestones') or []
     if not isinstance(milestones, list) or not all(map(is_number, milestones)) or milestones != sorted(milestones):
         raise UserError(f'milestones is an ascending list of {unit(stage)}, not {milestones!r}')
@@ -97,6 +101,7 @@ def in_steps(stage: dict, steps_per_epoch: float) -> dict:
         'loss': stage.get('loss') or 'l1',
         'blocks': stage.get('blocks'),
         'shrink': stage.get('shrink') or 1,
+        'degrade': stage.get('degrade'),
     }
     if planned['warmup_steps'] >= planned['steps']:
         raise UserError(f'{planned["steps"]} steps leave none after a warm-up of {planned["warmup_steps"]} steps')
