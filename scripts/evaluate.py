@@ -1,6 +1,7 @@
 """Evaluate models on sets of images at any scales, in one table.
 
     python scripts/evaluate.py -models modelzoo/EDSR_light_MSIT.pth bicubic -sets set5 set14 -scales 2 3 4 3.3 2x3.5
+    python scripts/evaluate.py -models nlmeans+light.pth photo.pth -sets set14 -scales 3 -degrade jpeg60 noise8
     torchrun --nproc_per_node 4 scripts/evaluate.py ...         # shared by 4 processes, with the same result
 
 Every entry of the table is kept in a file of its own as soon as it is known, and not computed again.
@@ -10,6 +11,7 @@ import csv
 import datetime
 import hashlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -28,8 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
+from datasets.degradations import CASES, case  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
+from models.evaluation.denoised import PREFIX, Denoised  # noqa: E402
 from models.evaluation.loop import evaluate_image, means  # noqa: E402
 from models.evaluation.sets import caption, make_set, read_config  # noqa: E402
 from utils import (  # noqa: E402
@@ -68,6 +72,7 @@ class Cell(NamedTuple):
     """An entry of the table: what it is the result of."""
 
     set: str
+    degrade: str  # what happens to its LR images, by name
     scale: tuple  # (sy, sx)
     contender: Contender
     dataset: object
@@ -77,7 +82,13 @@ class Cell(NamedTuple):
 
 def parse():
     parser = Parser('Evaluate models on sets of images at any scales, in one table.')
-    parser.add_argument('-models', required=True, nargs='+', metavar='MODEL', help='weight files, or bicubic')
+    parser.add_argument(
+        '-models',
+        required=True,
+        nargs='+',
+        metavar='MODEL',
+        help=f'weight files, or bicubic; {PREFIX}FILE: after scikit-image has denoised the LR images',
+    )
     parser.add_argument(
         '-sets',
         required=True,
@@ -86,6 +97,13 @@ def parse():
         help=f'{", ".join(sorted(SETS))}, a folder of HR images, or a config as in configs/test',
     )
     parser.add_argument('-scales', required=True, nargs='+', metavar='S', help='2, 3.3, or 2x3.5 for height x width')
+    parser.add_argument(
+        '-degrade',
+        nargs='+',
+        default=['clean'],
+        metavar='NAME',
+        help=f'what happens to the LR images: {", ".join(CASES)}; clean if left out',
+    )
     parser.add_argument('-name', default='evaluation', help='folder in save/ for the results; evaluation if left out')
     parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
     parser.add_argument('-eight-bit', action='store_true', help='round the outputs to 8 bits before they are compared')
@@ -97,15 +115,16 @@ def parse():
 def main(args):
     folder = Path('save') / args.name
     scales = list(dict.fromkeys(map(parse_scale, args.scales)))
+    degradations = list(dict.fromkeys(args.degrade))
+    for name in degradations:
+        case(name)
     check_folder(folder / 'cells')
     device = own_device(args.device)
-    contenders = [
-        Contender(label, where, identity(where), models.load(where)) for label, where in labelled(args.models)
-    ]
+    contenders = [Contender(label, where, identity(where), load(where)) for label, where in labelled(args.models)]
     cells = [
         cell
         for label, where in labelled(args.sets)
-        for cell in set_cells(label, where, scales, contenders, args.eight_bit, args.ensemble)
+        for cell in set_cells(label, where, degradations, scales, contenders, args.eight_bit, args.ensemble)
     ]
     store, rank = processes()
     if rank == 0:
@@ -119,7 +138,14 @@ def main(args):
 # ---------------------------------------------------------------- what is to be done
 
 
+def load(where):
+    """The model of a weight file or by its name, behind a denoiser where `where` says so."""
+    return Denoised(models.load(where.removeprefix(PREFIX))) if where.startswith(PREFIX) else models.load(where)
+
+
 def identity(where):
+    if where.startswith(PREFIX):
+        return PREFIX + identity(where.removeprefix(PREFIX))
     if where in models.WITHOUT_WEIGHTS or not Path(where).is_file():
         return where
     return hashlib.sha256(Path(where).read_bytes()).hexdigest()
@@ -137,14 +163,17 @@ def set_config(where):
     raise UserError(f'{where}: neither a folder nor a config nor a set{suggestion(where, SETS)}')
 
 
-def set_cells(label, where, scales, contenders, eight_bit, ensemble):
+def set_cells(label, where, degradations, scales, contenders, eight_bit, ensemble):
     """The cells of a set. Raises UserError for what does not fit together, before anything is computed."""
     config = set_config(where)
     spec, protocol, cells = config['dataset'], config['protocol'], []
     paired = spec['name'] == 'sr-evaluation-paired'
     with error_prefix(where):
-        for scale in scales:
-            dataset = make_set(spec if paired else merge(spec, {'args': {'scale': list(scale)}}), protocol)
+        if paired and degradations != ['clean']:
+            raise UserError('-degrade goes with LR images that are made here, not with those of a set of pairs')
+        for degrade, scale in itertools.product(degradations, scales):
+            made = {} if paired else {'args': {'scale': list(scale), 'degrade': degrade}}
+            dataset = make_set(merge(spec, made), protocol)
             if not cells:
                 spec = merge(spec, {'args': {'dataset': dataset.dataset}})  # its images are read once
                 images = digest(dataset.dataset)
@@ -152,8 +181,9 @@ def set_cells(label, where, scales, contenders, eight_bit, ensemble):
                 check_scale(dataset, scale)
             for contender in contenders:
                 facts = [contender.identity, images, scale, protocol, eight_bit, ensemble]
+                facts += [] if degrade == 'clean' else [repr(case(degrade))]
                 key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-                cells.append(Cell(label, scale, contender, dataset, protocol, key))
+                cells.append(Cell(label, degrade, scale, contender, dataset, protocol, key))
     return cells
 
 
@@ -233,7 +263,7 @@ def compute(cells, store, rank, folder, device, args):
 
 def compute_image(cell, i, device, args):
     """The values of image `i` of the cell. Raises UserError if the output is not finite."""
-    with error_prefix(f'{cell.contender.label} on {cell.set} at {scale_text(cell.scale)}'):
+    with error_prefix(f'{cell.contender.label} on {set_text(cell.set, cell.degrade)} at {scale_text(cell.scale)}'):
         image, sr = evaluate_image(
             cell.contender.model, cell.dataset[i], cell.protocol, device, args.eight_bit, args.ensemble
         )
@@ -252,6 +282,7 @@ def write_cell(cell, store, folder, args):
     setting, protocol = caption(cell.dataset, cell.protocol, args.eight_bit, args.ensemble)
     facts = {
         'set': cell.set,
+        'degrade': cell.degrade,
         'scale': scale_text(cell.scale),
         'model': cell.contender.label,
         'file': cell.contender.file,
@@ -278,6 +309,11 @@ def scale_text(scale):
     return f'x{scale[0]:g}' if scale[0] == scale[1] else f'{scale[0]:g}x{scale[1]:g}'
 
 
+def set_text(name, degrade):
+    """A set, with what happens to its LR images."""
+    return name if degrade == 'clean' else f'{name}, {degrade}'
+
+
 def report(folder, cells, args):
     """Write and print the table of all cells, which are there."""
     results = [read_cell(folder, cell) for cell in cells]
@@ -299,7 +335,8 @@ def read_cell(folder, cell):
     try:
         result = json.loads(path.read_text(encoding='utf-8'))
         result['images'] = [image | {'psnr': float(image['psnr'])} for image in result['images']]
-        return result | {'psnr': float(result['psnr']), 'set': cell.set, 'model': cell.contender.label}
+        named = {'set': cell.set, 'degrade': cell.degrade, 'model': cell.contender.label}
+        return result | {'psnr': float(result['psnr'])} | named
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path}: not a result of this program; remove it') from error
 
@@ -312,7 +349,9 @@ def markdown(results):
     for first in range(0, len(results), len(names)):
         row = results[first : first + len(names)]
         values = (f'{r["psnr"]:.2f} / {r["ssim"]:.4f} / {r["seconds"]:.3g}' for r in row)
-        lines.append(f'| {row[0]["set"]} | {row[0]["scale"]} | ' + ' | '.join(values) + ' |')
+        lines.append(
+            f'| {set_text(row[0]["set"], row[0]["degrade"])} | {row[0]["scale"]} | ' + ' | '.join(values) + ' |'
+        )
     devices = dict.fromkeys(image['device'] for result in results for image in result['images'])
     lines += [
         '',
@@ -337,6 +376,7 @@ def as_csv(results):
     """A line a cell."""
     columns = [
         'set',
+        'degrade',
         'scale',
         'model',
         'psnr',
@@ -359,12 +399,12 @@ def plot(path, curves):
     """PSNR over scale, a line a model, sets beside each other; infinite values are left out."""
     from matplotlib.figure import Figure  # here, since it is slow and other processes and errors need none
 
-    sets = {cell.set: None for cell, _ in curves}
+    sets = {set_text(cell.set, cell.degrade): None for cell, _ in curves}
     figure = Figure(figsize=(5 * len(sets), 4), layout='constrained')
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets):
         lines = {}
         for cell, result in curves:
-            points = lines.setdefault(cell.contender.label, []) if cell.set == name else []
+            points = lines.setdefault(cell.contender.label, []) if set_text(cell.set, cell.degrade) == name else []
             if result['psnr'] < float('inf'):
                 points.append((cell.scale[0], result['psnr']))
         for label, points in lines.items():

@@ -47,6 +47,7 @@ def caption(dataset: Any, protocol: str, eight_bit: bool, ensemble: bool) -> tup
         equal = scale[0] == scale[1]
         factor = f'x{scale[0]:g}' if equal else f'x{scale[0]:g} in height and x{scale[1]:g} in width'
         lr = f'{factor}, LR by {"MATLAB" if by_matlab(scale) else "PIL antialiased"} bicubic'
+        lr += '' if dataset.degrade == 'clean' else f' and {dataset.degrade}: {dataset.degradation}'
         rows, columns = border(protocol, scale)
         shaved = f'{rows}' if rows == columns else f'{rows} rows and {columns} columns of'
     output = 'output rounded to 8 bits' if eight_bit else 'clamped float output'
