@@ -66,8 +66,7 @@ def train(config: dict, device: torch.device, args: argparse.Namespace) -> int:
     with parallel.first_alone():  # which decodes the images, if they are to be cached
         run = Run(config, folder, device)
     if args.profile:
-        run.begin_stage(run.read_state({}) if args.resume else None)
-        say(profile(run))
+        say(profile(run, args.resume))
         return 0
     with run:
         if args.resume:

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from datasets.degradations import Degradation, Degradations, case
+from datasets.pictures.resize import pil_resize
+from datasets.pictures.sizes import scale_pair
+from datasets.reduction import reduced, sizes
 from datasets.registry import make, register
-from datasets.resize import degrade, pil_resize, scale_pair, sizes
 from utils import UserError, check_numbers, check_whole, error_prefix
 
 DRAWS = ('pixel', 'block', 'patch')
@@ -33,15 +35,15 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 def evaluation_item(
     name: str, hr: np.ndarray, scale: tuple[float, ...], degradation: Degradation = Degradation()
 ) -> dict:
-    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `degrade` says,
+    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `reduced` says,
     between the steps of `degradation` before and after the reduction.
 
     `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
-    Raises UserError as `degrade` does.
+    Raises UserError as `reduced` does.
     """
     with error_prefix(name):
         height, width = sizes(hr.shape[:2], scale)[1]
-        lr, _ = degrade(degradation.soften(hr, scale), scale)
+        lr, _ = reduced(degradation.soften(hr, scale), scale)
     lr, hr = degradation.spoil(lr), hr[:height, :width]
     return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': scale}
 

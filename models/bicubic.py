@@ -17,7 +17,7 @@ class Bicubic(ImplicitModel):
     """MATLAB's `imresize(..., 'bicubic')` of a floating point image, at any points and any sizes.
 
     Where pixels of the output are larger than those of the LR image the kernel is widened by the same factor
-    (antialiasing). The rule in numpy is `datasets.resize.matlab_resize`.
+    (antialiasing). The rule in numpy is `datasets.pictures.resize.matlab_resize`.
     """
 
     receptive_field = 10**9  # the whole image: below x1 the kernel may be as wide as that

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models  # noqa: E402
 from datasets.pictures.image_io import check_output, read_image, write_figure  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.rendering import grid  # noqa: E402
 from utils import Parser, UserError, pixel, run_main  # noqa: E402

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
 from models.device import PRECISIONS, choose_device, timed  # noqa: E402
 from models.export import exported  # noqa: E402
 from models.export.graphs import has_graphs  # noqa: E402

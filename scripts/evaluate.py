@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from datasets.degradations import CASES, case  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.evaluation.denoised import PREFIX, Denoised  # noqa: E402
 from models.evaluation.loop import evaluate_image, means  # noqa: E402

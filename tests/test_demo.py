@@ -22,8 +22,8 @@ from PIL import Image, ImageCms
 import models
 from datasets.pictures import formats, jobs
 from datasets.pictures.image_io import Picture, read_image, write_image
-from datasets.pictures.sizes import by_longest, by_resolution, by_scale
-from datasets.resize import matlab_resize, parse_scale
+from datasets.pictures.resize import matlab_resize
+from datasets.pictures.sizes import by_longest, by_resolution, by_scale, parse_scale
 from models.rendering.render import check as check_part
 from models.rendering.self_ensemble import render_ensemble
 from models.rendering.upscaler import BYTES, Upscaler

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_pil_image
 
-from datasets.resize import matlab_resize
+from datasets.pictures.resize import matlab_resize
 
 PANEL = 400  # longest side of a panel, in pixels
 CROP = 28  # longest side of the part shown enlarged, in LR pixels, where it is not given

@@ -1,16 +1,46 @@
-"""Output sizes as people state them: each `by_...` reads an option's text and gives a function from the input's (h, w)
-to the output's, not yet rounded; for text that makes no sense it raises `argparse.ArgumentTypeError`."""
+"""Scales and output sizes as people state them.
+
+Each `by_...` reads the text of an option and returns a function from the input's (h, w) to the output's, not yet
+rounded. It raises `argparse.ArgumentTypeError` for text that makes no sense.
+"""
 
 import math
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from datasets.resize import parse_scale
 from utils import UserError
 
 OUTPUT_LIMIT = 10**9  # pixels; more is taken for a slip of the finger
 Size = Callable[[tuple[int, ...]], tuple[float, ...]]
+Scale = float | Sequence[float]  # one number, or (sy, sx)
+
+
+def scale_pair(scale: object) -> tuple[float, ...]:
+    """The (sy, sx) of a number or a pair, which may be text. Raises UserError if they are not positive and finite."""
+    try:
+        pair = tuple(float(s) for s in (scale if isinstance(scale, (list, tuple)) else (scale, scale)))
+    except (TypeError, ValueError):
+        pair = ()
+    if len(pair) != 2 or not all(math.isfinite(s) and s > 0 for s in pair):
+        raise UserError(f'a scale is a positive number, or two of them (height, width), not {scale!r}')
+    return pair
+
+
+def parse_scale(text: str) -> tuple[float, ...]:
+    """(sy, sx) of '3.3' or '2x' (both), or of '2,3.5' or '2x3.5': height, width. Raises UserError as `scale_pair` does.
+
+    For all programs: what people type.
+    """
+    parts = [part.strip() for part in re.split('[,x×]', text.lower())]
+    if parts[1:] == [''] and ',' not in text:
+        parts = parts[:1]
+    try:
+        return scale_pair(parts if parts[1:] else parts[0])
+    except UserError as error:
+        raise UserError(
+            f'a scale is a positive number, or two of them as 2x3.5 or 2,3.5 (height, width), not {text!r}'
+        ) from error
 
 
 def output_size(input_size: tuple[int, ...], wanted: Size) -> tuple[int, ...]:

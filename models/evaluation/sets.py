@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.resize import by_matlab
+from datasets.reduction import by_matlab
 from models.evaluation.metrics import border, check_size
 from utils import UserError, check_complete, error_prefix, load_config, suggestion
 

@@ -24,8 +24,8 @@ from utils import UserError, atomic_path, write_text
 
 OPSET = 20  # the first with the exact GELU as one operation
 DECODE_INPUTS = ('features', 'y', 'x', 'y_offset', 'x_offset', 'y_slot', 'x_slot', 'relative_cell')
-FEWEST_DB = 45  # between the pictures of weights stored in fewer bytes and of those in float32
-PHOTO, SCALE = Path(__file__).resolve().parents[2] / 'scripts' / 'demo.png', (2.5, 3.3)  # that they are seen in
+FEWEST_DB = 45  # smallest PSNR between the images that weights in fewer bytes and in float32 give
+PHOTO, SCALE = Path(__file__).resolve().parents[2] / 'scripts' / 'demo.png', (2.5, 3.3)  # by which they are compared
 
 
 def export(
@@ -35,8 +35,8 @@ def export(
 
     `weights`: the file that the model was loaded from. `precision`: how weights are stored, 'fp32', 'fp16' or 'int8';
     in all three runtimes compute in float32. Returns the description. Raises UserError for a model that has no graphs,
-    for packages that are missing, and, with nothing written, where weights stored so do not give the picture that those
-    in float32 give (`FEWEST_DB`).
+    for packages that are missing, and, with nothing written, if the stored weights give another image than the float32
+    ones (`FEWEST_DB`).
     """
     folder, weights = Path(folder), Path(weights)
     protos, told = made(model)
@@ -48,8 +48,8 @@ def export(
         compared = decibels(*(loaded(pair, told) for pair in (protos, stored)))
         if compared < FEWEST_DB:
             raise UserError(
-                f'stored in {precision}, these weights give a picture {compared:.1f} dB from that of '
-                f'float32, less than {FEWEST_DB} dB; nothing is written'
+                f'stored in {precision}, these weights give an image of {compared:.1f} dB against that of float32, '
+                f'less than {FEWEST_DB} dB; nothing is written'
             )
         protos = stored
     for name, proto in protos.items():
@@ -92,7 +92,7 @@ def digest(content: bytes) -> str:
 
 
 def decibels(*runtimes: Runtime) -> float:
-    """PSNR in dB between the pictures that two runtimes make of the bundled photo, values from 0 to 1."""
+    """PSNR in dB between the images that two runtimes make of the bundled photo, with values in [0, 1]."""
     lr = to_tensor(Image.open(PHOTO).convert('RGB'))[None]
     size = [round(n * scale) for n, scale in zip(lr.shape[-2:], SCALE)]
     first, second = (runtime.render(lr, size).clamp(0, 1).double() for runtime in runtimes)

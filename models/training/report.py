@@ -78,13 +78,13 @@ class Report:
             self.log.add(stage=self.stage, step=step, **numbers)
             self.meter = Meter()
 
-    def validated(self, step: int, scores: dict[str, float], pictures: dict[str, torch.Tensor]) -> None:
-        """The result after `step` steps has these PSNR values; `pictures (3, h, w)` in [0, 1] show it."""
+    def validated(self, step: int, scores: dict[str, float], images: dict[str, torch.Tensor]) -> None:
+        """Log the PSNR of each validation set after `step` steps, and show `images (3, h, w)`, in [0, 1]."""
         with parallel.together():
             if self.writer:
                 with writing(Path(self.writer.log_dir)):
-                    for name, picture in pictures.items():
-                        self.writer.add_image(f'{self.stage}/{name}', picture, step)
+                    for name, image in images.items():
+                        self.writer.add_image(f'{self.stage}/{name}', image, step)
         self.add_scalars(step, {f'PSNR {name}': value for name, value in scores.items()})
         self.log.add(stage=self.stage, step=step, psnr=scores)
         if self.writer:

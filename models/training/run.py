@@ -47,7 +47,8 @@ TIME_LIMIT = 1  # a reason to stop; signals are others, their numbers and 1
 class Run:
     """A training run in `folder` on `device`, by a config whose keys are checked (`models.training.config`).
 
-    `start` or `resume` takes the folder, `train` trains, `close` (or the end of a `with` block) gives the folder back.
+    `start` or `resume` takes the folder, `train` trains, `close` (or the end of a `with` block) gives the folder back;
+    `rehearsal` takes steps without touching the folder.
     With several ranks (`models/training/parallel.py`) each has its own run, and takes the same steps with its share of
     the samples; rank 0 writes. Raises UserError for stages, images and validation sets that cannot be used.
     """
@@ -131,13 +132,7 @@ class Run:
                 )
             state = self.read_state(before)
         with parallel.together():
-            try:
-                self.begin_stage(state)
-            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                if state is None or is_out_of_memory(error):
-                    raise
-                what = f'{type(error).__name__}: {error}'
-                raise UserError(f'{self.folder}/last.pth: its state does not go with the config ({what})') from error
+            self.begin_from(state)
         self.log.mend()
         if changed:
             say('changed since the run stopped: ' + ', '.join(f'{k} {a} -> {b}' for k, (a, b) in changed.items()))
@@ -260,6 +255,16 @@ class Run:
             if self.ema:
                 self.ema.module.load_state_dict(state['ema'])
 
+    def begin_from(self, state: dict | None) -> None:
+        """`begin_stage`. Raises UserError if the state in the folder does not go with the config."""
+        try:
+            self.begin_stage(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if state is None or is_out_of_memory(error):
+                raise
+            what = f'{type(error).__name__}: {error}'
+            raise UserError(f'{self.folder}/last.pth: its state does not go with the config ({what})') from error
+
     def result(self) -> nn.Module:
         """The weights that count: the average, if there is one."""
         return self.ema.module if self.ema else self.model
@@ -359,7 +364,7 @@ class Run:
     def validate(self, show: Callable[[str, torch.Tensor], object]) -> dict[str, float] | None:
         """PSNR of the result on every validation set, and their mean as 'mean'; None if a signal stops the run.
 
-        The images are shared among the ranks. `show(name, picture)` receives a `strip` of each set's first image.
+        The images are shared among the ranks. `show(name, image)` receives a `strip` of each set's first image.
         Raises UserError, on all ranks, for an image that cannot be read any more.
         """
         model, own, stopped = copy.deepcopy(self.result()).eval(), [], False
@@ -392,11 +397,11 @@ class Run:
 
     def validate_and_keep(self, report: Report) -> None:
         """Validate, unless a signal stops the run; keep the result if it is the best, or the stage's last."""
-        pictures: dict[str, torch.Tensor] = {}
-        scores = self.validate(pictures.__setitem__)
+        images: dict[str, torch.Tensor] = {}
+        scores = self.validate(images.__setitem__)
         if scores is None:
             return
-        report.validated(self.step, scores, pictures)
+        report.validated(self.step, scores, images)
         self.validated = self.step
         if scores and scores['mean'] > self.best:
             self.best = scores['mean']
@@ -555,6 +560,26 @@ class Run:
                 with self.saving_after_an_error():
                     report.took_step(self.step, found, self.optimizer.param_groups[0]['lr'])
                 self.agree_to_stop(time.monotonic() > deadline)
+
+    @contextlib.contextmanager
+    def rehearsal(self, resume: bool = False) -> Iterator[tuple[nn.Module, int, Callable[..., None]]]:
+        """Train a stage from its first step without writing anything, to see how long steps take.
+
+        Gives the model, the number of steps of the stage, and a function that takes the next step; its argument is
+        `part` of `train_step`. The stage is the first one or, with `resume`, the one in which the run in the folder
+        stopped, with the weights it had then. Raises UserError as `resume` does for a state that cannot be used.
+        """
+        self.begin_from(self.read_state({}) if resume else None)
+        self.step = 0
+
+        def take_step(part: Callable = contextlib.nullcontext) -> None:
+            with part('waiting for data'):
+                samples = self.next_batches(batches)
+            self.train_step(samples, part)
+            self.step += 1
+
+        with self.batches() as batches:
+            yield self.model, self.stages[self.stage]['steps'], take_step
 
     @contextlib.contextmanager
     def saving_after_an_error(self) -> Iterator[None]:

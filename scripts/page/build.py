@@ -81,7 +81,7 @@ def build(folder, modelzoo, runtime):
     light = next((modelzoo / name for name in LIGHT if (modelzoo / name).is_file()), None)
     if light is None:
         raise UserError(f'{modelzoo}: neither {LIGHT[0]} nor {LIGHT[1]} is there')
-    offered = [{'name': 'light', 'label': 'light: clean pictures', 'stops': [exported(light, folder, 'light', 0)]}]
+    offered = [{'name': 'light', 'label': 'light: clean images', 'stops': [exported(light, folder, 'light', 0)]}]
     cleaning = modelzoo / CLEANING
     if cleaning.is_file():
         stops = [exported(light, folder, f'photo_{round(100 * share)}', share, cleaning) for share in STOPS[1:]]

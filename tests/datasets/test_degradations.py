@@ -23,7 +23,8 @@ from datasets.degradations import (
     demosaiced,
 )
 from datasets.image_folder import read_rgb
-from datasets.resize import degrade, pil_resize
+from datasets.pictures.resize import pil_resize
+from datasets.reduction import reduced
 from datasets.wrappers import Evaluation, Training
 from models.training import stages
 from utils import UserError
@@ -227,7 +228,7 @@ def psnr(lr, clean):
 
 
 def test_the_cases_of_the_test_bed_are_as_bad_as_their_names_say(photo):
-    clean, _ = degrade(photo, 3)
+    clean, _ = reduced(photo, 3)
     loss = {name: psnr(Evaluation(Photos(photo), 3, name)[0]['lr'].permute(1, 2, 0).numpy() * 255, clean)
             for name in CASES if name != 'clean'}  # fmt: skip
     assert loss['jpeg40'] < loss['jpeg60'] < loss['jpeg80']
@@ -245,7 +246,7 @@ def test_an_evaluation_is_degraded_around_the_reduction_of_the_protocol(scale, p
     photo = photo[:101, :90]
     item, plain = (Evaluation(Photos(photo), scale, name)[0] for name in ('blur1+jpeg75', 'clean'))
     pair = scale if isinstance(scale, tuple) else (scale, scale)
-    lr = Compression('jpeg', 75)(degrade(Blur('isotropic', 1)(photo, pair), scale)[0])
+    lr = Compression('jpeg', 75)(reduced(Blur('isotropic', 1)(photo, pair), scale)[0])
     assert np.array_equal(item['lr'].permute(1, 2, 0).numpy(), lr.astype(np.float32) / 255)
     assert item['hr'].equal(plain['hr']) and item['lr'].shape == plain['lr'].shape
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import datasets
 import models
 import train
-from datasets.resize import matlab_resize
+from datasets.pictures.resize import matlab_resize
 from models.evaluation.loop import evaluate
 from models.rendering import grid
 from models.training.run import Run

@@ -86,6 +86,15 @@ def test_profile_shows_where_a_step_goes_and_writes_nothing(tmp_path, start, con
     assert sum(float(lines[part][-1].rstrip('%')) for part in parts) == pytest.approx(100, abs=1)
 
 
+def test_profile_of_a_run_that_has_ended_leaves_it_as_it_is(tmp_path, start, config):
+    start(config, 'run')
+    folder = tmp_path / 'save' / 'run'
+    before = {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+    status, out, _ = start(config, 'run', '-profile', '-resume')
+    assert status == 0 and out.splitlines()[-1].startswith('all')
+    assert before == {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
 def test_training_fits_the_images(start, config, tmp_path):
     config['stages'] = {'stage1': {**config['stages']['stage1'], 'steps': 150, 'lr': 5e-3}}
     config.update(validate_every=150, ema_decay=None, draw='block')
