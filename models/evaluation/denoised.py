@@ -1,5 +1,6 @@
 """A model behind a denoiser: what one would do about a noisy photo with weights that have only seen clean ones."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,9 @@ def denoised(image: torch.Tensor) -> torch.Tensor:
     """An image `(3, h, w)` in [0, 1] without its noise, as far as non-local means can tell."""
     skimage = restoration()
     array = image.permute(1, 2, 0).cpu().numpy()
-    sigma = float(skimage.estimate_sigma(array, average_sigmas=True, channel_axis=-1))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)  # of an image without detail, for which it gives no number
+        sigma = float(skimage.estimate_sigma(array, average_sigmas=True, channel_axis=-1))
     clean = skimage.denoise_nl_means(array, 5, 6, h=0.8 * sigma, sigma=sigma, channel_axis=-1) if sigma > 0 else array
     return torch.from_numpy(clean).permute(2, 0, 1).to(image)
 

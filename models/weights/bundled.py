@@ -22,5 +22,6 @@ def blended(clean: float, light: Path = LIGHT, photo: Path = PHOTO) -> Any:
     """
     if clean in (0, 1):
         return load(photo if clean else light)
+    ends = [load(path, torch.float64) for path in (light, photo)]
     with error_prefix(f'{light} and {photo}'):
-        return average([load(light, torch.float64), load(photo, torch.float64)], [1 - clean, clean]).float()
+        return average(ends, [1 - clean, clean]).float()
