@@ -6,11 +6,18 @@ import multiprocessing.connection
 import signal
 import threading
 import traceback
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, default_collate
 
 from utils import UserError, is_out_of_memory
+
+
+class Samples(Protocol):
+    """What gives a sample, a dict of arrays or tensors, for a number."""
+
+    def __getitem__(self, i: int, /) -> dict: ...
 
 
 class Numbers:
@@ -36,13 +43,13 @@ class Numbers:
 
 
 class Batches:
-    """An iterator over the batches of `samples`, a mapping of numbers to samples, by lists of `numbers`.
+    """An iterator over batches of `samples`, each of them made of those with the next of `numbers`.
 
     `workers` processes make them. At the end of a `with` block these have ended, whatever has happened to them.
     Raises UserError for a sample that cannot be made, and for a worker that was killed.
     """
 
-    def __init__(self, samples: Any, numbers: Numbers, workers: int, pin_memory: bool):
+    def __init__(self, samples: Samples, numbers: Numbers, workers: int, pin_memory: bool):
         loader: DataLoader = DataLoader(
             WholeBatches(samples, in_worker=workers > 0),  # type: ignore[arg-type]
             sampler=numbers,  # type: ignore[arg-type]
@@ -94,7 +101,7 @@ class WholeBatches:
     An exception would come to the run as another one, with its traceback as message.
     """
 
-    def __init__(self, samples: Any, in_worker: bool):
+    def __init__(self, samples: Samples, in_worker: bool):
         self.samples, self.in_worker = samples, in_worker
 
     def __getitem__(self, numbers) -> 'dict | Failure':
@@ -121,7 +128,7 @@ def unchanged(batch: Any) -> Any:
     return batch
 
 
-def told(worker: Any) -> str:
+def told(worker: BaseProcess) -> str:
     """How a worker has ended, in words."""
     worker.join()
     if worker.exitcode is not None and worker.exitcode < 0:
@@ -131,7 +138,7 @@ def told(worker: Any) -> str:
     return f'a data worker (process {worker.pid}) {how}; if memory or shared memory ran out, take fewer workers'
 
 
-def ignore_signals(_: Any) -> None:
+def ignore_signals(_: int) -> None:
     """What stops a run may be sent to its workers as well; they go on until the run does not need them any more."""
     for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1'):
         if hasattr(signal, name):

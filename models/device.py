@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from utils import UserError
 
+T = TypeVar('T')
 # Name to the dtype of autocast, None for that of the model.
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -35,7 +36,7 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
     """What `work()` returns and the seconds it took on `device`."""
     synchronize(device)
     began = time.perf_counter()

@@ -50,11 +50,13 @@ class LMLTE(LMF):
 
     def hypernet_output(self, told: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """As in `LMF.hypernet_output`."""
-        return self.hypernet(waves(*told.chunk(2, dim=-1), told.new_ones(2), self.phase(cell)))
+        amplitude, frequency = told.chunk(2, dim=-1)
+        return self.hypernet(waves(amplitude, frequency, told.new_ones(2), self.phase(cell)))
 
     def latent(self, code: torch.Tensor, offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """As in `LMF.latent`."""
-        return waves(*code.chunk(2, dim=-1), offset, self.imphase(cell))
+        amplitude, frequency = code.chunk(2, dim=-1)
+        return waves(amplitude, frequency, offset, self.imphase(cell))
 
 
 def waves(amplitude: torch.Tensor, frequency: torch.Tensor, offset: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:

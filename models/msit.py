@@ -184,13 +184,13 @@ class MSIT(ImplicitModel):
             self.mssa.bias_along(axis, grid.to_device(first.weight.device, blocks.offset), self.radius)
             for axis, blocks in enumerate((rows, columns))
         ]
-        along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
+        row_bias, column_bias = (bias.permute(2, 0, 1, 3).contiguous() for bias in along)
         row_weight, column_weight = (grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns))
-        layer: Any
+        layer: first_layer.Layer | msit_decoder.Layers
         if type(self.imnet) is MLP and msit_decoder.usable_for(self.imnet, features.value):
-            layer = msit_decoder.layers(self.imnet, weight, constant, *along)
+            layer = msit_decoder.layers(self.imnet, weight, constant, row_bias, column_bias)
         else:
-            layer = first_layer.Layer(*along, weight.contiguous(), constant)
+            layer = first_layer.Layer(row_bias, column_bias, weight.contiguous(), constant)
         return Plan(rows, columns, row_weight, column_weight, layer)
 
     def floats_per_block(self, plan: Any) -> float:
@@ -216,7 +216,7 @@ class MSIT(ImplicitModel):
         near = weight.flatten(0, 1).to(features.value.dtype)
         arguments = plan, features, near, index, i.flatten(), j.flatten()
         if isinstance(plan.layer, first_layer.Layer):
-            colour = self.imnet.after_first(first_layer.first_layer(*arguments))  # (N, m, 3)
+            colour = self.imnet.after_first(first_layer.before_activation(*arguments))  # (N, m, 3)
         else:
             colour = msit_decoder.colours(*arguments)
         colour = colour.reshape(*weight.shape[:3], -1)

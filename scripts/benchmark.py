@@ -38,7 +38,7 @@ LONG_PRODUCT = 0.1  # seconds: a matrix product that takes this long is large en
 CHUNK = 30000  # points in a call of `query`
 PARTS = {  # of rendering: the functions whose time each of them counts
     'encoding': ['model.encode_part', 'model.whole_maps'],
-    'first layer': ['decoder.first_layer', 'shared.first_layer'],
+    'first layer': ['decoder.first_layer_in_blocks', 'shared.before_activation'],
     'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
 }
 

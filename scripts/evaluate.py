@@ -35,7 +35,7 @@ from datasets.pictures.sizes import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.evaluation.denoised import PREFIX, Denoised  # noqa: E402
 from models.evaluation.loop import evaluate_image, means  # noqa: E402
-from models.evaluation.sets import caption, make_set, read_config  # noqa: E402
+from models.evaluation.sets import caption, make_set, read_test_config  # noqa: E402
 from utils import (  # noqa: E402
     Parser,
     UserError,
@@ -154,9 +154,9 @@ def identity(where):
 def set_config(where):
     """The config of a set: by its name, of a folder, or read from a file."""
     if where in SETS:
-        return read_config(SETS[where])
+        return read_test_config(SETS[where])
     if Path(where).suffix == '.yaml':
-        return read_config(Path(where))
+        return read_test_config(Path(where))
     if Path(where).is_dir():
         images = {'name': 'image-folder', 'args': {'root_path': where, 'cache': 'in_memory'}}
         return {'dataset': {'name': 'sr-evaluation', 'args': {'dataset': images}}, 'protocol': 'benchmark'}

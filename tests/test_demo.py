@@ -24,7 +24,7 @@ from datasets.pictures import formats, jobs
 from datasets.pictures.image_io import Picture, read_image, write_image
 from datasets.pictures.resize import matlab_resize
 from datasets.pictures.sizes import by_longest, by_resolution, by_scale, parse_scale
-from models.rendering.render import check as check_part
+from models.rendering.render import check_options
 from models.rendering.self_ensemble import render_ensemble
 from models.rendering.upscaler import BYTES, Upscaler
 from models.rendering.zoom import FINE, first_scale, view, zoom
@@ -565,7 +565,7 @@ def test_views_stay_inside_and_close_in_on_the_point(lr_size, frame, data):
     first, seen = first_scale(lr_size, frame), []
     for depth in (1, 1.7, 5, 16):
         size, part = view(lr_size, frame, at, first * depth)
-        check_part(torch.zeros(1, 3, *lr_size), size, None, 'fp32', part)
+        check_options(torch.zeros(1, 3, *lr_size), size, None, 'fp32', part)
         assert tuple(map(len, part)) == frame and all(chosen.step == FINE for chosen in part)
         edges = [
             ((chosen[0] - FINE // 2) * n / fine, (chosen[-1] + 1 + FINE // 2) * n / fine)

@@ -11,7 +11,7 @@ MAY_IMPORT = {
     'models.layers': {'models.native'},
     'models.rendering': {'models.layers', 'models.native'},
     'models': {'models.layers', 'models.native', 'models.rendering', 'models.weights'},
-    'models.weights': {'models', 'models.layers'},
+    'models.weights': {'models', 'models.layers', 'models.rendering'},
     'models.evaluation': {'models', 'models.rendering', 'models.weights', 'datasets'},
     'models.training': {
         *('models', 'models.layers', 'models.rendering', 'models.weights', 'models.evaluation'),

@@ -6,6 +6,7 @@ damaged data it left out. Source: TIFF 6.0, section 2; EXIF 2.32, section 4.6; t
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from PIL.ExifTags import TAGS
@@ -118,7 +119,14 @@ def read(file: BinaryIO) -> tuple[Exif, list[str]]:
     return Exif(order, tags), sorted(set(lost)) + ['thumbnail'] * bool(more)
 
 
-def directory(file: BinaryIO, order: str, at: int, lost: Any, layout: Any = CLASSIC, within: Any = (PHOTO, GPS)) -> Any:
+def directory(
+    file: BinaryIO,
+    order: str,
+    at: int,
+    lost: list[str],
+    layout: Layout = CLASSIC,
+    within: tuple[int, ...] = (PHOTO, GPS),
+) -> tuple[dict[int, Any], int]:
     """The directory at the offset `at` of `file`, and the offset of the next, or 0. Names of tags that are damaged are
     added to the list `lost`."""
     inline = struct.calcsize('=' + layout.offset)  # bytes of a value that stands in its entry
@@ -128,7 +136,8 @@ def directory(file: BinaryIO, order: str, at: int, lost: Any, layout: Any = CLAS
         raise ValueError('damaged')
     table = exactly(file, struct.calcsize('=' + layout.entry) * count)
     more = file.read(inline)
-    tags, total = {}, 0
+    tags: dict[int, Any] = {}
+    total = 0
     for tag, kind, count, value in struct.iter_unpack(order + layout.entry, table):
         size = layout.sizes.get(kind, 0) * count
         try:
@@ -211,7 +220,7 @@ def undefined(data: bytes) -> tuple[int, int, bytes]:
     return UNDEFINED, len(data), data
 
 
-def with_size(exif: Exif, size: tuple[int, int]) -> Exif:
+def with_size(exif: Exif, size: Sequence[int]) -> Exif:
     """`exif` that tells, if it told a size, that of an image of `size` (h, w)."""
     photo = exif.tags.get(PHOTO, {})
     told = {tag: long(exif.order, n) for tag, n in zip((HEIGHT, WIDTH), size) if tag in photo}

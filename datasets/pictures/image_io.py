@@ -6,11 +6,12 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import tifffile
 import torch
 from PIL import Image, PngImagePlugin
 
@@ -19,7 +20,7 @@ from datasets.pictures import tiff
 from datasets.pictures.colour import cmyk_to_rgb, container_labels, png_labels, unlike_srgb
 from datasets.pictures.formats import FORMATS, LACKING, READABLE, Format, bits_in, what_is_lacking, words
 from datasets.pictures.jpeg import without_its_end
-from datasets.pictures.row_files import CollectedFile, Header
+from datasets.pictures.row_files import CollectedFile, Header, PngFile, TiffFile
 from datasets.pictures.transparency import over_white, with_colour_everywhere
 from utils import UserError, atomic_path, error_prefix, suggestion
 
@@ -108,7 +109,7 @@ def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) ->
     return decoded._replace(notes=list(dict.fromkeys([*decoded.notes, *warned])))
 
 
-def opened(path: Any) -> Any:
+def opened(path: str | os.PathLike) -> BinaryIO:
     """The file `path`, open. Raises UserError if that cannot be."""
     if not os.path.isfile(path):
         leads_nowhere = 'a link that leads to no file' if os.path.islink(path) else 'no such file'
@@ -120,7 +121,7 @@ def opened(path: Any) -> Any:
 
 
 @contextlib.contextmanager
-def silent_stderr() -> Any:
+def silent_stderr() -> Iterator[None]:
     """What C libraries write to stderr goes nowhere: libtiff and libpng tell there what is raised as well."""
     kept = os.dup(2)
     try:
@@ -132,7 +133,7 @@ def silent_stderr() -> Any:
         os.close(kept)
 
 
-def decode(file: Any) -> Any:
+def decode(file: BinaryIO) -> Decoded:
     """The `Decoded` of an open file that may still turn out to be damaged."""
     begin = file.read(BEGIN)
     lacking = what_is_lacking(begin)
@@ -141,19 +142,20 @@ def decode(file: Any) -> Any:
     file.seek(0)
     if begin.startswith(tiff.SIGNATURES):
         page, pages = tiff.first_page(file)
-        check_size((page.imagewidth, page.imagelength))
+        check_input_limit((page.imagewidth, page.imagelength))
         if tiff.is_for_tifffile(page):
             return decode_by_tifffile(file, page, pages)
         file.seek(0)
     return decode_by_pillow(file, begin)
 
 
-def check_size(size: Any) -> None:
+def check_input_limit(size: tuple[int, int]) -> None:
+    """Raise DecompressionBombError, as Pillow does, for an image of more than `INPUT_LIMIT` pixels."""
     if math.prod(size) > INPUT_LIMIT:
         raise Image.DecompressionBombError
 
 
-def decode_by_tifffile(file: BinaryIO, page: Any, pages: int) -> Any:
+def decode_by_tifffile(file: BinaryIO, page: tifffile.TiffPage, pages: int) -> Decoded:
     samples, notes = tiff.read(page)
     icc, said = profile(None if page.photometric == tiff.CMYK else page.iccprofile)
     exif, lost = exif_in(file)
@@ -162,13 +164,13 @@ def decode_by_tifffile(file: BinaryIO, page: Any, pages: int) -> Any:
     return Decoded(samples, page.tags.valueof(274, 1), icc, exif, resolution(tiff.resolution(page)), notes=notes)
 
 
-def decode_by_pillow(file: BinaryIO, begin: Any) -> Any:
+def decode_by_pillow(file: BinaryIO, begin: bytes) -> Decoded:
     notes: list[str] = []
     labels: dict = {}
     damaged: list[str] = []
-    image: Any
+    image: Image.Image
     with Image.open(file, formats=READABLE) as image, silent_stderr():
-        check_size(image.size)
+        check_input_limit(image.size)
         frames = getattr(image, 'n_frames', 1)
         try:
             image.load()
@@ -200,7 +202,7 @@ def decode_by_pillow(file: BinaryIO, begin: Any) -> Any:
     return Decoded(samples, orientation, icc, exif, resolution(image.info.get('dpi')), labels, notes)
 
 
-def in_16_bits(file: BinaryIO) -> Any:
+def in_16_bits(file: BinaryIO) -> np.ndarray:
     """The samples of an open PNG file of 16 bits a sample, of which Pillow keeps 8: as `in_8_bits`, uint16."""
     import imagecodecs  # large, and needed for nothing else
 
@@ -209,7 +211,7 @@ def in_16_bits(file: BinaryIO) -> Any:
     return samples.reshape(*samples.shape[:2], -1)
 
 
-def in_8_bits(image: Any, begin: Any) -> Any:
+def in_8_bits(image: Image.Image, begin: bytes) -> tuple[np.ndarray, list[str]]:
     """A loaded PIL image as `(H, W, C)` uint8 (of PPM also uint16): grey or RGB, with alpha or without; and notes."""
     notes: list[str] = []
     grey = image.info.get('transparency')
@@ -231,7 +233,7 @@ def in_8_bits(image: Any, begin: Any) -> Any:
     return samples, notes
 
 
-def with_transparent_colour(samples: np.ndarray, image: Any) -> np.ndarray:
+def with_transparent_colour(samples: np.ndarray, image: Image.Image) -> np.ndarray:
     """`samples (H, W, C)` of grey or RGB with an alpha channel, 0 where a pixel is of the colour that the PIL `image`
     declares transparent, if it does."""
     colour = image.info.get('transparency')
@@ -252,7 +254,7 @@ def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     return samples
 
 
-def metadata(image: Any, file: BinaryIO) -> Any:
+def metadata(image: Image.Image, file: BinaryIO) -> tuple[tags.Exif | None, int, list[str]]:
     """Of a loaded PIL image, from the open `file`: its EXIF data or None, its orientation, and the names of what it has
     besides and is not kept, a list."""
     lost = [LOST[name] for name in image.info if name in LOST and image.info[name]]
@@ -268,7 +270,7 @@ def metadata(image: Any, file: BinaryIO) -> Any:
     return exif, orientation, list(dict.fromkeys(lost))
 
 
-def exif_in(file: BinaryIO, thumbnail: bool = False) -> Any:
+def exif_in(file: BinaryIO, thumbnail: bool = False) -> tuple[tags.Exif | None, list[str]]:
     """The EXIF data in an open TIFF file, or in EXIF data, or None; and the names of what is not kept of them. The page
     after the first is a `thumbnail`, or it is not."""
     file.seek(0)
@@ -279,7 +281,7 @@ def exif_in(file: BinaryIO, thumbnail: bool = False) -> Any:
     return exif if exif.tags else None, [name for name in lost if thumbnail or name != 'thumbnail']
 
 
-def profile(icc: Any) -> Any:
+def profile(icc: bytes | None) -> tuple[bytes | None, list[str]]:
     """The colour profile, or None if it is damaged, and notes."""
     if not icc:
         return None, []
@@ -288,7 +290,7 @@ def profile(icc: Any) -> Any:
     return icc, []
 
 
-def resolution(dpi: Any) -> Any:
+def resolution(dpi: Any) -> tuple[float, float] | None:
     """Dots an inch, (x, y), that a file tells, or None; 1 stands in for what is not known."""
     try:
         x, y = map(float, dpi)
@@ -343,7 +345,7 @@ def open_writer(path: str | os.PathLike, size: tuple[int, ...], picture: Picture
 
 
 @contextlib.contextmanager
-def written(path: Any) -> Any:
+def written(path: str | os.PathLike) -> Iterator[Path]:
     """As `atomic_path`; what prevents writing is a UserError."""
     try:
         with atomic_path(path) as temporary:
@@ -356,7 +358,7 @@ def written(path: Any) -> Any:
 class Writer:
     """Takes the rows of an image in order. `notes`: what of the image is not in the file."""
 
-    def __init__(self, file: Any, notes: list[str], grey: bool, alpha: bool):
+    def __init__(self, file: PngFile | TiffFile | CollectedFile, notes: list[str], grey: bool, alpha: bool):
         self.file, self.notes, self.grey, self.alpha = file, notes, grey, alpha
         self.done = 0
 
@@ -381,7 +383,7 @@ class Writer:
         self.file.close()
 
 
-def described(kind: Any, size: Any, picture: Picture) -> Any:
+def described(kind: Format, size: Sequence[int], picture: Picture) -> tuple[Header, list[str]]:
     """The `Header` of an image of `size` (h, w) and the `Format` kind, and notes on what it cannot tell."""
     notes, bits, alpha = [], min(picture.bits, kind.bits), picture.alpha is not None
     if alpha and not kind.alpha:

@@ -3,9 +3,9 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datasets.pictures.formats import FORMATS, LACKING, readable_suffixes, words
 from datasets.pictures.image_io import check_output
@@ -88,7 +88,7 @@ def expanded(text: str) -> list[Path]:
     return paths
 
 
-def images_below(folder: Path, apart: Any) -> Any:
+def images_below(folder: Path, apart: Collection[str]) -> tuple[list[Path], Counter, list[UserError]]:
     """The image files in a folder and its folders, sorted; how many others there are, by extension; and errors, of the
     folders that cannot be read."""
     suffixes = readable_suffixes()
@@ -136,7 +136,7 @@ def plan(
     compare: Path | None = None,
     overwrite: bool = False,
     shard: tuple[int, int] | None = None,
-    check: Callable = check_output,
+    check: Callable[[Path], object] = check_output,
 ) -> Plan:
     """The `Plan` of `inputs` (see `find_images`).
 
@@ -178,7 +178,7 @@ def single(
     compare: Path | None,
     overwrite: bool,
     shard: tuple[int, int] | None,
-    check: Callable[..., Any],
+    check: Callable[[Path], object],
 ) -> Job:
     """The `Job` of one image whose result is a file. Arguments and errors are those of `plan`."""
     job = Job(source, target, compare)

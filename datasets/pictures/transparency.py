@@ -1,17 +1,15 @@
 """Colour and alpha of transparent images."""
 
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 
 
-def over_white(planes: Any, alpha: Any) -> Any:
+def over_white(planes: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """`planes (C, H, W)` seen through `alpha (1, H, W)` before white."""
     return planes * alpha + (1 - alpha)
 
 
-def with_colour_everywhere(planes: Any, alpha: Any) -> Any:
+def with_colour_everywhere(planes: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """`planes (C, H, W)` whose pixels that are fully transparent by `alpha (1, H, W)` have the colour of what is near.
 
     What stands there unseen, black most often, would bleed into the edges: models look at neighbours. To multiply by
@@ -23,7 +21,7 @@ def with_colour_everywhere(planes: Any, alpha: Any) -> Any:
     return torch.where(alpha > 0, planes, spread(planes * alpha, alpha))
 
 
-def spread(colour: Any, weight: Any) -> Any:
+def spread(colour: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Weighted means of colour, `colour / weight`, `(C, H, W)`; where there is no weight `(1, H, W)`, those of ever
     larger squares around. Source: Gortler et al., The Lumigraph (SIGGRAPH 1996), section 3.4, pull-push."""
     means = colour / weight.clamp_min(torch.finfo(weight.dtype).tiny)

@@ -1,20 +1,21 @@
 """The evaluation loop of `test.py`, `scripts/evaluate.py` and the validation of `train.py`."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 import utils
 from models.device import timed
 from models.evaluation.metrics import psnr, ssim
+from models.evaluation.sets import EvaluationSet
+from models.rendering.implicit import ImplicitModel
 from models.rendering.self_ensemble import render_ensemble
 from utils import error_prefix
 
 
 def evaluate(
-    model: Any,
-    dataset: Any,
+    model: ImplicitModel,
+    dataset: EvaluationSet,
     protocol: str,
     device: torch.device | str = 'cpu',
     progress: bool = True,
@@ -42,7 +43,7 @@ def evaluate(
 
 
 def evaluate_image(
-    model: Any,
+    model: ImplicitModel,
     item: dict,
     protocol: str,
     device: torch.device | str = 'cpu',

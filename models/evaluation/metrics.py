@@ -23,7 +23,7 @@ def border(protocol: str, scale: tuple[float, float]) -> tuple[int, int]:
     return rows, columns
 
 
-def check_size(size: tuple[int, int], protocol: str, scale: tuple[float, float]) -> None:
+def check_large_enough(size: tuple[int, int], protocol: str, scale: tuple[float, float]) -> None:
     """Raise UserError if of an image of `size` (h, w) too little is left without the border for SSIM's window."""
     rows, columns = border(protocol, scale)
     if min(size[0] - 2 * rows, size[1] - 2 * columns) < WINDOW:
@@ -34,9 +34,9 @@ def check_size(size: tuple[int, int], protocol: str, scale: tuple[float, float])
 
 
 def shave(image: torch.Tensor, protocol: str, scale: tuple[float, float]) -> torch.Tensor:
-    """`(..., h, w)` without the protocol's border. Raises UserError as `check_size` does."""
+    """`(..., h, w)` without the protocol's border. Raises UserError as `check_large_enough` does."""
     (rows, columns), (h, w) = border(protocol, scale), image.shape[-2:]
-    check_size((h, w), protocol, scale)
+    check_large_enough((h, w), protocol, scale)
     return image[..., rows : h - rows, columns : w - columns]
 
 
@@ -49,7 +49,7 @@ def psnr(sr: torch.Tensor, hr: torch.Tensor, protocol: str, scale: tuple[float, 
     """PSNR in dB: of luma under 'benchmark', of RGB under 'div2k'; infinite for equal images.
 
     `sr`, `hr` `(3, h, w)` in [0, 1], already clamped (and rounded, where 8-bit figures are wanted); `scale` (sy, sx).
-    Raises UserError as `check_size` does.
+    Raises UserError as `check_large_enough` does.
     """
     error = sr.double() - hr.double()
     error = shave(luma(error) if protocol == 'benchmark' else error, protocol, scale)
@@ -61,7 +61,7 @@ def ssim(sr: torch.Tensor, hr: torch.Tensor, protocol: str, scale: tuple[float, 
     """SSIM of luma in 0..255, as MATLAB's `ssim_index`: 11x11 Gaussian of sigma 1.5, K1 0.01, K2 0.03, valid region.
 
     Arguments as in `psnr`. Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural
-    Similarity, 2004. Raises UserError as `check_size` does.
+    Similarity, 2004. Raises UserError as `check_large_enough` does.
     """
     x, y = (shave(16 + 255 * luma(image), protocol, scale) for image in (sr, hr))
     offset = torch.arange(WINDOW, dtype=torch.float64, device=x.device) - WINDOW // 2

@@ -1,19 +1,20 @@
 """Sets of images to evaluate on, checked before any work, and the words for how numbers on them are taken."""
 
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets.reduction import by_matlab
-from models.evaluation.metrics import border, check_size
+from datasets.wrappers import Evaluation, PairedEvaluation
+from models.evaluation.metrics import border, check_large_enough
 from utils import UserError, check_complete, error_prefix, load_config, suggestion
 
 SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}
 DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'test' / 'set5.yaml'  # an example of a base
 WRAPPERS = ('sr-evaluation', 'sr-evaluation-paired')
+EvaluationSet = Evaluation | PairedEvaluation
 
 
-def read_config(path: Path) -> dict:
+def read_test_config(path: Path) -> dict:
     """The test config at `path`, a dict with the spec of its 'dataset' and its 'protocol'.
 
     Raises UserError for what is missing or unknown; what the spec says is not looked at.
@@ -28,17 +29,17 @@ def read_config(path: Path) -> dict:
     return config
 
 
-def make_set(spec: dict, protocol: str) -> Any:
+def make_set(spec: dict, protocol: str) -> EvaluationSet:
     """The dataset of a spec. Raises UserError for images that are unreadable or too small for the protocol."""
     dataset = datasets.make(spec)
     for i in range(len(dataset)):
         name, size, scale = dataset.measure(i)
         with error_prefix(name):
-            check_size(size, protocol, scale)
+            check_large_enough(size, protocol, scale)
     return dataset
 
 
-def caption(dataset: Any, protocol: str, eight_bit: bool, ensemble: bool) -> tuple[str, str]:
+def caption(dataset: EvaluationSet, protocol: str, eight_bit: bool, ensemble: bool) -> tuple[str, str]:
     """How the numbers are taken, in two parts: what depends on the scale, and what does not."""
     scale = getattr(dataset, 'scale', None)
     if scale is None:

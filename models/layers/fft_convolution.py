@@ -26,7 +26,9 @@ def fft_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tor
     (overlap-save, a method of signal processing).
     """
     (batch, _, height, width), (channels, _, k, _) = x.shape, weight.shape
-    (high, row_step, row_length), (wide, column_step, column_length) = (cut(n, k // 2) for n in (height, width))
+    (high, row_step, row_length), (wide, column_step, column_length) = (
+        overlapping_blocks(n, k // 2) for n in (height, width)
+    )
     size = row_length, column_length
     below = (high - 1) * row_step + row_length - k // 2 - height
     right = (wide - 1) * column_step + column_length - k // 2 - width
@@ -41,7 +43,7 @@ def fft_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tor
     return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)[:, :, :height, :width]
 
 
-def cut(n: int, margin: int) -> tuple[int, int, int]:
+def overlapping_blocks(n: int, margin: int) -> tuple[int, int, int]:
     """An axis of `n` pixels cut into equal blocks: their number, the step from one to the next, and their length.
 
     A single block has a margin only before it: what is read beyond its end wraps around to that margin.

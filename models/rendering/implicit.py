@@ -34,6 +34,8 @@ class ImplicitModel(nn.Module, abc.ABC):
 
     encoder: Any
     imnet: Any
+    spec: dict  # that the model was built from (`models.build`)
+    meta: dict  # what its weight file says about it
 
     # ------------------------------------------------------------ what a model gives
 

@@ -50,7 +50,7 @@ def render(
     precision, and when there is not enough memory for the smallest tile.
     """
     lr = check_input(model, lr)
-    check(lr, size, tile, precision, part)
+    check_options(lr, size, tile, precision, part)
     (height, width), (h, w) = lr.shape[-2:], map(int, size)
     part = part or (range(h), range(w))
     axes = [grid.Blocks(*axis, FULLEST) for axis in zip((height, width), (h, w), part)]
@@ -60,9 +60,9 @@ def render(
     except RuntimeError as error:
         raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
     maps_in = functools.cache(functools.partial(whole_maps, model, lr))
-    first = [int(blocks.pixels[0]) for blocks in axes]
-    extent = [int(blocks.pixels[-1]) + 1 - at for blocks, at in zip(axes, first)]
-    regions = tiles(*extent, *(tile_size(model, lr) if tile is None else (tile, tile)), *first)
+    (top, bottom), (left, right) = ((int(blocks.pixels[0]), int(blocks.pixels[-1]) + 1) for blocks in axes)
+    high, wide = tile_size(model, lr) if tile is None else (tile, tile)
+    regions = tiles((top, bottom, left, right), high, wide)
     with progress_bar(math.prod(len(blocks.pixels) for blocks in axes), progress) as bar:
         while regions:
             region, done = regions.pop(0), bar.n
@@ -119,9 +119,10 @@ def check_image(lr: torch.Tensor, like: torch.Tensor) -> None:
         raise UserError(f'the LR image is on {lr.device}, the model on {like.device}')
 
 
-def check(
+def check_options(
     lr: torch.Tensor, size: Sequence[int], tile: int | None, precision: str, part: Sequence[range] | None = None
 ) -> None:
+    """Raise UserError if an option of `render` makes no sense for `lr`."""
     if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
@@ -150,12 +151,13 @@ def tile_size(model: Any, lr: torch.Tensor) -> tuple[int, int]:
     return max(high, SMALLEST_TILE), wide
 
 
-def tiles(height: int, width: int, high: int, wide: int, top: int = 0, left: int = 0) -> list[Region]:
-    """The tiles of a rectangle that starts at (top, left): (top, bottom, left, right), bottom and right exclusive."""
+def tiles(region: Region, high: int, wide: int) -> list[Region]:
+    """`region` in tiles, each at most `high` and `wide`, row by row."""
+    top, bottom, left, right = region
     return [
-        (y, min(y + high, top + height), x, min(x + wide, left + width))
-        for y in range(top, top + height, high)
-        for x in range(left, left + width, wide)
+        (y, min(y + high, bottom), x, min(x + wide, right))
+        for y in range(top, bottom, high)
+        for x in range(left, right, wide)
     ]
 
 
@@ -165,7 +167,7 @@ def cut_in_four(region: Region) -> list[Region]:
     if max(bottom - top, right - left) <= SMALLEST_TILE:
         return []
     high, wide = -(-(bottom - top) // 2), -(-(right - left) // 2)
-    return tiles(bottom - top, right - left, high, wide, top, left)
+    return tiles(region, high, wide)
 
 
 # ---------------------------------------------------------------- a tile
@@ -185,7 +187,7 @@ def render_tile(
     """Write the output pixels that belong to the LR pixels of `region` to `out`, and count the blocks in `bar`."""
     top, bottom, left, right = region
     y, x = (with_margin(*ends, model.receptive_field, model.window) for ends in ((top, bottom), (left, right)))
-    rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
+    rows, columns = blocks_between(axes[0], top, bottom, y.start), blocks_between(axes[1], left, right, x.start)
     if not len(rows.pixels) or not len(columns.pixels):
         return
     where, done = ((y, x), rows, columns, relative_cell), bar.n
@@ -207,7 +209,7 @@ def with_margin(first: int, last: int, margin: int, window: int) -> slice:
     return slice(max(first - margin, 0) // step * step, -(-(last + margin) // window) * window)
 
 
-def cut(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
+def blocks_between(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
     """The blocks of the LR pixels `first` to `last - 1`, these counted from `origin`."""
     at = torch.searchsorted(blocks.pixels, torch.tensor([first, last]))
     return blocks.part(int(at[0]), int(at[1]), origin)
@@ -281,7 +283,7 @@ def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:
     wide = -(-n_columns // max(1, round(n_columns / size)))
     high = max(1, round(size / wide))
     high = -(-n_rows // -(-n_rows // high))
-    return tiles(n_rows, n_columns, high, wide)
+    return tiles((0, n_rows, 0, n_columns), high, wide)
 
 
 def on_each_thread(work: Callable[[], bool]) -> list[bool]:

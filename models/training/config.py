@@ -53,7 +53,7 @@ OPTIONAL = {'optimizer': optimizers.DEFAULT, 'cudnn_benchmark': False, 'tf32': N
 FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed', 'optimizer')
 
 
-def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
+def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
     """The config at `path`, with `settings` laid over it (`models.training.overrides`), its keys checked.
 
     Raises UserError for what is missing, unknown or makes no sense.
@@ -70,7 +70,7 @@ def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
                 raise UserError(f'{key} is true or false, not {config[key]!r}')
         if not isinstance(config.get('tf32'), (bool, type(None))):
             raise UserError(f'tf32 is true, false or null, not {config["tf32"]!r}')
-        optimizers.check(optional(config, 'optimizer'))
+        optimizers.check_optimizer(optional(config, 'optimizer'))
         if config['precision'] not in tuple(PRECISIONS):
             raise UserError(f'precision is one of {", ".join(PRECISIONS)}, not {config["precision"]!r}')
         if not isinstance(config['init'], (str, type(None))):
@@ -91,7 +91,7 @@ def optional(config: dict, key: str) -> Any:
     return OPTIONAL.get(key) if config.get(key) is None else config[key]
 
 
-def check_stages(named: Any) -> None:
+def check_stages(named: object) -> None:
     """Raise UserError if `named` is no mapping of names to stages."""
     if not isinstance(named, dict) or not named:
         raise UserError('stages is a mapping with at least one stage')
@@ -100,7 +100,7 @@ def check_stages(named: Any) -> None:
         with error_prefix(f'stage {name!r}'):
             if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name) or name in ('best', 'last'):
                 raise UserError('its name is that of a file: letters, digits, _ and -, and neither best nor last')
-            stages.check(stage)
+            stages.check_stage(stage)
 
 
 def check_validation(validation: dict) -> None:

@@ -98,7 +98,7 @@ class WeightedSum(nn.Module):
 
     def __init__(self, named: str | Mapping[str, float]):
         super().__init__()
-        self.weights = weights(named)
+        self.weights = loss_weights(named)
         self.parts = nn.ModuleDict({name: losses.entries[name]() for name in self.weights})
 
     def forward(self, colour: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -116,7 +116,7 @@ def images(queries: torch.Tensor) -> torch.Tensor:
     return queries.unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
-def weights(named: str | Mapping[str, float]) -> dict[str, float]:
+def loss_weights(named: str | Mapping[str, float]) -> dict[str, float]:
     """Names and weights of the losses that a config names. Raises UserError for what is none."""
     given = {named: 1} if isinstance(named, str) else named
     if not isinstance(given, Mapping) or not given:
@@ -131,8 +131,8 @@ def weights(named: str | Mapping[str, float]) -> dict[str, float]:
     return dict(given)
 
 
-def check(named: str | Mapping[str, float], draw: str) -> None:
+def check_loss(named: str | Mapping[str, float], draw: str) -> None:
     """Raise UserError if what a config names is no loss of the queries that `draw` gives."""
-    for name in weights(named):
+    for name in loss_weights(named):
         if getattr(losses.entries[name], 'of_images', False) and draw != 'patch':
             raise UserError(f'the loss {name!r} compares images: it needs the draw patch, not {draw}')

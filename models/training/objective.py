@@ -1,6 +1,6 @@
 """What training minimises: the difference of colours at a batch's queries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +19,11 @@ class Objective(nn.Module):
     Source: MSIT (arXiv 2403.06536), L1.
     """
 
-    def __init__(self, model: Any, draw: str, loss: Any = 'l1'):
+    def __init__(self, model: nn.Module, draw: str, loss: str | Mapping[str, float] = 'l1'):
         super().__init__()
         self.model, self.draw, self.losses = model, draw, WeightedSum(loss)
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         colour, target = self.predict(batch)
         return self.losses(colour.to(target.dtype), target)
 

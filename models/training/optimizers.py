@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from torch import nn
 
 from utils import UserError, check_keys, suggestion
 
@@ -15,8 +15,8 @@ FUSED = ('adam', 'adamw')  # whose steps torch takes in one go on these devices
 FUSED_ON = ('cpu', 'cuda')
 
 
-def make_optimizer(model: Any, spec: Mapping, lr: float) -> torch.optim.Optimizer:
-    """The optimizer of a model's parameters that a checked `spec` describes (`check`), with the learning rate `lr`.
+def make_optimizer(model: nn.Module, spec: Mapping, lr: float) -> torch.optim.Optimizer:
+    """The optimizer that `spec`, already checked (`check_optimizer`), describes, with the learning rate `lr`.
 
     `spec`: `name`, one of timm's; `args`, its own; `lr`: parts of the model to factors of the learning rate, as
     `{encoder: 0.1}`; `weight_decay`: a number, or parts of the model to numbers. A part is the beginning of parameters'
@@ -60,7 +60,7 @@ def part_of(name: str, numbers: Mapping[str, float], otherwise: float) -> float:
     return numbers[max(parts, key=len)] if parts else otherwise
 
 
-def check(spec: Mapping) -> None:
+def check_optimizer(spec: Mapping) -> None:
     """Raise UserError if `spec` describes no optimizer, whatever the model."""
     if not isinstance(spec, Mapping):
         raise UserError(f'optimizer is a mapping of {", ".join(KEYS)}, not {spec!r}')

@@ -5,13 +5,13 @@ import datetime
 import gc
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.device import choose_device
+from models.rendering.implicit import ImplicitModel
 from utils import UserError
 
 TIMEOUT = datetime.timedelta(hours=2)  # for what one rank does while the others wait, as decoding a data set
@@ -65,7 +65,7 @@ def wrapped(module: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(module, device_ids=[device] if device.type == 'cuda' else None)
 
 
-def with_synchronised_norm(model: Any, device: torch.device) -> nn.Module:
+def with_synchronised_norm(model: ImplicitModel, device: torch.device) -> ImplicitModel:
     """`model` whose batch norm takes its statistics over all ranks, where the device can: on CUDA."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks() > 1 and device.type == 'cuda' else model
 
@@ -80,7 +80,7 @@ def largest(number: int) -> int:
     return int(reduced(number, distributed.ReduceOp.MAX))
 
 
-def reduced(number: float, operation: Any) -> float:
+def reduced(number: float, operation: 'distributed.ReduceOp.RedOpType') -> float:
     if ranks() == 1:
         return number
     value = torch.tensor(number, dtype=torch.float64)
@@ -88,7 +88,7 @@ def reduced(number: float, operation: Any) -> float:
     return value.item()
 
 
-def gathered(value: Any) -> list:
+def gathered(value: object) -> list:
     """The values of all ranks, a list in their order, on all ranks."""
     if ranks() == 1:
         return [value]

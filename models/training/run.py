@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import yaml
 from timm.utils import ModelEmaV3
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import datasets
@@ -28,6 +28,7 @@ from models.device import PRECISIONS
 from models.evaluation.loop import evaluate_image
 from models.evaluation.sets import make_set
 from models.registry import build
+from models.rendering.implicit import ImplicitModel
 from models.training import losses, parallel, stages
 from models.training.config import FIXED, changes, optional
 from models.training.lock import Lock
@@ -60,7 +61,7 @@ class Run:
         self.validated = 0  # the step of the stage after which the result was last validated
         self.bad = 0  # steps in a row that were skipped
         self.best = -math.inf
-        self.previous: Any = None  # the result of the stage before
+        self.previous: ImplicitModel | None = None  # the result of the stage before
         self.signal = 0  # the number of a signal that this process has received
         self.stopping = 0  # why all ranks are to stop: a signal's number and 1, or TIME_LIMIT
         self.may_leave = False  # whether a signal may raise Stopped
@@ -75,7 +76,7 @@ class Run:
         for number, (name, stage) in enumerate(config['stages'].items()):
             with error_prefix(f'stage {name!r}'):
                 self.stages.append({'name': name, **stages.in_steps(stage, len(images) / config['batch_size'])})
-                losses.check(self.stages[-1]['loss'], config['draw'])
+                losses.check_loss(self.stages[-1]['loss'], config['draw'])
                 with torch.device('meta'):  # a model that cannot be built is reported first
                     planned = first_model(config['model'], self.stages[-1], planned)
                 self.samples.append(self.stage_samples(images, number))
@@ -265,9 +266,9 @@ class Run:
             what = f'{type(error).__name__}: {error}'
             raise UserError(f'{self.folder}/last.pth: its state does not go with the config ({what})') from error
 
-    def result(self) -> nn.Module:
+    def result(self) -> ImplicitModel:
         """The weights that count: the average, if there is one."""
-        return self.ema.module if self.ema else self.model
+        return cast(ImplicitModel, self.ema.module) if self.ema else self.model
 
     # ------------------------------------------------------------ a step
 
@@ -460,7 +461,7 @@ class Run:
             check_has_done_nothing(self.folder)
             return None
         state = files.read(path)
-        if not is_state(state):
+        if not is_run_state(state):
             raise UserError(f'{path}: holds no state of a run that could be resumed')
         number, step, name, names = state['stage'], state['step'], state['meta']['stage'], list(self.config['stages'])
         if number >= len(names) or names[number] != name:
@@ -481,7 +482,7 @@ class Run:
 
     # ------------------------------------------------------------ the run
 
-    def receive(self, signum: int, _: Any) -> None:
+    def receive(self, signum: int, _: object) -> None:
         """Handler of signals: finish the step, save and stop; a validation or a wait for data is left at once."""
         self.signal = signum
         if self.may_leave:
@@ -504,6 +505,7 @@ class Run:
         self.stopping = parallel.largest(self.signal + 1 if self.signal else TIME_LIMIT * late)
 
     def why_stopping(self) -> str:
+        """What stops the run, in words: 'time limit', or the name of a signal, as 'SIGTERM'."""
         return 'time limit' if self.stopping == TIME_LIMIT else signal.Signals(self.stopping - 1).name
 
     def train(self, deadline: float = math.inf) -> bool:
@@ -522,7 +524,7 @@ class Run:
                 self.begin_stage()
         return False
 
-    def train_stage(self, writer: Any, deadline: float) -> bool:
+    def train_stage(self, writer: SummaryWriter | None, deadline: float) -> bool:
         """Train this stage to its end, or until the run is to stop. Returns whether the end was reached."""
         config, stage = self.config, self.stages[self.stage]
         bar = tqdm(
@@ -562,7 +564,7 @@ class Run:
                 self.agree_to_stop(time.monotonic() > deadline)
 
     @contextlib.contextmanager
-    def rehearsal(self, resume: bool = False) -> Iterator[tuple[nn.Module, int, Callable[..., None]]]:
+    def rehearsal(self, resume: bool = False) -> Iterator[tuple[ImplicitModel, int, Callable[..., None]]]:
         """Train a stage from its first step without writing anything, to see how long steps take.
 
         Gives the model, the number of steps of the stage, and a function that takes the next step; its argument is
@@ -600,7 +602,7 @@ def seed(*numbers: int) -> None:
     torch.manual_seed(state)
 
 
-def is_state(content: Any) -> bool:
+def is_run_state(content: object) -> bool:
     """Whether the content of a file is what `Run.write_state` writes, as far as its keys and numbers tell."""
     return (
         isinstance(content, dict)
@@ -612,14 +614,14 @@ def is_state(content: Any) -> bool:
     )
 
 
-def initial(config: dict) -> nn.Module:
+def initial(config: dict) -> ImplicitModel:
     """The model that `init` of a config names. Raises UserError if it is not of the config's architecture."""
     model = files.load(config['init'])
     with error_prefix(config['init']):
         return fitted(config['model'], model.state_dict())
 
 
-def first_model(spec: dict, stage: dict, previous: nn.Module | None) -> nn.Module:
+def first_model(spec: dict, stage: dict, previous: ImplicitModel | None) -> ImplicitModel:
     """The model that a stage starts from, with RIM and of a depth as the stage says: it computes what the result of the
     stage before does, or has (None) fresh weights."""
     if previous is None:

@@ -1,7 +1,5 @@
 """What a stage of training is: its keys in a config, its length in steps, its learning rate."""
 
-from typing import Any
-
 import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
@@ -28,7 +26,7 @@ KEYS = (
 )
 
 
-def check(stage: Any) -> None:
+def check_stage(stage: object) -> None:
     """Raise UserError if the keys of a stage, a mapping with some of `KEYS`, do not fit together.
 
     A key that is null is absent.
@@ -62,7 +60,7 @@ def check(stage: Any) -> None:
     for key in ('warmup_lr', 'warmup_steps', 'warmup_epochs'):
         if key in given and not (is_number(stage[key]) and stage[key] >= 0):
             raise UserError(f'{key} is a number from 0 up, not {stage[key]!r}')
-    losses.weights(stage.get('loss') or 'l1')
+    losses.loss_weights(stage.get('loss') or 'l1')
     if 'blocks' in given and not is_whole(stage['blocks']):
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):
@@ -108,7 +106,7 @@ def in_steps(stage: dict, steps_per_epoch: float) -> dict:
     return planned
 
 
-def schedule(optimizer: torch.optim.Optimizer, stage: dict) -> Any:
+def schedule(optimizer: torch.optim.Optimizer, stage: dict) -> CosineLRScheduler | MultiStepLRScheduler:
     """The learning rate of a stage of `in_steps`: `.step_update(step)` sets that of any step, whatever was set before.
 
     Warm-up from `warmup_lr` to `lr`; then 'cosine' to 0 at the last step, or 'multi-step', `gamma` times as much from

@@ -26,8 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.registry import build, models
+from models.rendering.implicit import ImplicitModel
 from models.weights.published import from_published, is_published
-from models.weights.surgery import Model, fitted, fold
+from models.weights.surgery import fitted, fold
 from utils import Note, UserError, atomic_path, error_prefix, is_number, load_config
 
 WITHOUT_WEIGHTS = ('bicubic',)
@@ -42,7 +43,7 @@ WRAPPERS = ('module', '_orig_mod')  # of DataParallel, DistributedDataParallel a
 # ---------------------------------------------------------------- writing
 
 
-def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
+def save(path: str | Path, model: ImplicitModel, meta: dict | None = None) -> None:
     """Write a model's weights, spec and `meta` (strings and numbers; those of the model if None) to `path`, all or
     nothing: a safetensors file if it ends in `.safetensors`, else one of `torch.save`."""
     spec, state, meta = model.spec, model.state_dict(), dict(model.meta if meta is None else meta)
@@ -58,7 +59,7 @@ def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None = None) -> Model:
+def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None = None) -> ImplicitModel:
     """The model of a weight file or training checkpoint, own or published, ready for inference; or by its name, of
     `WITHOUT_WEIGHTS`, one that has nothing to load. `spec`, `{'name', 'args'}`, is for a file without one.
 
@@ -145,7 +146,7 @@ def entries(content: Any) -> tuple[dict | None, dict, dict, list[str]]:
     model = content.get('model')
     model = model if isinstance(model, dict) else {}
     own = next((place for place in (model, content) if 'name' in place), {})
-    key, state = weights(own, content, model)
+    key, state = find_weights(own, content, model)
     if state is None:
         raise UserError('holds no model; a weight file is {"model": {"name", "args", "sd"}}')
     name, args, meta = own.get('name', ''), own.get('args'), content.get('meta')
@@ -165,19 +166,19 @@ def entries(content: Any) -> tuple[dict | None, dict, dict, list[str]]:
     return {'name': name, 'args': args} if own else None, state, meta, notes
 
 
-def weights(own: dict, *places: dict) -> tuple[str | None, Any]:
+def find_weights(own: dict, *places: dict) -> tuple[str | None, Any]:
     """Under which key the weights lie that count, None for `places` themselves, and the weights, None if there are
     none. What lies as `sd` beside the name, in `own`, need not be weights."""
     for key in WEIGHTS:
         if key == 'sd' and 'sd' in own:
             return key, own['sd']
         for place in places:
-            if is_state(place.get(key)):
+            if is_state_dict(place.get(key)):
                 return key, place[key]
-    return None, next((place for place in places if is_state(place)), None)
+    return None, next((place for place in places if is_state_dict(place)), None)
 
 
-def is_state(value: Any) -> bool:
+def is_state_dict(value: Any) -> bool:
     """Whether something is a dict of at least one tensor and nothing else."""
     return isinstance(value, dict) and bool(value) and all(isinstance(part, torch.Tensor) for part in value.values())
 
@@ -196,7 +197,7 @@ def check_card(meta: dict) -> None:
 # ---------------------------------------------------------------- names and specs
 
 
-def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
+def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:
     """The model of `spec`, own or published, with the weights `state`, whose names may have prefixes, and notes on
     these. Raises UserError, naming parameters, if they do not fit."""
     if set(spec) != {'name', 'args'} or not isinstance(spec['args'], dict):
@@ -234,7 +235,7 @@ def unwrapped(state: dict) -> tuple[dict, list[str]]:
     return plain, [f'{prefix}.' for prefix in prefixes]
 
 
-def known(state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
+def known(state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:
     """The model of weights without a spec: that of `configs/train` whose parameters have their names and shapes, and
     notes. Raises UserError if there is none, or if there are several that compute differently."""
     found: dict[str, tuple[dict, Path]] = {}

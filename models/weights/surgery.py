@@ -2,7 +2,6 @@
 average of several."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,12 +9,11 @@ from torch import nn
 from models.edsr import EDSR
 from models.layers.rim import fold_state
 from models.registry import build
+from models.rendering.implicit import ImplicitModel
 from utils import UserError, is_number
 
-Model = Any  # a module with the `.spec` and `.meta` that `models.build` gives it
 
-
-def fitted(spec: dict, state: dict, dtype: torch.dtype = torch.float32) -> Model:
+def fitted(spec: dict, state: dict, dtype: torch.dtype = torch.float32) -> ImplicitModel:
     """The model of `spec` with the weights `state`. Raises UserError, naming parameters, if they do not fit."""
     model = build(spec).to(dtype)
     own = model.state_dict()
@@ -31,7 +29,7 @@ def fitted(spec: dict, state: dict, dtype: torch.dtype = torch.float32) -> Model
     return model
 
 
-def fold(model: Model) -> Model:
+def fold(model: ImplicitModel) -> ImplicitModel:
     """The model with plain convolutions that computes the same; the model itself if it has no RIM."""
     if not model.spec['args'].get('rim'):
         return model
@@ -41,7 +39,7 @@ def fold(model: Model) -> Model:
     return folded.train(model.training).to(like.device)
 
 
-def next_stage(model: Model) -> Model:
+def next_stage(model: ImplicitModel) -> ImplicitModel:
     """The model that the next stage of cumulative training starts from: folded, then a fresh RIM on every kernel of
     MSNO and MSSA. It computes what `model` computes. Source: MSIT (arXiv 2403.06536), cumulative training."""
     folded = fold(model)
@@ -52,7 +50,7 @@ def next_stage(model: Model) -> Model:
     return staged.train(model.training)
 
 
-def deepened(model: Model, blocks: int) -> Model:
+def deepened(model: ImplicitModel, blocks: int) -> ImplicitModel:
     """`model` with `blocks` residual blocks in its EDSR encoder; itself if it has them. The last convolution of each
     added one is zero, so that the outputs are the same.
 
@@ -83,7 +81,7 @@ def deepened(model: Model, blocks: int) -> Model:
     return result.train(model.training)
 
 
-def average(models: Sequence[Model], shares: Sequence[float] | None = None) -> Model:
+def average(models: Sequence[ImplicitModel], shares: Sequence[float] | None = None) -> ImplicitModel:
     """The model whose weights are the mean of those of `models`, which have one spec; by `shares`, one number from 0 up
     for each, the weighted mean: their sum counts as 1. RIM is folded before.
 

@@ -125,7 +125,7 @@ def test_a_stage_starts_where_the_last_one_ended(tmp_path, start, config):
     assert (meta['scale_min'], meta['scale_max']) == (1, 3)  # of all stages
     log = [json.loads(line) for line in (tmp_path / 'save' / 'run' / 'log.jsonl').read_text().splitlines()]
     psnr = {entry['stage']: entry['psnr'] for entry in log if 'psnr' in entry}  # the last ones of each stage
-    run = train.Run(train.read_config(tmp_path / 'run.yaml'), tmp_path, torch.device('cpu'))
+    run = train.Run(train.read_training_config(tmp_path / 'run.yaml'), tmp_path, torch.device('cpu'))
     for number, (name, ended) in enumerate(psnr.items()):
         result = models.load(tmp_path / 'save' / 'run' / f'{name}.pth')
         run.stage, run.previous = number + 1, result.requires_grad_(True)
