@@ -136,16 +136,31 @@ class PairedImageFolders:
         self.pairs = [(lr, hr) for hr, lr in enumerate(numbers)][:first_k]
         self.repeat = repeat
 
+    @property
+    def folders(self) -> dict[str, ImageFolder]:
+        """What the pairs are made of, by name."""
+        return {'LR': self.lr, 'HR': self.hr}
+
     def __len__(self) -> int:
         return len(self.pairs) * self.repeat
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        lr, hr = self.pairs[i % len(self.pairs)] if 0 <= i < len(self) else self.pairs[len(self)]
+        lr, hr = self.numbers(i)
         return self.lr[lr], self.hr[hr]
 
     def name(self, i: int) -> str:
         """The HR image's name, as in `ImageFolder`."""
-        return self.hr.name(self.pairs[i % len(self.pairs)][1])
+        return self.hr.name(self.numbers(i)[1])
+
+    def pair_size(self, i: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(h, w) of the LR and of the HR image of pair `i`, which need not be decoded for it."""
+        lr, hr = self.numbers(i)
+        return self.lr.size(lr), self.hr.size(hr)
+
+    def numbers(self, i: int) -> tuple[int, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self.pairs[i % len(self.pairs)]
 
 
 def is_image_name(name: str) -> bool:

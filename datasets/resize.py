@@ -14,6 +14,12 @@ from PIL import Image
 from utils import UserError, cubic
 
 Scale = float | Sequence[float]  # one number, or (sy, sx)
+FILTERS = {  # that `reduced` takes; PIL's widen with the factor (antialiasing)
+    'bicubic': Image.Resampling.BICUBIC,
+    'area': Image.Resampling.BOX,
+    'lanczos': Image.Resampling.LANCZOS,
+    'matlab': None,
+}
 
 
 def matlab_taps(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +52,19 @@ def matlab_resize(image: np.ndarray, size: Sequence[int], scale: Sequence[float]
     return image
 
 
-def pil_resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """PIL's antialiased bicubic of a uint8 image `(H, W)` or `(H, W, 3)` to `size` (h, w)."""
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+def pil_resize(image: np.ndarray, size: Sequence[int], resample: int = Image.Resampling.BICUBIC) -> np.ndarray:
+    """PIL's antialiased bicubic, or another one of its filters, of a uint8 image `(H, W)` or `(H, W, 3)` to `size`
+    (h, w)."""
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample))
+
+
+def reduced(image: np.ndarray, size: Sequence[int], filter: str) -> np.ndarray:
+    """A uint8 image `(H, W)` or `(H, W, 3)` reduced to `size` (h, w) by one of `FILTERS`: PIL's bicubic, mean of an
+    area or Lanczos (of 3 lobes), or MATLAB's bicubic."""
+    resample = FILTERS[filter]
+    if resample is None:
+        return matlab_resize(image, size, [n / m for n, m in zip(size, image.shape)])
+    return pil_resize(image, size, resample)
 
 
 def degrade(hr: np.ndarray, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
@@ -75,6 +91,15 @@ def sizes(size: Sequence[int], scale: Sequence[float]) -> tuple[tuple[int, ...],
     if min(lr_size) < 1:
         raise UserError(f'an image of {size[0]} x {size[1]} pixels is too small for scale {scale[0]:g} x {scale[1]:g}')
     return lr_size, tuple(round(n * s) for n, s in zip(lr_size, scale))
+
+
+def whole_scale(lr_size: Sequence[int], hr_size: Sequence[int]) -> int | None:
+    """The whole scale of an LR and an HR image of these sizes (h, w), where less than an LR pixel of the HR image may
+    be left over; None if they have none."""
+    sides = list(zip(hr_size, lr_size))
+    scale = hr_size[0] // lr_size[0]
+    fits = scale >= 1 and all(n_hr // n_lr == scale and n_hr % n_lr < scale for n_hr, n_lr in sides)
+    return scale if fits else None
 
 
 def by_matlab(scale: Sequence[float]) -> bool:

@@ -18,6 +18,7 @@ SCHEMA: dict[str, Any] = {
     'patch': None,
     'queries': None,
     'draw': None,
+    'filter': None,  # that LR images are made with
     'batch_size': None,
     'accumulate': None,
     'workers': None,
@@ -48,9 +49,14 @@ WHOLE = {
     'max_bad_steps': 0,
 }  # the smallest that makes sense
 DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'train' / 'base.yaml'
-OPTIONAL = {'optimizer': optimizers.DEFAULT, 'cudnn_benchmark': False, 'tf32': None}  # what they are if left out
+OPTIONAL = {
+    'optimizer': optimizers.DEFAULT,
+    'filter': 'bicubic',
+    'cudnn_benchmark': False,
+    'tf32': None,
+}  # what they are if left out
 # What a run that is resumed cannot change.
-FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed', 'optimizer')
+FIXED = ('model', 'patch', 'queries', 'draw', 'filter', 'batch_size', 'seed', 'optimizer')
 
 
 def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:

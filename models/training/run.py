@@ -23,13 +23,14 @@ from tqdm import tqdm
 
 import datasets
 from datasets.batches import Batches, Numbers
+from datasets.paired import OfScale
 from datasets.pictures.figures import strip
 from models.device import PRECISIONS
 from models.evaluation.loop import evaluate_image
 from models.evaluation.sets import make_set
 from models.registry import build
 from models.training import losses, parallel, stages
-from models.training.config import FIXED, changes, optional
+from models.training.config import FIXED, OPTIONAL, changes, optional
 from models.training.freezing import Freezing
 from models.training.lock import Lock
 from models.training.objective import Objective, compile_parts
@@ -82,10 +83,8 @@ class Run:
                     Freezing(planned, self.stages[-1]['freeze'])
                 self.samples.append(self.stage_samples(images, number))
         images = datasets.make(config['validation']['dataset'])
-        sets = {
-            f'x{scale:g}': {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}}
-            for scale in config['validation']['scales']
-        }
+        with error_prefix('validation'):
+            sets = {f'x{scale:g}': validation_set(images, scale) for scale in config['validation']['scales']}
         self.validation = {name: make_set(spec, config['validation']['protocol']) for name, spec in sets.items()}
 
     # ------------------------------------------------------------ its folder
@@ -191,20 +190,21 @@ class Run:
 
     def stage_samples(self, images: Any, number: int) -> Any:
         config, stage = self.config, self.stages[number]
-        return datasets.make(
-            {
-                'name': 'sr-training',
-                'args': {
-                    'dataset': images,
-                    'scale_min': stage['scales'][0],
-                    'scale_max': stage['scales'][1],
-                    'steps': stage['steps'],
-                    'seed': config['seed'] + number,
-                    'shrink': stage['shrink'],
-                    **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')},
-                },
-            }
-        )
+        args = {
+            'dataset': images,
+            'scale_min': stage['scales'][0],
+            'scale_max': stage['scales'][1],
+            'steps': stage['steps'],
+            'seed': config['seed'] + number,
+            **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')},
+        }
+        making = {'shrink': stage['shrink'], 'filter': optional(config, 'filter')}
+        if not hasattr(images, 'pairs'):
+            return datasets.make({'name': 'sr-training', 'args': args | making})
+        for key, usual in (('shrink', 1), ('filter', OPTIONAL['filter'])):
+            if making[key] != usual:
+                raise UserError(f'{key} says how LR images are made, which pairs of images have already')
+        return datasets.make({'name': 'sr-training-paired', 'args': args})
 
     def set_cuda(self) -> None:
         """What the config says of how CUDA computes, for all of this process."""
@@ -597,6 +597,13 @@ def initial(config: dict) -> nn.Module:
     model = files.load(config['init'])
     with error_prefix(config['init']):
         return fitted(config['model'], model.state_dict())
+
+
+def validation_set(images: Any, scale: float) -> dict:
+    """The spec of the set that images or pairs are validated on at a scale. Raises UserError if no pairs are of it."""
+    if hasattr(images, 'pairs'):
+        return {'name': 'sr-evaluation-paired', 'args': {'dataset': OfScale(images, scale)}}
+    return {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}}
 
 
 def first_model(
