@@ -219,7 +219,10 @@ def test_a_config_with_any_value_anywhere_takes_a_step_or_is_refused(config, tmp
 @pytest.mark.parametrize(
     'change, said',
     [
-        (lambda c: c.update(init=3), 'init is a weight file or null, not 3'),
+        (
+            lambda c: c.update(init=3),
+            'init is a weight file, parts of the model with one each as {encoder: FILE}, or null, not 3',
+        ),
         (lambda c: c.update(clip_grad='x'), "clip_grad is a number between 0 and inf or null, not 'x'"),
         (lambda c: c.update(ema_decay=1), 'ema_decay is a number between 0 and 1 or null, not 1'),
         (lambda c: c.update(precision=['fp32']), "precision is one of fp32, bf16, fp16, not ['fp32']"),
