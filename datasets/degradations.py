@@ -17,17 +17,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, signal
 
+from datasets.pictures.resize import FILTERS, resized
 from utils import UserError, is_number, suggestion
 
 BLURS = ('isotropic', 'anisotropic', 'defocus', 'motion')
 NOISES = ('gaussian', 'grey', 'poisson', 'demosaic')
-FILTERS = {
-    'bicubic': Image.Resampling.BICUBIC,
-    'bilinear': Image.Resampling.BILINEAR,
-    'lanczos': Image.Resampling.LANCZOS,
-    'area': Image.Resampling.BOX,
-    'hamming': Image.Resampling.HAMMING,
-}
 SUBSAMPLINGS = ('4:4:4', '4:2:0')
 CODECS = ('jpeg', 'webp')
 BLOCK = 16  # pixels after which the blocks of a codec repeat: 8 x 8, twice as large for subsampled colour
@@ -81,17 +75,16 @@ class Blur:
 
 @dataclass(frozen=True)
 class Reduction:
-    """Resizing by Pillow, by way of a size in between: `middle` times the LR size, but at most the HR size."""
+    """Resizing, by way of a size in between: `middle` times the LR size, but at most the HR size."""
 
     filters: tuple[str, str] = ('bicubic', 'bicubic')  # to the size in between, and from there
     middle: float | None = None
 
     def __call__(self, image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-        reduced = Image.fromarray(image)
         if self.middle is not None:
             between = [min(max(1, round(n * self.middle)), m) for n, m in zip(size, image.shape[:2])]
-            reduced = reduced.resize((between[1], between[0]), FILTERS[self.filters[0]])
-        return np.asarray(reduced.resize((size[1], size[0]), FILTERS[self.filters[1]]))
+            image = resized(image, between, self.filters[0])
+        return resized(image, size, self.filters[1])
 
 
 @dataclass(frozen=True)
@@ -169,17 +162,18 @@ class Compression:
 class Degradation:
     """The steps of one image: `blur` of the HR image, `reduction`, and `after` it the steps on the LR image.
 
-    A step that is None, or not in `after`, is left out; without a reduction it is Pillow's bicubic.
+    A step that is None, or not in `after`, is left out.
     """
 
     blur: Blur | None = None
     reduction: Reduction | None = None
     after: tuple[Noise | Sharpening | Compression, ...] = ()
 
-    def reduce(self, hr: np.ndarray, size: Sequence[int]) -> np.ndarray:
-        """The LR image of `size` (h, w) of an HR image."""
-        scale = [n / m for n, m in zip(hr.shape[:2], size)]
-        return self.spoil((self.reduction or Reduction())(self.soften(hr, scale), size))
+    def reduce(self, hr: np.ndarray, size: Sequence[int], filter: str = 'bicubic') -> np.ndarray:
+        """The LR image of `size` (h, w) of an HR image, by `filter` of `datasets.pictures.resize.FILTERS` where the
+        degradation has no reduction of its own."""
+        soft = self.soften(hr, [n / m for n, m in zip(hr.shape[:2], size)])
+        return self.spoil(self.reduction(soft, size) if self.reduction else resized(soft, size, filter))
 
     def soften(self, hr: np.ndarray, scale: Sequence[float]) -> np.ndarray:
         """What happens to the HR image before it is reduced by `scale` (sy, sx)."""
@@ -242,7 +236,7 @@ KNOWN: dict[
 class Degradations:
     """Degradations drawn at random, by a mapping of the steps to how they are drawn.
 
-        clean: 0.25                # the probability that an image is only reduced, by Pillow's bicubic; 0 if left out
+        clean: 0.25                # the probability that an image is only reduced; 0 if left out
         blur: {probability: 0.4, sigma: [0.2, 1.0], kinds: [isotropic, anisotropic, defocus, motion]}
         resize: {probability: 0.3, middle: [0.8, 1.5], filters: [bicubic, bilinear, lanczos, area, hamming]}
         noise: {probability: 0.5, sigma: [0, 15], kinds: [gaussian, grey, poisson, demosaic]}

@@ -39,6 +39,15 @@ def sizes(size: Sequence[int], scale: Sequence[float]) -> tuple[tuple[int, ...],
     return lr_size, tuple(round(n * s) for n, s in zip(lr_size, scale))
 
 
+def whole_scale(lr_size: Sequence[int], hr_size: Sequence[int]) -> int | None:
+    """The whole scale of an LR and an HR image of these sizes (h, w), where less than an LR pixel of the HR image may
+    be left over; None if they have none."""
+    sides = list(zip(hr_size, lr_size))
+    scale = hr_size[0] // lr_size[0]
+    fits = scale >= 1 and all(n_hr // n_lr == scale and n_hr % n_lr < scale for n_hr, n_lr in sides)
+    return scale if fits else None
+
+
 def by_matlab(scale: Sequence[float]) -> bool:
     """Whether the protocol uses MATLAB's bicubic at a scale (sy, sx), and not PIL's."""
     return scale[0] == scale[1] and scale[0] in (2, 3, 4)

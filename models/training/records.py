@@ -66,8 +66,11 @@ class Log:
 def describe(images: Any) -> list[dict]:
     """Name, size in pixels and, of files, size in bytes of each image of a data set, in its order.
 
-    `images`: a data set as `datasets.image_folder.ImageFolder`; what it repeats is told once.
+    `images`: a data set of single images, or of pairs with the `folders` of them; what it repeats is told once.
     """
+    if hasattr(images, 'folders'):  # pairs
+        parts = ((name, describe(folder)) for name, folder in images.folders.items())
+        return [{**image, 'name': f'{name}/{image["name"]}'} for name, part in parts for image in part]
     described = []
     for i in range(len(images) // getattr(images, 'repeat', 1)):
         described.append({'name': images.name(i), 'size': list(images.size(i))})

@@ -23,6 +23,7 @@ KEYS = (
     'blocks',
     'shrink',
     'degrade',
+    'freeze',
 )
 
 
@@ -67,6 +68,9 @@ def check_stage(stage: object) -> None:
         raise UserError(f'shrink is above 0 and at most 1, not {stage["shrink"]!r}')
     if 'degrade' in given:
         Degradations(stage['degrade'])  # which checks it
+    freeze = stage.get('freeze') or {}
+    if not isinstance(freeze, dict) or not all(is_number(length) and length > 0 for length in freeze.values()):
+        raise UserError(f'freeze is parts of the model with numbers of {unit(stage)} above 0, not {freeze!r}')
     milestones = stage.get('milestones') or []
     if not isinstance(milestones, list) or not all(map(is_number, milestones)) or milestones != sorted(milestones):
         raise UserError(f'milestones is an ascending list of {unit(stage)}, not {milestones!r}')
@@ -100,6 +104,7 @@ def in_steps(stage: dict, steps_per_epoch: float) -> dict:
         'blocks': stage.get('blocks'),
         'shrink': stage.get('shrink') or 1,
         'degrade': stage.get('degrade'),
+        'freeze': {str(part): steps(length) for part, length in (stage.get('freeze') or {}).items()},
     }
     if planned['warmup_steps'] >= planned['steps']:
         raise UserError(f'{planned["steps"]} steps leave none after a warm-up of {planned["warmup_steps"]} steps')
