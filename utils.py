@@ -186,6 +186,17 @@ def positive(text: str) -> int:
     return int(text[:19])
 
 
+def share(text: str) -> float:
+    """'0.5' to 0.5."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
+    return number
+
+
 def pixel(text: str) -> tuple[int, int]:
     """'310,420' to (310, 420)."""
     return numbers_apart(text, ',', 2, lambda y, x: min(y, x) >= 0, 'a row and a column of the image, as 310,420')

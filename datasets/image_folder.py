@@ -106,12 +106,7 @@ class PairedImageFolders:
         check_whole('paired-image-folders', first_k=1 if first_k is None else first_k)
         self.hr = ImageFolder(root_path_2, split_file, None, repeat, cache)
         self.lr = ImageFolder(root_path_1, None, None, repeat, cache)
-        scale = re.compile(r'_?x\d+(\.\d+)?$', re.IGNORECASE)
-        lr_number = {scale.sub('', file.stem): k for k, file in enumerate(self.lr.files)}
-        lr_number.update({scale.sub('', file.stem) + file.suffix: k for k, file in enumerate(self.lr.files)})
-        lr_number.update({file.stem: k for k, file in enumerate(self.lr.files)})
-        lr_number.update({file.name: k for k, file in enumerate(self.lr.files)})
-        found = [lr_number.get(file.name, lr_number.get(file.stem)) for file in self.hr.files]
+        found = partners(self.hr.files, self.lr.files)
         lacking = [file.name for file, k in zip(self.hr.files, found) if k is None]
         numbers = [k for k in found if k is not None]
         if lacking:
@@ -137,16 +132,42 @@ class PairedImageFolders:
         self.pairs = [(lr, hr) for hr, lr in enumerate(numbers)][:first_k]
         self.repeat = repeat
 
+    @property
+    def folders(self) -> dict[str, ImageFolder]:
+        """What the pairs are made of, by name."""
+        return {'LR': self.lr, 'HR': self.hr}
+
     def __len__(self) -> int:
         return len(self.pairs) * self.repeat
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        lr, hr = self.pairs[i % len(self.pairs)] if 0 <= i < len(self) else self.pairs[len(self)]
+        lr, hr = self.numbers(i)
         return self.lr[lr], self.hr[hr]
 
     def name(self, i: int) -> str:
         """The HR image's name, as in `ImageFolder`."""
-        return self.hr.name(self.pairs[i % len(self.pairs)][1])
+        return self.hr.name(self.numbers(i)[1])
+
+    def pair_size(self, i: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(h, w) of the LR and of the HR image of pair `i`, which need not be decoded for it."""
+        lr, hr = self.numbers(i)
+        return self.lr.size(lr), self.hr.size(hr)
+
+    def numbers(self, i: int) -> tuple[int, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self.pairs[i % len(self.pairs)]
+
+
+def partners(files: list[Path], others: list[Path]) -> list[int | None]:
+    """For each of the `files` the number of that one of `others` which has its name, or that with a scale behind it, or
+    either with another ending; None if there is none."""
+    scale = re.compile(r'_?x\d+(\.\d+)?$', re.IGNORECASE)
+    number = {scale.sub('', file.stem): k for k, file in enumerate(others)}
+    number.update({scale.sub('', file.stem) + file.suffix: k for k, file in enumerate(others)})
+    number.update({file.stem: k for k, file in enumerate(others)})
+    number.update({file.name: k for k, file in enumerate(others)})
+    return [number.get(file.name, number.get(file.stem)) for file in files]
 
 
 def is_image_name(name: str) -> bool:

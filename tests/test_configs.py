@@ -41,7 +41,7 @@ PEERS = {
     'train_swinir_lte': ('swinir', 'lte', WITH_SWINIR),
     'train_swinir_lmlte': ('swinir', 'lmlte', WITH_SWINIR),
 }
-OTHERS = ['train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_light_MSIT']
+OTHERS = ['train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_light_MSIT', 'train_photo_MSIT']
 
 
 def read(name):
@@ -219,7 +219,10 @@ def test_a_config_with_any_value_anywhere_takes_a_step_or_is_refused(config, tmp
 @pytest.mark.parametrize(
     'change, said',
     [
-        (lambda c: c.update(init=3), 'init is a weight file or null, not 3'),
+        (
+            lambda c: c.update(init=3),
+            'init is a weight file, parts of the model with one each as {encoder: FILE}, or null, not 3',
+        ),
         (lambda c: c.update(clip_grad='x'), "clip_grad is a number between 0 and inf or null, not 'x'"),
         (lambda c: c.update(ema_decay=1), 'ema_decay is a number between 0 and 1 or null, not 1'),
         (lambda c: c.update(precision=['fp32']), "precision is one of fp32, bf16, fp16, not ['fp32']"),
@@ -283,7 +286,7 @@ def test_too_little_memory_in_test_is_one_line(program, photos, monkeypatch):
     def fail(*arguments):
         raise MemoryError
 
-    for target in ('models.msit.MSIT.encode', 'datasets.wrappers.degrade', 'models.evaluation.loop.ssim'):
+    for target in ('models.msit.MSIT.encode', 'datasets.wrappers.reduced', 'models.evaluation.loop.ssim'):
         with monkeypatch.context() as patch:
             patch.setattr(target, fail)
             refused(program('test.py', *options), 'memory')

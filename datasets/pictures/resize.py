@@ -1,4 +1,4 @@
-"""Bicubic resizing of 8-bit images, exactly as MATLAB and as PIL do it."""
+"""Resizing of 8-bit images, exactly as MATLAB and as PIL do it."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,15 @@ import numpy as np
 from PIL import Image
 
 from utils import cubic
+
+FILTERS = {  # by which `resized` resizes; PIL's widen with the factor (antialiasing), as MATLAB's does
+    'bicubic': Image.Resampling.BICUBIC,
+    'bilinear': Image.Resampling.BILINEAR,
+    'lanczos': Image.Resampling.LANCZOS,
+    'area': Image.Resampling.BOX,
+    'hamming': Image.Resampling.HAMMING,
+    'matlab': None,
+}
 
 
 def matlab_taps(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +48,16 @@ def matlab_resize(image: np.ndarray, size: Sequence[int], scale: Sequence[float]
     return image
 
 
-def pil_resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """PIL's antialiased bicubic of a uint8 image `(H, W)` or `(H, W, 3)` to `size` (h, w)."""
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+def pil_resize(image: np.ndarray, size: Sequence[int], resample: int = Image.Resampling.BICUBIC) -> np.ndarray:
+    """PIL's antialiased bicubic, or another of its filters, of a uint8 image `(H, W)` or `(H, W, 3)` to `size`
+    (h, w)."""
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample))
+
+
+def resized(image: np.ndarray, size: Sequence[int], filter: str) -> np.ndarray:
+    """A uint8 image `(H, W)` or `(H, W, 3)` resized to `size` (h, w) by one of `FILTERS`: PIL's, of which 'area' is the
+    mean of an area and 'lanczos' has 3 lobes, or MATLAB's bicubic."""
+    resample = FILTERS[filter]
+    if resample is None:
+        return matlab_resize(image, size, [n / m for n, m in zip(size, image.shape)])
+    return pil_resize(image, size, resample)

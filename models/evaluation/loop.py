@@ -63,12 +63,16 @@ def evaluate_image(
         sr = sr[0].float().clamp(0, 1).cpu()
         if eight_bit:
             sr = (sr * 255).round() / 255
-        scores = {
-            name: metric(sr, item['hr'], protocol, item['scale']) for name, metric in (('psnr', psnr), ('ssim', ssim))
-        }
+        scores = compare(sr, item, protocol)
     return {'name': item['name'], **scores, 'seconds': seconds}, sr
 
 
+def compare(sr: torch.Tensor, item: dict, protocol: str) -> dict[str, float]:
+    """PSNR and SSIM of an output `(3, h, w)` in [0, 1] beside the HR image of an item. Raises UserError as `psnr`."""
+    return {name: metric(sr, item['hr'], protocol, item['scale']) for name, metric in (('psnr', psnr), ('ssim', ssim))}
+
+
 def means(images: list[dict]) -> dict[str, float]:
-    """The images' mean PSNR, SSIM and seconds; a mean is infinite or NaN if one of its values is."""
-    return {key: sum(image[key] for image in images) / len(images) for key in ('psnr', 'ssim', 'seconds')}
+    """The images' mean of each number, as PSNR and seconds; a mean is infinite or NaN if one of its values is."""
+    numbers = [key for key, value in images[0].items() if isinstance(value, (int, float))]
+    return {key: sum(image[key] for image in images) / len(images) for key in numbers}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import datasets
-from datasets.degradations import by_matlab
+from datasets.reduction import by_matlab
 from datasets.wrappers import Evaluation, PairedEvaluation
 from models.evaluation.metrics import border, check_large_enough
 from utils import UserError, check_complete, error_prefix, load_config, suggestion
@@ -39,21 +39,28 @@ def make_set(spec: dict, protocol: str) -> EvaluationSet:
     return dataset
 
 
-def caption(dataset: EvaluationSet, protocol: str, eight_bit: bool, ensemble: bool) -> tuple[str, str]:
-    """How the numbers are measured, in two parts: what depends on the scale, and what does not."""
+def caption(
+    dataset: EvaluationSet, protocol: str, eight_bit: bool, ensemble: bool, found: str | None = None
+) -> tuple[str, str]:
+    """How the numbers are measured, in two parts: what depends on the scale, and what does not. `found`: the folder of
+    the outputs, if another program has made them."""
     scale = getattr(dataset, 'scale', None)
     if scale is None:
         lr, shaved = 'LR images as found', f'ceil(scale) + {border(protocol, (0, 0))[0]}'
     else:
         equal = scale[0] == scale[1]
         factor = f'x{scale[0]:g}' if equal else f'x{scale[0]:g} in height and x{scale[1]:g} in width'
-        lr = f'{factor}, LR by {"MATLAB" if by_matlab(scale) else "PIL antialiased"} bicubic'
+        lr = factor if found else f'{factor}, LR by {"MATLAB" if by_matlab(scale) else "PIL antialiased"} bicubic'
+        lr += '' if dataset.degrade == 'clean' else f' and {dataset.degrade}: {dataset.degradation}'
         rows, columns = border(protocol, scale)
         shaved = f'{rows}' if rows == columns else f'{rows} rows and {columns} columns of'
+    compared = f'PSNR on {"luma (Y)" if protocol == "benchmark" else "RGB"}, SSIM on luma'
+    if found:
+        return f'{lr}, {shaved} pixels shaved', f'{compared}, images as found in {found}; protocol {protocol}'
     output = 'output rounded to 8 bits' if eight_bit else 'clamped float output'
     return (
         f'{lr}, {shaved} pixels shaved',
-        f'PSNR on {"luma (Y)" if protocol == "benchmark" else "RGB"}, SSIM on luma, {output}'
+        f'{compared}, {output}'
         f"{' of a self-ensemble of 8' if ensemble else ''}; cell of the output's pixels, not clamped to the "
         f'trained scales; protocol {protocol}',
     )

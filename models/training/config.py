@@ -13,11 +13,12 @@ from utils import UserError, check_complete, check_keys, error_prefix, is_number
 
 SCHEMA: dict[str, Any] = {
     'model': {'name': None, 'args': None},
-    'init': None,  # weights that the first stage starts from
+    'init': None,  # weights that the first stage starts from: of the model, or {part: file}
     'train_dataset': {'name': None, 'args': None},
     'patch': None,
     'queries': None,
     'draw': None,
+    'filter': None,  # that LR images are made with
     'batch_size': None,
     'accumulate': None,
     'workers': None,
@@ -32,7 +33,7 @@ SCHEMA: dict[str, Any] = {
     'clip_grad': None,
     'ema_decay': None,
     'max_bad_steps': None,  # steps in a row that may be skipped
-    'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None},
+    'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None, 'degrade': None},
     'validate_every': None,
     'save_every': None,
 }
@@ -48,9 +49,14 @@ WHOLE = {
     'max_bad_steps': 0,
 }  # the smallest that makes sense
 DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'train' / 'base.yaml'
-OPTIONAL = {'optimizer': optimizers.DEFAULT, 'cudnn_benchmark': False, 'tf32': None}  # what they are if left out
+OPTIONAL = {
+    'optimizer': optimizers.DEFAULT,
+    'filter': 'bicubic',
+    'cudnn_benchmark': False,
+    'tf32': None,
+}  # what they are if left out
 # What a run that is resumed cannot change.
-FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed', 'optimizer')
+FIXED = ('model', 'patch', 'queries', 'draw', 'filter', 'batch_size', 'seed', 'optimizer')
 
 
 def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
@@ -73,8 +79,7 @@ def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict
         optimizers.check_optimizer(optional(config, 'optimizer'))
         if config['precision'] not in tuple(PRECISIONS):
             raise UserError(f'precision is one of {", ".join(PRECISIONS)}, not {config["precision"]!r}')
-        if not isinstance(config['init'], (str, type(None))):
-            raise UserError(f'init is a weight file or null, not {config["init"]!r}')
+        check_init(config['init'])
         for key, largest in (('clip_grad', math.inf), ('ema_decay', 1)):
             value = config[key]
             if value is not None and not (is_number(value) and 0 < value < largest):
@@ -89,6 +94,15 @@ def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict
 def optional(config: dict, key: str) -> Any:
     """The value of a key; if it is left out or null, that of `OPTIONAL`."""
     return OPTIONAL.get(key) if config.get(key) is None else config[key]
+
+
+def check_init(init: object) -> None:
+    """Raise UserError if `init` is no weight file, no mapping of parts of the model to weight files, and not null."""
+    files = init.values() if isinstance(init, dict) else () if init is None else (init,)
+    if not all(isinstance(name, str) for name in (*files, *(init if isinstance(init, dict) else ()))):
+        raise UserError(
+            f'init is a weight file, parts of the model with one each as {{encoder: FILE}}, or null, not {init!r}'
+        )
 
 
 def check_stages(named: object) -> None:
@@ -106,11 +120,14 @@ def check_stages(named: object) -> None:
 def check_validation(validation: dict) -> None:
     """Raise UserError if a key of `validation` is missing or makes no sense."""
     for key in SCHEMA['validation']:
-        if not validation or validation.get(key) is None:
+        if not validation or (key != 'degrade' and validation.get(key) is None):
             raise UserError(f'validation: the key {key!r} is missing')
     scales = validation['scales']
     if not isinstance(scales, list) or not all(is_number(scale) and scale > 0 for scale in scales):
         raise UserError(f'validation: scales is a list of numbers above 0, not {scales!r}')
+    cases = validation.get('degrade')
+    if cases is not None and not (isinstance(cases, list) and cases):
+        raise UserError(f'validation: degrade is a list of degradations, not {cases!r}')
 
 
 def changes(before: dict, after: dict, above: str = '') -> Iterator[tuple[str, object, object]]:

@@ -7,6 +7,7 @@ import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
 
+from models.weights.parts import check_parts, longest_part
 from utils import UserError, check_keys, suggestion
 
 DEFAULT = {'name': 'adam'}
@@ -46,18 +47,14 @@ def by_part(setting: Mapping | float | None, parameters: Mapping, key: str) -> d
     """Parts of a model to their numbers; a single number is that of the part '', all of it."""
     if not isinstance(setting, Mapping):
         return {} if setting is None else {'': setting}
-    known = {name[:at] for name in parameters for at, letter in enumerate(name) if letter == '.'}
-    for part in setting:
-        if part not in known:
-            tops = {name.split('.')[0] for name in parameters}
-            raise UserError(f'optimizer: {key}: the model has no part {part!r}{suggestion(part, tops)}')
+    check_parts(setting, parameters, f'optimizer: {key}')
     return dict(setting)
 
 
 def part_of(name: str, numbers: Mapping[str, float], otherwise: float) -> float:
     """The number of the longest part that holds the parameter `name`."""
-    parts = [part for part in numbers if not part or name.startswith(f'{part}.')]
-    return numbers[max(parts, key=len)] if parts else otherwise
+    part = longest_part(name, numbers)
+    return otherwise if part is None else numbers[part]
 
 
 def check_optimizer(spec: Mapping) -> None:

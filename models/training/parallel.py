@@ -65,6 +65,11 @@ def wrapped(module: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(module, device_ids=[device] if device.type == 'cuda' else None)
 
 
+def plain(module: nn.Module) -> nn.Module:
+    """What `wrapped` was given."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
 def with_synchronised_norm(model: ImplicitModel, device: torch.device) -> ImplicitModel:
     """`model` whose batch norm takes its statistics over all ranks, where the device can: on CUDA."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks() > 1 and device.type == 'cuda' else model

@@ -66,8 +66,11 @@ class Log:
 def describe(images: Any) -> list[dict]:
     """The name, the size in pixels and, if it is a file, the size in bytes of each image of a dataset, in its order.
 
-    `images`: a dataset such as `datasets.image_folder.ImageFolder`; repetitions are left out.
+    `images`: a dataset of single images, or of pairs with their `folders`; repetitions are left out.
     """
+    if hasattr(images, 'folders'):  # pairs
+        parts = ((name, describe(folder)) for name, folder in images.folders.items())
+        return [{**image, 'name': f'{name}/{image["name"]}'} for name, part in parts for image in part]
     described = []
     for i in range(len(images) // getattr(images, 'repeat', 1)):
         described.append({'name': images.name(i), 'size': list(images.size(i))})

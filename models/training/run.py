@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import datasets
 from datasets.batches import Batches, Numbers
+from datasets.paired import OfScale
 from datasets.pictures.figures import strip
 from models.device import PRECISIONS
 from models.evaluation.loop import evaluate_image
@@ -30,7 +31,8 @@ from models.evaluation.sets import make_set
 from models.registry import build
 from models.rendering.implicit import ImplicitModel
 from models.training import losses, parallel, stages
-from models.training.config import FIXED, changes, optional
+from models.training.config import FIXED, OPTIONAL, changes, optional
+from models.training.freezing import Freezing
 from models.training.lock import Lock
 from models.training.objective import Objective, compile_parts
 from models.training.optimizers import make_optimizer
@@ -38,6 +40,7 @@ from models.training.records import Log, describe, difference, provenance, writi
 from models.training.report import Report, tensorboard
 from models.training.stopping import Stopped, handled
 from models.weights import files
+from models.weights.parts import fill_parts
 from models.weights.surgery import deepened, fitted, fold, next_stage
 from utils import UserError, atomic_path, error_prefix, is_out_of_memory, load_config, write_json
 
@@ -79,12 +82,15 @@ class Run:
                 losses.check_loss(self.stages[-1]['loss'], config['draw'])
                 with torch.device('meta'):  # a model that cannot be built is reported first
                     planned = first_model(config['model'], self.stages[-1], planned)
+                    Freezing(planned, self.stages[-1]['freeze'])
                 self.samples.append(self.stage_samples(images, number))
         images = datasets.make(config['validation']['dataset'])
-        sets = {
-            f'x{scale:g}': {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale}}
-            for scale in config['validation']['scales']
-        }
+        with error_prefix('validation'):
+            sets = {
+                f'x{scale:g}' + f'-{case}' * (case != 'clean'): validation_set(images, scale, case)
+                for case in config['validation'].get('degrade') or ['clean']
+                for scale in config['validation']['scales']
+            }
         self.validation = {name: make_set(spec, config['validation']['protocol']) for name, spec in sets.items()}
 
     # ------------------------------------------------------------ its folder
@@ -184,20 +190,21 @@ class Run:
 
     def stage_samples(self, images: Any, number: int) -> Any:
         config, stage = self.config, self.stages[number]
-        return datasets.make(
-            {
-                'name': 'sr-training',
-                'args': {
-                    'dataset': images,
-                    'scale_min': stage['scales'][0],
-                    'scale_max': stage['scales'][1],
-                    'steps': stage['steps'],
-                    'seed': config['seed'] + number,
-                    'shrink': stage['shrink'],
-                    **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')},
-                },
-            }
-        )
+        args = {
+            'dataset': images,
+            'scale_min': stage['scales'][0],
+            'scale_max': stage['scales'][1],
+            'steps': stage['steps'],
+            'seed': config['seed'] + number,
+            **{key: config[key] for key in ('patch', 'queries', 'draw', 'batch_size')},
+        }
+        making = {'shrink': stage['shrink'], 'filter': optional(config, 'filter'), 'degrade': stage['degrade']}
+        if not hasattr(images, 'pairs'):
+            return datasets.make({'name': 'sr-training', 'args': args | making})
+        for key, usual in (('shrink', 1), ('filter', OPTIONAL['filter']), ('degrade', None)):
+            if making[key] != usual:
+                raise UserError(f'{key} says how LR images are made, which pairs of images have already')
+        return datasets.make({'name': 'sr-training-paired', 'args': args})
 
     def set_cuda(self) -> None:
         """What the config says of how CUDA computes, for all of this process."""
@@ -221,14 +228,16 @@ class Run:
     def begin_stage(self, state: dict | None = None) -> None:
         """Make the stage's model, EMA, optimizer and schedule; `state` is that of a checkpoint to resume from."""
         config, stage = self.config, self.stages[self.stage]
-        if state is None and self.stage == 0 and self.previous is None and config['init']:
+        first = state is None and self.stage == 0 and self.previous is None
+        init = config['init'] if first else None
+        if isinstance(init, str):
             self.previous = initial(config)
         seed(config['seed'], self.stage)
         self.set_cuda()
         model = (
             fitted({k: state['model'][k] for k in ('name', 'args')}, state['model']['sd'])
             if state
-            else first_model(config['model'], stage, self.previous)
+            else first_model(config['model'], stage, self.previous, init if isinstance(init, dict) else None)
         )
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f'the model {model.spec["name"]!r} has nothing to train')
@@ -239,10 +248,12 @@ class Run:
         ]
         if config['compile']:
             compile_parts(self.model)
-        self.objective = parallel.wrapped(Objective(self.model, config['draw'], stage['loss']), self.device)
         self.ema = ModelEmaV3(self.model, decay=config['ema_decay'], use_warmup=True) if config['ema_decay'] else None
         self.optimizer = make_optimizer(self.model, optional(config, 'optimizer'), stage['lr'])
         self.schedule = stages.schedule(self.optimizer, stage)
+        self.freezing = Freezing(self.model, stage['freeze'])
+        self.freezing.at(self.step)
+        self.objective = parallel.wrapped(Objective(self.model, config['draw'], stage['loss']), self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config['precision'] == 'fp16')
         if state:
             self.optimizer.load_state_dict(state['optimizer'])
@@ -276,6 +287,8 @@ class Run:
         """
         seed(self.config['seed'], self.stage, self.step, parallel.rank())
         self.schedule.step_update(self.step)
+        if self.freezing.at(self.step):
+            self.objective = parallel.wrapped(parallel.plain(self.objective), self.device)
         statistics = [buffer.clone() for buffer in self.statistics]
         parts = [self.backward(batch, batch is batches[-1], part) for batch in batches]
         with part('optimizer'):
@@ -514,6 +527,7 @@ class Run:
             while self.train_stage(writer, deadline):
                 if self.stage + 1 == len(self.stages):
                     return True
+                self.freezing.end()
                 self.previous = self.result()
                 self.stage, self.step, self.validated, self.bad, self.best = self.stage + 1, 0, 0, 0, -math.inf
                 self.begin_stage()
@@ -610,19 +624,32 @@ def is_run_state(content: object) -> bool:
 
 
 def initial(config: dict) -> ImplicitModel:
-    """The model that `init` of a config names. Raises UserError if it is not of the config's architecture."""
+    """The model of the file that `init` of a config names. Raises UserError if it is of another architecture."""
     model = files.load(config['init'])
     with error_prefix(config['init']):
         return fitted(config['model'], model.state_dict())
 
 
-def first_model(spec: dict, stage: dict, previous: ImplicitModel | None) -> ImplicitModel:
+def validation_set(images: Any, scale: float, case: str) -> dict:
+    """The spec of the set that images, degraded as `case` says, or pairs are validated on at a scale. Raises UserError
+    if no pairs are of it, and for pairs that are to be degraded."""
+    if not hasattr(images, 'pairs'):
+        return {'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': scale, 'degrade': case}}
+    if case != 'clean':
+        raise UserError('degrade says how LR images are made, which pairs of images have already')
+    return {'name': 'sr-evaluation-paired', 'args': {'dataset': OfScale(images, scale)}}
+
+
+def first_model(
+    spec: dict, stage: dict, previous: ImplicitModel | None, init: Mapping[str, str] | None = None
+) -> ImplicitModel:
     """The model that a stage starts from, with RIM and of a depth as the stage says: it computes what the result of the
-    stage before does, or has (None) fresh weights."""
+    stage before does, or has (None) fresh weights, but in parts of it those of the files that `init` maps them to."""
     if previous is None:
         previous = build(spec)
         if not any(True for _ in previous.parameters()):
             raise UserError(f'the model {spec["name"]!r} has nothing to train')
+        fill_parts(previous, init or {})
     if stage['blocks']:
         previous = deepened(previous, stage['blocks'])
     return next_stage(previous) if stage['rim'] else fold(previous)

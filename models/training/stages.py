@@ -3,6 +3,7 @@
 import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
+from datasets.degradations import Degradations
 from models.training import losses
 from utils import UserError, is_number, is_whole, suggestion
 
@@ -21,6 +22,8 @@ KEYS = (
     'loss',
     'blocks',
     'shrink',
+    'degrade',
+    'freeze',
 )
 
 
@@ -63,6 +66,11 @@ def check_stage(stage: object) -> None:
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):
         raise UserError(f'shrink is above 0 and at most 1, not {stage["shrink"]!r}')
+    if 'degrade' in given:
+        Degradations(stage['degrade'])  # which checks it
+    freeze = stage.get('freeze') or {}
+    if not isinstance(freeze, dict) or not all(is_number(length) and length > 0 for length in freeze.values()):
+        raise UserError(f'freeze is parts of the model with numbers of {unit(stage)} above 0, not {freeze!r}')
     milestones = stage.get('milestones') or []
     if not isinstance(milestones, list) or not all(map(is_number, milestones)) or milestones != sorted(milestones):
         raise UserError(f'milestones is an ascending list of {unit(stage)}, not {milestones!r}')
@@ -95,6 +103,8 @@ def in_steps(stage: dict, steps_per_epoch: float) -> dict:
         'loss': stage.get('loss') or 'l1',
         'blocks': stage.get('blocks'),
         'shrink': stage.get('shrink') or 1,
+        'degrade': stage.get('degrade'),
+        'freeze': {str(part): steps(length) for part, length in (stage.get('freeze') or {}).items()},
     }
     if planned['warmup_steps'] >= planned['steps']:
         raise UserError(f'{planned["steps"]} steps leave none after a warm-up of {planned["warmup_steps"]} steps')
