@@ -409,12 +409,19 @@ class Run:
         stage = self.stages[self.stage]
         if self.step == stage['steps']:
             self.save_result(f'{stage["name"]}.pth', scores)
-            with parallel.together():
-                if parallel.rank() == 0:
-                    write_strips(self.folder, stage['name'], pictures)
-                    write_page(self.folder)
+            self.write_page(pictures)
 
     # ------------------------------------------------------------ files
+
+    def write_page(self, pictures: dict[str, torch.Tensor]) -> None:
+        """Write the run's page, with the pictures of the stage that has ended; if that cannot be, it is told, and the run
+        goes on."""
+        if parallel.rank() == 0:
+            try:
+                write_strips(self.folder, self.stages[self.stage]['name'], pictures)
+                write_page(self.folder)
+            except UserError as error:
+                say(f'note: the page of the run cannot be written: {error}')
 
     def meta(self, scores: dict[str, float]) -> dict:
         """The card of a weight file: stage, step, trained scales, and `scores`, PSNR by validation set."""

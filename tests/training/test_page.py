@@ -13,18 +13,20 @@ import yaml
 from conftest import refused
 from PIL import Image
 
+from models.training import run
 from models.training.records import prune
+from utils import UserError
 
 
 @pytest.fixture
 def train(program, config, tmp_path):
     """`train(**changes)` trains the run `run` by the config with these changes."""
 
-    def run(*options, **changes):
+    def begun(*options, **changes):
         (tmp_path / 'run.yaml').write_text(yaml.safe_dump({**config, **changes}))
         return program('train.py', '-config', 'run.yaml', '-device', 'cpu', *options)
 
-    return run
+    return begun
 
 
 def pictures(page):
@@ -76,6 +78,16 @@ def test_the_last_ones_are_kept_and_no_result_is_removed(tmp_path):
     prune(tmp_path, ['b', 'a-1', 'a'], 4)
     left = {path.stem for path in tmp_path.iterdir()}
     assert left == {*others, 'b-100', 'a-1-5', 'a-1-10', 'a-1-100'}
+
+
+def test_a_page_that_cannot_be_written_does_not_stop_the_run(train, monkeypatch):
+    def fail(folder):
+        raise UserError('line 3 is no JSON')
+
+    monkeypatch.setattr(run, 'write_page', fail)
+    status, out, _ = train()
+    assert status == 0 and out.count('note: the page of the run cannot be written: line 3 is no JSON') == 2
+    assert Path('save/run/stage2.pth').is_file() and not Path('save/run/report.html').exists()
 
 
 @pytest.mark.parametrize(
