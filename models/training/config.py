@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ SCHEMA: dict[str, Any] = {
     'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None, 'degrade': None},
     'validate_every': None,
     'save_every': None,
+    'keep': None,  # how many of these checkpoints are kept; null: all
+    'wandb': None,  # a project of Weights & Biases that is told what TensorBoard is
 }
 WHOLE = {
     'patch': 1,
@@ -54,6 +57,8 @@ OPTIONAL = {
     'filter': 'bicubic',
     'cudnn_benchmark': False,
     'tf32': None,
+    'keep': None,
+    'wandb': None,
 }  # what they are if left out
 # What a run that is resumed cannot change.
 FIXED = ('model', 'patch', 'queries', 'draw', 'filter', 'batch_size', 'seed', 'optimizer')
@@ -76,6 +81,12 @@ def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict
                 raise UserError(f'{key} is true or false, not {config[key]!r}')
         if not isinstance(config.get('tf32'), (bool, type(None))):
             raise UserError(f'tf32 is true, false or null, not {config["tf32"]!r}')
+        if config.get('keep') is not None and not is_whole(config['keep']):
+            raise UserError(f'keep is a whole number from 1 up or null, not {config["keep"]!r}')
+        if not isinstance(config.get('wandb'), (str, type(None))):
+            raise UserError(f'wandb is the name of a project or null, not {config["wandb"]!r}')
+        if config.get('wandb') and find_spec('wandb') is None:
+            raise UserError('wandb needs a package that is not installed: pip install wandb')
         optimizers.check_optimizer(optional(config, 'optimizer'))
         if config['precision'] not in tuple(PRECISIONS):
             raise UserError(f'precision is one of {", ".join(PRECISIONS)}, not {config["precision"]!r}')

@@ -63,6 +63,21 @@ class Log:
                 file.truncate(content.rfind(b'\n') + 1)
 
 
+def prune(folder: Path, stages: list[str], keep: int) -> None:
+    """Remove the checkpoints `<stage>-<step>.pth` of a run but the last `keep`; `stages`: the names, in order. Results
+    of stages, which may have such a name, are left alone. Raises UserError if one cannot be removed."""
+    found = []
+    for path in folder.glob('[!.]*.pth'):
+        stage, _, step = path.stem.rpartition('-')
+        if stage in stages and step.isdecimal() and path.stem not in stages:
+            found.append((stages.index(stage), int(step), path))
+    for _, _, path in sorted(found)[:-keep]:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise UserError(f'{path}: cannot be removed ({error.strerror})') from error
+
+
 def describe(images: Any) -> list[dict]:
     """The name, the size in pixels and, if it is a file, the size in bytes of each image of a dataset, in its order.
 

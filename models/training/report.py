@@ -1,6 +1,7 @@
 """What a training run reports as it goes: the progress bar, `log.jsonl`, TensorBoard."""
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from models.training import parallel
 from models.training.records import Log, writing
+from utils import UserError
 
 LOG_EVERY = 100  # steps
 
@@ -97,6 +99,29 @@ class Report:
                 with writing(Path(self.writer.log_dir)):
                     for name, value in numbers.items():
                         self.writer.add_scalar(f'{self.stage}/{name}', value, step)
+
+
+@contextlib.contextmanager
+def weights_and_biases(folder: Path, project: str | None, config: dict) -> Iterator[None]:
+    """In this context Weights & Biases is told what TensorBoard's writers, made within it, are told of the run in
+    `folder`, as a run of `project` that goes on where it stopped; on rank 0, if there is a project. Raises UserError on
+    all ranks, at the beginning."""
+    run = None
+    with parallel.together():
+        if project and parallel.rank() == 0:
+            import wandb
+
+            name = hashlib.sha256(str(folder.resolve()).encode(errors='surrogateescape')).hexdigest()[:16]
+            told = {'name': folder.name, 'id': name, 'resume': 'allow', 'dir': str(folder), 'config': config}
+            try:
+                run = wandb.init(project=project, sync_tensorboard=True, **told)
+            except (wandb.Error, OSError) as error:
+                raise UserError(f'wandb: the run cannot be told ({error})') from error
+    try:
+        yield
+    finally:
+        if run:
+            run.finish()
 
 
 @contextlib.contextmanager

@@ -36,8 +36,9 @@ from models.training.freezing import Freezing
 from models.training.lock import Lock
 from models.training.objective import Objective, compile_parts
 from models.training.optimizers import make_optimizer
-from models.training.records import Log, describe, difference, provenance, writing
-from models.training.report import Report, tensorboard
+from models.training.page import write_page, write_strips
+from models.training.records import Log, describe, difference, provenance, prune, writing
+from models.training.report import Report, tensorboard, weights_and_biases
 from models.training.stopping import Stopped, handled
 from models.weights import files
 from models.weights.parts import fill_parts
@@ -418,8 +419,19 @@ class Run:
         stage = self.stages[self.stage]
         if self.step == stage['steps']:
             self.save_result(f'{stage["name"]}.pth', scores)
+            self.write_page(pictures)
 
     # ------------------------------------------------------------ files
+
+    def write_page(self, pictures: dict[str, torch.Tensor]) -> None:
+        """Write the run's page, with the pictures of the stage that has ended; if that cannot be, it is told, and the run
+        goes on."""
+        if parallel.rank() == 0:
+            try:
+                write_strips(self.folder, self.stages[self.stage]['name'], pictures)
+                write_page(self.folder)
+            except UserError as error:
+                say(f'note: the page of the run cannot be written: {error}')
 
     def meta(self, scores: dict[str, float]) -> dict:
         """The card of a weight file: stage, step, trained scales, and `scores`, PSNR by validation set."""
@@ -445,6 +457,13 @@ class Run:
         with parallel.together():
             if parallel.rank() == 0:
                 self.write_state(self.folder / name)
+
+    def prune(self) -> None:
+        """Remove old checkpoints as the config says. Raises UserError, on all ranks, if that cannot be done."""
+        keep = optional(self.config, 'keep')
+        with parallel.together():
+            if keep and parallel.rank() == 0:
+                prune(self.folder, [stage['name'] for stage in self.stages], keep)
 
     def write_state(self, path: Path) -> None:
         content = {
@@ -523,7 +542,8 @@ class Run:
         image that cannot be read any more, for a data worker that was killed, for files that cannot be written, and for
         too many steps that are not finite; the run can be resumed then.
         """
-        with handled(self.receive), tensorboard(self.folder / 'tensorboard') as writer:
+        told = weights_and_biases(self.folder, optional(self.config, 'wandb'), self.config)
+        with handled(self.receive), told, tensorboard(self.folder / 'tensorboard') as writer:
             while self.train_stage(writer, deadline):
                 if self.stage + 1 == len(self.stages):
                     return True
@@ -554,6 +574,7 @@ class Run:
                     self.agree_to_stop(self.stopping == TIME_LIMIT)
                 if self.step and self.step % config['save_every'] == 0:
                     self.save_checkpoint(f'{stage["name"]}-{self.step}.pth')
+                    self.prune()
                 if self.stopping or self.validated == self.step:
                     self.save_checkpoint()
                 if ended and self.validated == self.step:
