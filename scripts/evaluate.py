@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from datasets.resize import parse_scale  # noqa: E402
-from models.device import choose_device  # noqa: E402
+from models.device import choose_device, described  # noqa: E402
 from models.evaluation.loop import evaluate_image, means  # noqa: E402
 from models.evaluation.sets import caption, make_set, read_config  # noqa: E402
 from utils import (  # noqa: E402
@@ -98,7 +98,7 @@ def main(args):
     folder = Path('save') / args.name
     scales = list(dict.fromkeys(map(parse_scale, args.scales)))
     check_folder(folder / 'cells')
-    device = own_device(args.device)
+    device = choose_device(args.device, int(os.environ.get('LOCAL_RANK', 0)))  # each process takes the next GPU
     contenders = [
         Contender(label, where, identity(where), models.load(where)) for label, where in labelled(args.models)
     ]
@@ -183,14 +183,6 @@ def cell_file(folder, cell):
 # ---------------------------------------------------------------- doing it
 
 
-def own_device(name):
-    """The device of this process: where several share a machine, each the next GPU."""
-    device = choose_device(name)
-    if device.type == 'cuda' and device.index is None:
-        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
-    return device
-
-
 def processes():
     """What the processes that torchrun started share, a store, and this one's number; without torchrun it is alone."""
     if 'RANK' not in os.environ:
@@ -267,7 +259,7 @@ def write_cell(cell, store, folder, args):
 def describe(device):
     """What the seconds were taken on."""
     if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
+        return described(device)
     return f'{device} (threads: {torch.get_num_threads()})'
 
 

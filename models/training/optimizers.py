@@ -42,6 +42,21 @@ def make_optimizer(model: Any, spec: Mapping, lr: float) -> torch.optim.Optimize
         raise UserError(f'optimizer {name!r} cannot be made ({type(error).__name__}: {error})') from error
 
 
+def step_if(finite: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take a step of the optimizer if `finite`, a bool `()` on the device, is true.
+
+    Fused optimizers look at it on the device, where gradient scaling leaves the same for them. For any other it is
+    read here, and the CPU waits.
+    """
+    if all(group.get('fused') for group in optimizer.param_groups):
+        fused: Any = optimizer
+        fused.grad_scale, fused.found_inf = None, (~finite).float()
+        optimizer.step()
+        del fused.grad_scale, fused.found_inf
+    elif finite:
+        optimizer.step()
+
+
 def by_part(setting: Mapping | float | None, parameters: Mapping, key: str) -> dict[str, float]:
     """Parts of a model to their numbers; a single number is that of the part '', all of it."""
     if not isinstance(setting, Mapping):
