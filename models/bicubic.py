@@ -51,7 +51,7 @@ class Bicubic(ImplicitModel):
         `ImplicitModel.query_blocks`."""
         i, j = i.expand(len(features), -1), j.expand(len(features), -1)
         (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)
-        cell = plan.relative_cell.to(dy.device)
+        cell = plan.relative_cell.to(dy)
         return blend(features, y, x, tap_weights(dy, cell[0]), tap_weights(dx, cell[1]))
 
     def render(self, lr: torch.Tensor, size: Sequence[int], tile: int | None = None, **options: Any) -> torch.Tensor:

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from models.device import numbers
 from models.layers.msno import MSNO
 from models.layers.mssa import MSSA, attend
 from models.layers.position_bias import SinusoidBias
@@ -159,7 +160,7 @@ class MSIT(ImplicitModel):
         latent = values.reshape(self.window_pixels, n, heads, -1) * attention[..., None].to(values.dtype)
         latent = latent.transpose(0, 1).reshape(n, -1)  # (N, K * C)
         cell = cell.to(coord) if cell.ndim == 3 else cell.to(coord).reshape(-1, 1, 2)
-        cell = (cell * cell.new_tensor(features.size)).expand(coord.shape).reshape(n, 2)
+        cell = (cell * numbers(features.size, cell.device, cell.dtype)).expand(coord.shape).reshape(n, 2)
         colour = self.imnet(torch.cat([latent, cell.to(latent.dtype)], dim=-1)).reshape(*y.shape, -1)
         return to_image(colour + self.skip(features, y, x, weight).squeeze(2))
 
@@ -228,7 +229,7 @@ class MSIT(ImplicitModel):
         """The nearest LR pixel, `y` and `x (B, Q)` int64, of points `(B, Q, 2)`, and their offset from its centre,
         `(B, Q, 2)` in LR pixels."""
         height, width = features.size
-        position = ((coord + 1) * coord.new_tensor([height, width]) - 1) / 2
+        position = ((coord + 1) * numbers(features.size, coord.device, coord.dtype) - 1) / 2
         y, x = grid.nearest_pixel(position[..., 0], height), grid.nearest_pixel(position[..., 1], width)
         return y, x, position - torch.stack([y, x], dim=-1)
 

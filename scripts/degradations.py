@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from datasets.degradations import Degradations  # noqa: E402
 from datasets.image_folder import read_rgb  # noqa: E402
-from models.training.config import read_config  # noqa: E402
+from models.training.config import read_training_config  # noqa: E402
 from utils import Parser, UserError, atomic_path, check_folder, positive, run_main  # noqa: E402
 
 CONFIG = ROOT / 'configs' / 'train' / 'train_photo_MSIT.yaml'
@@ -41,7 +41,7 @@ def parse():
 
 
 def main(args):
-    stages = read_config(args.config)['stages'].values()
+    stages = read_training_config(args.config)['stages'].values()
     spec = next((stage['degrade'] for stage in stages if stage.get('degrade')), None)
     if spec is None:
         raise UserError(f'{args.config}: no stage of this config degrades its images')

@@ -35,7 +35,7 @@ from datasets.degradations import CASES, case  # noqa: E402
 from datasets.image_folder import ImageFolder, partners, some  # noqa: E402
 from datasets.pictures.sizes import parse_scale  # noqa: E402
 from datasets.wrappers import to_tensor  # noqa: E402
-from models.device import choose_device  # noqa: E402
+from models.device import choose_device, described  # noqa: E402
 from models.evaluation.denoised import PREFIX, Denoised  # noqa: E402
 from models.evaluation.loop import compare, evaluate_image, means  # noqa: E402
 from models.evaluation.metrics import shave  # noqa: E402
@@ -141,7 +141,7 @@ def main(args):
     degradations = list(dict.fromkeys(args.degrade))
     check_options(args, scales)
     check_folder(folder / 'cells')
-    device = own_device(args.device)
+    device = choose_device(args.device, int(os.environ.get('LOCAL_RANK', 0)))  # each process takes the next GPU
     others = [make_metric(name, device) for name in dict.fromkeys(args.metrics) if name not in OWN]
     contenders = [
         with_outputs(label, where) if where in args.outputs else Contender(label, where, identity(where), load(where))
@@ -288,14 +288,6 @@ def cell_file(folder, cell):
 # ---------------------------------------------------------------- doing it
 
 
-def own_device(name):
-    """The device of this process: where several share a machine, each the next GPU."""
-    device = choose_device(name)
-    if device.type == 'cuda' and device.index is None:
-        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
-    return device
-
-
 def processes():
     """What the processes that torchrun started share, a store, and this one's number; without torchrun it is alone."""
     if 'RANK' not in os.environ:
@@ -386,7 +378,7 @@ def write_cell(cell, store, folder, args):
 def describe(device):
     """What the seconds were taken on."""
     if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
+        return described(device)
     return f'{device} (threads: {torch.get_num_threads()})'
 
 

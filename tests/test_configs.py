@@ -41,7 +41,13 @@ PEERS = {
     'train_swinir_lte': ('swinir', 'lte', WITH_SWINIR),
     'train_swinir_lmlte': ('swinir', 'lmlte', WITH_SWINIR),
 }
-OTHERS = ['train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_light_MSIT', 'train_photo_MSIT']
+OTHERS = [
+    'train_edsr_baseline_MsIT_photos',
+    'train_edsr_light_MsIT',
+    'train_edsr_light_liif',
+    'train_light_MSIT',
+    'train_photo_MSIT',
+]
 
 
 def read(name):

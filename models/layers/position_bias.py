@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.device import widest
 from utils import UserError, is_whole
 
 
@@ -32,7 +33,8 @@ class SinusoidBias(nn.Module):
         with torch.autocast(offset.device.type, enabled=False):
             weight = self.proj.weight.to(torch.promote_types(self.proj.weight.dtype, torch.float32))
             quarter = weight.shape[1] // 4
-            j = torch.arange(quarter, dtype=torch.float64)
+            exact = weight.device if widest(weight.device) == torch.float64 else 'cpu'
+            j = torch.arange(quarter, dtype=torch.float64, device=exact)
             frequency = (2 ** (self.max_exponent * j / (quarter - 1)) - 1).to(weight)
             angle = offset.to(weight.dtype)[..., None] * frequency
             of_sine, of_cosine = (

@@ -54,7 +54,8 @@ def render(
     (height, width), (h, w) = lr.shape[-2:], map(int, size)
     part = part or (range(h), range(w))
     axes = [grid.Blocks(*axis, FULLEST) for axis in zip((height, width), (h, w), part)]
-    relative_cell = grid.relative_cell((height, width), (h, w)) * torch.tensor([chosen.step for chosen in part])
+    cells = grid.relative_cell((height, width), (h, w), lr.device)
+    relative_cell = torch.stack([cell * chosen.step for cell, chosen in zip(cells, part)])
     try:
         out = lr.new_empty(lr.shape[0], 3, *map(len, part))
     except RuntimeError as error:
@@ -238,21 +239,22 @@ def decode(
     with autocast(lr, precision):
         features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
     with torch.autocast(lr.device.type, enabled=False):  # whatever the caller set: the position bias is exact
-        plan = model.plan(features, rows, columns, relative_cell)
+        plan = model.plan(features, rows.to(lr.device), columns.to(lr.device), relative_cell)
     on_cpu = lr.device.type == 'cpu'
     size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
     todo = iter(chunks(len(rows.pixels), len(columns.pixels), max(1, size)))
     one_at_a_time = threading.Lock()
 
     def decoded(top, bottom, left, right):
-        finite = decode_blocks(model, features, plan, top, bottom, left, right, out)
+        finite = decode_blocks(model, features, plan, (rows, columns), (top, bottom, left, right), out)
         with one_at_a_time:
             bar.update((bottom - top) * (right - left))
         return finite
 
     def work():
         with torch.inference_mode(), autocast(lr, precision):
-            return all([decoded(*blocks) for blocks in todo])
+            finite = [decoded(*blocks) for blocks in todo]
+            return bool(torch.stack(finite).all()) if finite else True  # what waits for the device comes last
 
     return all(on_each_thread(work) if on_cpu else [work()])
 
@@ -299,16 +301,22 @@ def on_each_thread(work: Callable[[], bool]) -> list[bool]:
 
 
 def decode_blocks(
-    model: Any, features: Any, plan: Any, top: int, bottom: int, left: int, right: int, out: torch.Tensor
-) -> bool:
-    """Write the output pixels of a rectangle of the plan's blocks to `out (B, 3, h, w)`. Returns whether they are
-    finite."""
-    rows, columns = plan.rows.part(top, bottom), plan.columns.part(left, right)
-    pairs = torch.cartesian_prod(torch.arange(top, bottom), torch.arange(left, right)).to(out.device)
+    model: Any,
+    features: Any,
+    plan: Any,
+    axes: Sequence[grid.Blocks],
+    region: Region,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """Write the output pixels of a `region` of the plan's blocks, which are `axes` on the CPU, to `out (B, 3, h, w)`.
+    Returns whether they are finite, a bool `()`."""
+    top, bottom, left, right = region
+    rows, columns = axes[0].part(top, bottom), axes[1].part(left, right)
+    pairs = torch.cartesian_prod(*(torch.arange(*ends, device=out.device) for ends in ((top, bottom), (left, right))))
     colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
     colour = colour.reshape(len(out), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
     colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (B, 3, rows * my, columns * mx)
     colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
     y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
     out[:, :, y : y + colour.shape[2], x : x + colour.shape[3]] = colour
-    return bool(colour.isfinite().all())
+    return colour.isfinite().all()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
@@ -41,6 +42,21 @@ def make_optimizer(model: nn.Module, spec: Mapping, lr: float) -> torch.optim.Op
         return create_optimizer_v2(ordered, name, lr=lr, **args)
     except (TypeError, ValueError, RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f'optimizer {name!r} cannot be made ({type(error).__name__}: {error})') from error
+
+
+def step_if(finite: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take a step of the optimizer if `finite`, a bool `()` on the device, is true.
+
+    Fused optimizers look at it on the device, where gradient scaling leaves the same for them. For any other it is
+    read here, and the CPU waits.
+    """
+    if all(group.get('fused') for group in optimizer.param_groups):
+        fused: Any = optimizer
+        fused.grad_scale, fused.found_inf = None, (~finite).float()
+        optimizer.step()
+        del fused.grad_scale, fused.found_inf
+    elif finite:
+        optimizer.step()
 
 
 def by_part(setting: Mapping | float | None, parameters: Mapping, key: str) -> dict[str, float]:

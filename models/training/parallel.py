@@ -22,17 +22,15 @@ def join(name: str | None = None) -> torch.device:
 
     Raises UserError if the device is absent, or there are more ranks than CUDA devices.
     """
-    device = choose_device(name)
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
-        return device
+        return choose_device(name)
+    local = int(os.environ['LOCAL_RANK'])
+    device = choose_device(name, local)
     if device.type == 'cuda':
-        local = int(os.environ['LOCAL_RANK'])
-        if device.index is not None or local >= torch.cuda.device_count():
+        if device.index != local:
             raise UserError(
                 f'torchrun gives each process a CUDA device of its own; there are {torch.cuda.device_count()} here'
             )
-        device = torch.device('cuda', local)
-        torch.cuda.set_device(device)
     elif device.type != 'cpu':
         raise UserError(f'training on several devices is for cuda and cpu, not for {device.type}')
     distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', timeout=TIMEOUT)
@@ -75,22 +73,22 @@ def with_synchronised_norm(model: ImplicitModel, device: torch.device) -> Implic
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks() > 1 and device.type == 'cuda' else model
 
 
-def mean(number: float) -> float:
-    """The mean of the ranks' numbers, the same on all of them."""
-    return reduced(number, distributed.ReduceOp.SUM) / ranks()
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean of the ranks' tensors, on their device, the same on all of them."""
+    if ranks() == 1:
+        return values
+    total = values.clone()
+    distributed.all_reduce(total, distributed.ReduceOp.SUM)
+    return total / ranks()
 
 
 def largest(number: int) -> int:
     """The largest of the ranks' whole numbers, on all of them."""
-    return int(reduced(number, distributed.ReduceOp.MAX))
-
-
-def reduced(number: float, operation: 'distributed.ReduceOp.RedOpType') -> float:
     if ranks() == 1:
-        return number
-    value = torch.tensor(number, dtype=torch.float64)
-    distributed.all_reduce(value, operation)
-    return value.item()
+        return int(number)
+    value = torch.tensor(int(number))
+    distributed.all_reduce(value, distributed.ReduceOp.MAX)
+    return int(value)
 
 
 def gathered(value: object) -> list:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import os
@@ -9,9 +10,9 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ import datasets
 from datasets.batches import Batches, Numbers
 from datasets.paired import OfScale
 from datasets.pictures.figures import strip
-from models.device import PRECISIONS
+from models.device import PRECISIONS, described, exact_float32, set_tf32, widest
 from models.evaluation.loop import evaluate_image
 from models.evaluation.sets import make_set
 from models.registry import build
@@ -35,7 +36,7 @@ from models.training.config import FIXED, OPTIONAL, changes, optional
 from models.training.freezing import Freezing
 from models.training.lock import Lock
 from models.training.objective import Objective, compile_parts
-from models.training.optimizers import make_optimizer
+from models.training.optimizers import make_optimizer, step_if
 from models.training.page import write_page, write_strips
 from models.training.records import Log, describe, difference, provenance, prune, writing
 from models.training.report import Report, tensorboard, weights_and_biases
@@ -46,7 +47,17 @@ from models.weights.surgery import deepened, fitted, fold, next_stage
 from utils import UserError, atomic_path, error_prefix, is_out_of_memory, load_config, write_json
 
 COUNTERS = ('stage', 'step', 'validated', 'bad', 'best')  # what a run counts
+READ_EVERY = 10  # steps, on a device that the CPU runs ahead of; a divisor of LOG_EVERY
 TIME_LIMIT = 1  # a reason to stop; signals are others, their numbers and 1
+
+
+class Taken(NamedTuple):
+    """A step that the device may still be at work on."""
+
+    step: int
+    batches: list[dict]
+    values: torch.Tensor  # what `Run.train_step` returned
+    lr: float
 
 
 class Run:
@@ -62,6 +73,7 @@ class Run:
         self.config, self.folder, self.device = config, folder, device
         self.lock, self.log = Lock(folder / 'lock'), Log(folder / 'log.jsonl')
         self.stage, self.step = 0, 0
+        self.unread: list[Taken] = []  # steps whose losses are not read yet
         self.validated = 0  # the step of the stage after which the result was last validated
         self.bad = 0  # steps in a row that were skipped
         self.best = -math.inf
@@ -171,7 +183,7 @@ class Run:
         self.save_checkpoint()
         self.log.add(
             start=versions,
-            device=str(self.device),
+            device=described(self.device),
             ranks=parallel.ranks(),
             parameters=sum(p.numel() for p in self.model.parameters()),
             **entry,
@@ -210,8 +222,7 @@ class Run:
     def set_cuda(self) -> None:
         """What the config says of how CUDA computes, for all of this process."""
         torch.backends.cudnn.benchmark = optional(self.config, 'cudnn_benchmark')
-        if self.config.get('tf32') is not None:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.config['tf32']
+        set_tf32(self.config.get('tf32'))
 
     def batches(self) -> Batches:
         """The batches of this stage from this step on, those of this rank."""
@@ -279,12 +290,12 @@ class Run:
 
     # ------------------------------------------------------------ a step
 
-    def train_step(self, batches: list[dict], part: Callable = contextlib.nullcontext) -> dict[str, float] | None:
-        """One optimizer step on the list `batches`, the same on all ranks; returns the losses by name.
+    def train_step(self, batches: list[dict], part: Callable = contextlib.nullcontext) -> torch.Tensor:
+        """One optimizer step on the list `batches`, the same on all ranks; returns what `read` reads.
 
-        A step whose loss or gradient is not finite changes nothing, and None is returned. All random numbers are
-        functions of the step, so no generator state needs saving. `part(name)` gives a context for each part
-        of the step, for profiling.
+        A step whose loss or gradient is not finite changes nothing; nothing here waits for the device to tell whether
+        it is. All random numbers are functions of the step, so no generator state needs saving. `part(name)` gives a
+        context for each part of the step, for profiling.
         """
         seed(self.config['seed'], self.stage, self.step, parallel.rank())
         self.schedule.step_update(self.step)
@@ -293,27 +304,33 @@ class Run:
         statistics = [buffer.clone() for buffer in self.statistics]
         parts = [self.backward(batch, batch is batches[-1], part) for batch in batches]
         with part('optimizer'):
-            found = {name: parallel.mean(sum(values[name] for values in parts)) for name in parts[0]}
+            found = parallel.mean(functools.reduce(torch.add, parts))
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config['clip_grad'] or math.inf)
-            finite = math.isfinite(sum(found.values())) and math.isfinite(norm)
-            if finite:
-                self.scaler.step(self.optimizer)
+            finite = found.sum().isfinite() & norm.isfinite()
+            step_if(finite, self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-        if not finite:
-            for buffer, before in zip(self.statistics, statistics):
-                buffer.copy_(before)
-            return None
+            restore_unless(finite, self.statistics, statistics)
         if self.ema:
             with part('ema'):
+                averages = list(self.ema.module.state_dict().values())
+                before = [average.clone() for average in averages]
                 self.ema.update(self.model, step=self.step)
-        return found
+                restore_unless(finite, averages, before)
+        return torch.cat([found, finite[None].to(found.dtype)])
 
-    def backward(self, batch: dict, last: bool, part: Callable) -> dict[str, float]:
+    def read(self, values: list[torch.Tensor]) -> list[dict[str, float] | None]:
+        """The losses by name of steps, by what `train_step` returned of each; None of one that was skipped. Waits for
+        the device."""
+        names = list(losses.loss_weights(self.stages[self.stage]['loss']))
+        rows = torch.stack(values).cpu().tolist() if values else []
+        return [dict(zip(names, found)) if finite else None for *found, finite in rows]
+
+    def backward(self, batch: dict, last: bool, part: Callable) -> torch.Tensor:
         """Add a batch's part to the step's gradient, which is averaged over the ranks with the `last` one.
 
-        Returns the batch's part of the losses by name.
+        Returns the batch's part of the losses, in the order of their names.
         """
         dtype = PRECISIONS[self.config['precision']]
         apart = contextlib.nullcontext() if last or parallel.ranks() == 1 else self.objective.no_sync()
@@ -322,7 +339,7 @@ class Run:
                 found = {k: loss / self.config['accumulate'] for k, loss in self.objective(batch).items()}
             with part('backward'):
                 self.scaler.scale(sum(found.values())).backward()
-        return {name: loss.item() for name, loss in found.items()}
+        return torch.stack([loss.detach() for loss in found.values()]).to(widest(self.device))
 
     def next_batches(self, batches: Iterator[dict]) -> list[dict]:
         """The batches of a step, on the device."""
@@ -346,7 +363,18 @@ class Run:
             return None
         return parts
 
-    def check_bad_steps(self, found: dict[str, float] | None, batches: list[dict]) -> None:
+    def settle(self, report: Report) -> None:
+        """Read the losses of the steps since the last call, report them, and count those that were skipped.
+
+        Raises UserError if too many in a row were, and if the report cannot be written.
+        """
+        for found in self.read([taken.values for taken in self.unread]):
+            taken = self.unread.pop(0)
+            self.check_bad_steps(found, taken.step, taken.batches)
+            with self.saving_after_an_error(report):
+                report.took_step(taken.step + 1, found, taken.lr)
+
+    def check_bad_steps(self, found: dict[str, float] | None, step: int, batches: list[dict]) -> None:
         """Count steps in a row that were skipped.
 
         Raises UserError if they are too many; all ranks' `batches` are in a file then.
@@ -359,13 +387,13 @@ class Run:
         if parallel.rank() == 0:
             content = {
                 'stage': self.stages[self.stage]['name'],
-                'step': self.step,
+                'step': step,
                 'batch': {k: torch.cat([part[k] for part in parts]) for k in parts[0]},
             }
             with writing(where), atomic_path(where) as temporary:
                 torch.save(content, temporary)
         raise UserError(
-            f'stage {self.stages[self.stage]["name"]!r}, step {self.step}: the loss or its gradient was '
+            f'stage {self.stages[self.stage]["name"]!r}, step {step}: the loss or its gradient was '
             f'not finite, {self.bad} times in a row; the batch is in {where}'
         )
 
@@ -381,7 +409,7 @@ class Run:
         parallel.take_from_first(model.buffers())
         with parallel.together():
             try:
-                with self.leaving():
+                with self.leaving(), exact_float32():
                     for name, dataset in self.validation.items():
                         for i in range(parallel.rank(), len(dataset), parallel.ranks()):
                             item = dataset[i]
@@ -405,6 +433,13 @@ class Run:
         regular = self.step % self.config['validate_every'] == 0 or self.step == stage['steps']
         return self.validated < self.step and (self.stopping == TIME_LIMIT or (regular and not self.stopping))
 
+    def reading_is_due(self) -> bool:
+        """Whether steps are to be read now: on a CPU, which has nothing to wait for, after each; elsewhere regularly,
+        and before anything is written."""
+        every = 1 if self.device.type == 'cpu' else READ_EVERY
+        saving = self.step % self.config['save_every'] == 0
+        return self.step % every == 0 or saving or bool(self.stopping) or self.validation_is_due()
+
     def validate_and_keep(self, report: Report) -> None:
         """Validate, unless a signal stops the run; keep the result if it is the best, or the stage's last."""
         images: dict[str, torch.Tensor] = {}
@@ -419,16 +454,16 @@ class Run:
         stage = self.stages[self.stage]
         if self.step == stage['steps']:
             self.save_result(f'{stage["name"]}.pth', scores)
-            self.write_page(pictures)
+            self.write_page(images)
 
     # ------------------------------------------------------------ files
 
-    def write_page(self, pictures: dict[str, torch.Tensor]) -> None:
-        """Write the run's page, with the pictures of the stage that has ended; if that cannot be, it is told, and the run
+    def write_page(self, images: dict[str, torch.Tensor]) -> None:
+        """Write the run's page, with the images of the stage that has ended. If that cannot be, it is told, and the run
         goes on."""
         if parallel.rank() == 0:
             try:
-                write_strips(self.folder, self.stages[self.stage]['name'], pictures)
+                write_strips(self.folder, self.stages[self.stage]['name'], images)
                 write_page(self.folder)
             except UserError as error:
                 say(f'note: the page of the run cannot be written: {error}')
@@ -568,8 +603,10 @@ class Run:
         with contextlib.closing(bar), self.batches() as batches:
             while True:
                 ended = self.step == stage['steps']
+                if self.reading_is_due():
+                    self.settle(report)
                 if self.validation_is_due():
-                    with self.saving_after_an_error(), report.meter.pause():
+                    with self.saving_after_an_error(report), report.meter.pause():
                         self.validate_and_keep(report)
                     self.agree_to_stop(self.stopping == TIME_LIMIT)
                 if self.step and self.step % config['save_every'] == 0:
@@ -581,16 +618,14 @@ class Run:
                     return True
                 if self.stopping:
                     return False
-                with self.saving_after_an_error(), report.meter.waiting():
+                with self.saving_after_an_error(report), report.meter.waiting():
                     parts = self.fetch(batches)
                 if parts is None:
                     self.agree_to_stop()
                     continue
-                found = self.train_step(parts)
-                self.check_bad_steps(found, parts)
+                values = self.train_step(parts)
+                self.unread.append(Taken(self.step, parts, values, self.optimizer.param_groups[0]['lr']))
                 self.step += 1
-                with self.saving_after_an_error():
-                    report.took_step(self.step, found, self.optimizer.param_groups[0]['lr'])
                 self.agree_to_stop(time.monotonic() > deadline)
 
     @contextlib.contextmanager
@@ -614,11 +649,13 @@ class Run:
             yield self.model, self.stages[self.stage]['steps'], take_step
 
     @contextlib.contextmanager
-    def saving_after_an_error(self) -> Iterator[None]:
+    def saving_after_an_error(self, report: Report) -> Iterator[None]:
         """After a UserError between two steps the steps that are done are saved, if that can be."""
         try:
             yield
         except UserError:
+            with contextlib.suppress(UserError):
+                self.settle(report)
             with contextlib.suppress(UserError):
                 self.save_checkpoint()
             raise
@@ -630,6 +667,12 @@ def seed(*numbers: int) -> None:
     random.seed(state)
     np.random.seed(state)
     torch.manual_seed(state)
+
+
+def restore_unless(finite: torch.Tensor, tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor]) -> None:
+    """Where `finite`, a bool `()`, is false, give `tensors` the values that they had `before`."""
+    for tensor, value in zip(tensors, before):
+        tensor.copy_(torch.where(finite, tensor, value))
 
 
 def is_run_state(content: object) -> bool:

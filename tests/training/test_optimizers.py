@@ -150,7 +150,7 @@ def test_cuda_computes_as_the_config_says(config, tmp_path, monkeypatch, tf32, b
     backends = SimpleNamespace(cudnn=cudnn, cuda=SimpleNamespace(matmul=matmul))
     monkeypatch.setattr(torch, 'backends', backends)
     run.set_cuda()
-    assert matmul.allow_tf32 == cudnn.allow_tf32 == ('as it is' if tf32 is None else tf32)
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (bool(tf32), tf32 is not False)  # None: torch's own defaults
     assert cudnn.benchmark == bool(benchmark)
 
 
