@@ -414,8 +414,8 @@ class Run:
     # ------------------------------------------------------------ files
 
     def write_page(self, pictures: dict[str, torch.Tensor]) -> None:
-        """Write the run's page, with the pictures of the stage that has ended; if that cannot be, it is told, and the run
-        goes on."""
+        """Write the run's page, with the pictures of the stage that has ended; if that cannot be, it is told, and the
+        run goes on."""
         if parallel.rank() == 0:
             try:
                 write_strips(self.folder, self.stages[self.stage]['name'], pictures)
