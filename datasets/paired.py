@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.reduction import whole_scale
 from datasets.registry import register
-from datasets.resize import whole_scale
 from datasets.wrappers import built, check_samples, drawn, to_tensor, turned
 from utils import UserError
 

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.degradations import Degradation, Degradations, case
+from datasets.pictures.resize import FILTERS, pil_resize
+from datasets.pictures.sizes import scale_pair
+from datasets.reduction import reduced, sizes, whole_scale
 from datasets.registry import make, register
-from datasets.resize import FILTERS, degrade, pil_resize, reduced, scale_pair, sizes, whole_scale
 from utils import UserError, check_numbers, check_whole, error_prefix, suggestion
 
 DRAWS = ('pixel', 'block', 'patch')
@@ -29,14 +32,19 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
-def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict:
-    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `degrade` says.
+def evaluation_item(
+    name: str, hr: np.ndarray, scale: tuple[float, ...], degradation: Degradation = Degradation()
+) -> dict:
+    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `reduced` says,
+    between the steps of `degradation` before and after the reduction.
 
     `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
-    Raises UserError as `degrade` does.
+    Raises UserError as `reduced` does.
     """
     with error_prefix(name):
-        lr, hr = degrade(hr, scale)
+        height, width = sizes(hr.shape[:2], scale)[1]
+        lr, _ = reduced(degradation.soften(hr, scale), scale)
+    lr, hr = degradation.spoil(lr), hr[:height, :width]
     return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': scale}
 
 
@@ -44,12 +52,13 @@ def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict
 class Evaluation:
     """HR images and their LR images at a fixed scale, made on the fly.
 
-    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not. An item is that of
-    `evaluation_item`.
+    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not; `degrade`: one of
+    `datasets.degradations.CASES`. An item is that of `evaluation_item`. Raises UserError for an unknown degradation.
     """
 
-    def __init__(self, dataset: Any, scale: Any):
+    def __init__(self, dataset: Any, scale: Any, degrade: str = 'clean'):
         self.dataset, self.scale = built(dataset), scale_pair(scale)
+        self.degrade, self.degradation = degrade, case(degrade)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -61,7 +70,7 @@ class Evaluation:
             return name, sizes(self.dataset[i].shape[:2], self.scale)[1], self.scale
 
     def __getitem__(self, i: int) -> dict:
-        return evaluation_item(self.dataset.name(i), self.dataset[i], self.scale)
+        return evaluation_item(self.dataset.name(i), self.dataset[i], self.scale, self.degradation)
 
 
 @register('sr-evaluation-paired')
@@ -158,11 +167,13 @@ class Training:
 
     Sample `n` belongs to step `n // batch_size`; a step has one scale, uniform in [scale_min, scale_max]. A square of
     `round(patch * scale)` HR pixels is cropped at random from the epoch's next image, flipped and transposed at random
-    (`augment`), and reduced to `patch x patch` by `filter`, one of `datasets.resize.FILTERS`, PIL's antialiased bicubic
-    by default. Source: LIIF (arXiv 2012.09161, section 4), MSIT (arXiv 2403.06536).
+    (`augment`), and reduced to `patch x patch` by `filter`, one of `datasets.pictures.resize.FILTERS`, PIL's
+    antialiased bicubic by default. Source: LIIF (arXiv 2012.09161, section 4), MSIT (arXiv 2403.06536).
     With `shrink` below 1 the crop of every second sample, at random, is a larger one of the image that is reduced to
     these HR pixels, to between `shrink` times its size (or what the image allows) and all of it: sharper images, with
     less of their compression. Source: FSRCNN (arXiv 1608.00367, section 4.1).
+    With `degrade`, a mapping as in `datasets.degradations.Degradations`, LR images are made by degradations drawn at
+    random, and not by Pillow's bicubic alone.
 
     An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel'
     `(queries,)` HR pixels `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all
@@ -185,6 +196,7 @@ class Training:
         shrink: float = 1,
         filter: str = 'bicubic',
         seed: int = 0,
+        degrade: dict | None = None,
     ):
         check_samples('sr-training', scale_min, scale_max, batch_size, steps, patch, queries, draw, augment, seed)
         check_numbers('sr-training', shrink=shrink)
@@ -192,6 +204,7 @@ class Training:
             raise UserError(f'sr-training: unknown filter {filter!r}{suggestion(filter, FILTERS)}')
         if not 0 < shrink <= 1:
             raise UserError(f'sr-training: shrink is above 0 and at most 1, not {shrink}')
+        self.degradations = None if degrade is None else Degradations(degrade)
         self.dataset = built(dataset)
         self.scales = (scale_min, scale_max)
         self.batch_size, self.steps, self.patch, self.queries = batch_size, steps, patch, queries
@@ -231,5 +244,6 @@ class Training:
             (hr,) = turned(random, hr)
         hr = np.ascontiguousarray(hr)
         index = drawn(random, self.draw, self.queries, self.patch, side)
-        lr = reduced(hr, (self.patch, self.patch), self.filter)
+        degradation = self.degradations.draw(self.random(3, n)) if self.degradations else Degradation()
+        lr = degradation.reduce(hr, (self.patch, self.patch), self.filter)
         return {'lr': to_tensor(lr), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}

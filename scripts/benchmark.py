@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
-from models.device import PRECISIONS, choose_device, timed  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
+from models.device import PRECISIONS, choose_device, described, timed  # noqa: E402
 from models.export import exported  # noqa: E402
 from models.export.graphs import has_graphs  # noqa: E402
 from models.mlp import Linear  # noqa: E402
@@ -42,14 +42,14 @@ METHODS = [f'edsr_baseline_{name}' for name in ('MsIT', 'liif', 'lte', 'lte_fast
 ENCODERS = ('edsr-baseline', 'edsr', 'rdn', 'rcan', 'swinir', 'light')  # of the table of methods
 PARTS = {  # of rendering: the functions whose time each of them counts
     'encoding': ['model.encode_part', 'model.whole_maps'],
-    'first layer': ['decoder.first_layer', 'shared.first_layer'],
+    'first layer': ['decoder.first_layer_in_blocks', 'shared.before_activation'],
     'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
 }
 
 
 def by_query(model, lr, size):
     """All pixels by `query`, in chunks: `(B, h * w, 3)`."""
-    coord, cell = grid.pixel_centres(*size, lr.device), grid.cell_size(*size).to(lr.device)
+    coord, cell = grid.pixel_centres(*size, lr.device), grid.cell_size(*size, lr.device)
     with torch.no_grad():
         features = model.encode(lr)
         return torch.cat(
@@ -372,9 +372,9 @@ def main(args):
         row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[row['precision']]
     code = 'compiled' if library.compiled(torch.float32) else 'not compiled'
     on_cpu = f'{torch.get_num_threads()} threads, {platform.machine()}, {code}'
-    machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else on_cpu
+    where = described(device) if device.type == 'cuda' else f'{device} ({on_cpu})'
     caption = (
-        f'{device} ({machine}), torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '
+        f'{where}, torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '
         'product: ' + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {name}' for name, rate in rates.items())
     )
     print(f'{caption}\n{table(rows)}')

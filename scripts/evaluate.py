@@ -1,6 +1,7 @@
 """Evaluate models on sets of images at any scales, in one table.
 
     python scripts/evaluate.py -models modelzoo/EDSR_light_MSIT.pth bicubic -sets set5 set14 -scales 2 3 4 3.3 2x3.5
+    python scripts/evaluate.py -models nlmeans+light.pth photo.pth -sets set14 -scales 3 -degrade jpeg60 noise8
     python scripts/evaluate.py -outputs results/theirs -references data/Set5 -models a.pth -scales 4   # others' images
     torchrun --nproc_per_node 4 scripts/evaluate.py ...         # shared by 4 processes, with the same result
 
@@ -11,6 +12,7 @@ import csv
 import datetime
 import hashlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -29,14 +31,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
+from datasets.degradations import CASES, case  # noqa: E402
 from datasets.image_folder import ImageFolder, partners, some  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
 from datasets.wrappers import to_tensor  # noqa: E402
-from models.device import choose_device  # noqa: E402
+from models.device import choose_device, described  # noqa: E402
+from models.evaluation.denoised import PREFIX, Denoised  # noqa: E402
 from models.evaluation.loop import compare, evaluate_image, means  # noqa: E402
 from models.evaluation.metrics import shave  # noqa: E402
 from models.evaluation.perceptual import NAMES, make_metric  # noqa: E402
-from models.evaluation.sets import caption, make_set, read_config  # noqa: E402
+from models.evaluation.sets import caption, make_set, read_test_config  # noqa: E402
 from utils import (  # noqa: E402
     Parser,
     UserError,
@@ -76,6 +80,7 @@ class Cell(NamedTuple):
     """An entry of the table: what it is the result of."""
 
     set: str
+    degrade: str  # what happens to its LR images, by name
     scale: tuple  # (sy, sx)
     contender: Contender
     dataset: object
@@ -85,7 +90,13 @@ class Cell(NamedTuple):
 
 def parse():
     parser = Parser('Evaluate models on sets of images at any scales, in one table.')
-    parser.add_argument('-models', default=[], nargs='+', metavar='MODEL', help='weight files, or bicubic')
+    parser.add_argument(
+        '-models',
+        default=[],
+        nargs='+',
+        metavar='MODEL',
+        help=f'weight files, or bicubic; {PREFIX}FILE: after scikit-image has denoised the LR images',
+    )
     parser.add_argument(
         '-sets',
         default=[],
@@ -94,6 +105,13 @@ def parse():
         help=f'{", ".join(sorted(SETS))}, a folder of HR images, or a config as in configs/test',
     )
     parser.add_argument('-scales', required=True, nargs='+', metavar='S', help='2, 3.3, or 2x3.5 for height x width')
+    parser.add_argument(
+        '-degrade',
+        nargs='+',
+        default=['clean'],
+        metavar='NAME',
+        help=f'what happens to the LR images: {", ".join(CASES)}; clean if left out',
+    )
     parser.add_argument(
         '-metrics',
         default=list(OWN),
@@ -120,20 +138,19 @@ def parse():
 def main(args):
     folder = Path('save') / args.name
     scales = list(dict.fromkeys(map(parse_scale, args.scales)))
+    degradations = list(dict.fromkeys(args.degrade))
     check_options(args, scales)
     check_folder(folder / 'cells')
-    device = own_device(args.device)
+    device = choose_device(args.device, int(os.environ.get('LOCAL_RANK', 0)))  # each process takes the next GPU
     others = [make_metric(name, device) for name in dict.fromkeys(args.metrics) if name not in OWN]
     contenders = [
-        with_outputs(label, where)
-        if where in args.outputs
-        else Contender(label, where, identity(where), models.load(where))
+        with_outputs(label, where) if where in args.outputs else Contender(label, where, identity(where), load(where))
         for label, where in labelled(args.models + args.outputs)
     ]
     cells = [
         cell
         for label, where in labelled([args.references] if args.references else args.sets)
-        for cell in set_cells(label, where, scales, contenders, args.eight_bit, args.ensemble, others)
+        for cell in set_cells(label, where, degradations, scales, contenders, args.eight_bit, args.ensemble, others)
     ]
     store, rank = processes()
     if rank == 0:
@@ -147,11 +164,18 @@ def main(args):
 # ---------------------------------------------------------------- what is to be done
 
 
+def load(where):
+    """The model of a weight file or by its name, behind a denoiser where `where` says so."""
+    return Denoised(models.load(where.removeprefix(PREFIX))) if where.startswith(PREFIX) else models.load(where)
+
+
 def check_options(args, scales):
     """Raise UserError for options that do not go together."""
     for name in args.metrics:
         if name not in (*OWN, *NAMES):
             raise UserError(f'unknown metric {name!r}{suggestion(name, (*OWN, *NAMES))}')
+    for name in args.degrade:
+        case(name)
     if not args.models and not args.outputs:
         raise UserError('nothing to evaluate: -models or -outputs is missing')
     if bool(args.outputs) != bool(args.references):
@@ -162,6 +186,8 @@ def check_options(args, scales):
         raise UserError(f'{args.references}: no such folder')
     if args.outputs and len(scales) != 1:
         raise UserError(f'-outputs are of one scale, not of {len(scales)}')
+    if args.outputs and args.degrade != ['clean']:
+        raise UserError('-degrade goes with LR images that are made here, and -outputs are made already')
 
 
 def with_outputs(label, where):
@@ -190,6 +216,8 @@ def check_outputs(outputs, dataset):
 
 
 def identity(where):
+    if where.startswith(PREFIX):
+        return PREFIX + identity(where.removeprefix(PREFIX))
     if where in models.WITHOUT_WEIGHTS or not Path(where).is_file():
         return where
     return hashlib.sha256(Path(where).read_bytes()).hexdigest()
@@ -198,23 +226,26 @@ def identity(where):
 def set_config(where):
     """The config of a set: by its name, of a folder, or read from a file."""
     if where in SETS:
-        return read_config(SETS[where])
+        return read_test_config(SETS[where])
     if Path(where).suffix == '.yaml':
-        return read_config(Path(where))
+        return read_test_config(Path(where))
     if Path(where).is_dir():
         images = {'name': 'image-folder', 'args': {'root_path': where, 'cache': 'in_memory'}}
         return {'dataset': {'name': 'sr-evaluation', 'args': {'dataset': images}}, 'protocol': 'benchmark'}
     raise UserError(f'{where}: neither a folder nor a config nor a set{suggestion(where, SETS)}')
 
 
-def set_cells(label, where, scales, contenders, eight_bit, ensemble, others):
+def set_cells(label, where, degradations, scales, contenders, eight_bit, ensemble, others):
     """The cells of a set. Raises UserError for what does not fit together, before anything is computed."""
     config = set_config(where)
     spec, protocol, cells = config['dataset'], config['protocol'], []
     paired = spec['name'] == 'sr-evaluation-paired'
     with error_prefix(where):
-        for scale in scales:
-            dataset = make_set(spec if paired else merge(spec, {'args': {'scale': list(scale)}}), protocol)
+        if paired and degradations != ['clean']:
+            raise UserError('-degrade goes with LR images that are made here, not with those of a set of pairs')
+        for degrade, scale in itertools.product(degradations, scales):
+            made = {} if paired else {'args': {'scale': list(scale), 'degrade': degrade}}
+            dataset = make_set(merge(spec, made), protocol)
             if not cells:
                 spec = merge(spec, {'args': {'dataset': dataset.dataset}})  # its images are read once
                 images = digest(dataset.dataset)
@@ -222,11 +253,12 @@ def set_cells(label, where, scales, contenders, eight_bit, ensemble, others):
                 check_scale(dataset, scale)
             for contender in contenders:
                 facts = [contender.identity, images, scale, protocol, eight_bit, ensemble]
+                facts += [] if degrade == 'clean' else [repr(case(degrade))]
                 facts += [f'{metric.name} {metric.source}' for metric in others]
                 if contender.outputs:
                     check_outputs(contender.outputs, dataset)
                 key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-                cells.append(Cell(label, scale, contender, dataset, protocol, key))
+                cells.append(Cell(label, degrade, scale, contender, dataset, protocol, key))
     return cells
 
 
@@ -254,14 +286,6 @@ def cell_file(folder, cell):
 
 
 # ---------------------------------------------------------------- doing it
-
-
-def own_device(name):
-    """The device of this process: where several share a machine, each the next GPU."""
-    device = choose_device(name)
-    if device.type == 'cuda' and device.index is None:
-        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
-    return device
 
 
 def processes():
@@ -306,8 +330,8 @@ def compute(cells, store, rank, folder, device, args, others):
 
 def compute_image(cell, i, device, args, others):
     """The values of image `i` of the cell. Raises UserError if the output is not finite."""
-    item = cell.dataset[i]
-    with error_prefix(f'{cell.contender.label} on {cell.set} at {scale_text(cell.scale)}'):
+    item, where = cell.dataset[i], set_text(cell.set, cell.degrade)
+    with error_prefix(f'{cell.contender.label} on {where} at {scale_text(cell.scale)}'):
         if cell.contender.outputs:
             sr = found_output(cell, i, item['hr'].shape[-2:])
             image = {'name': item['name'], **compare(sr, item, cell.protocol)}
@@ -338,6 +362,7 @@ def write_cell(cell, store, folder, args):
     setting, protocol = caption(cell.dataset, cell.protocol, args.eight_bit, args.ensemble, found)
     facts = {
         'set': cell.set,
+        'degrade': cell.degrade,
         'scale': scale_text(cell.scale),
         'model': cell.contender.label,
         'file': cell.contender.file,
@@ -353,7 +378,7 @@ def write_cell(cell, store, folder, args):
 def describe(device):
     """What the seconds were taken on."""
     if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
+        return described(device)
     return f'{device} (threads: {torch.get_num_threads()})'
 
 
@@ -362,6 +387,11 @@ def describe(device):
 
 def scale_text(scale):
     return f'x{scale[0]:g}' if scale[0] == scale[1] else f'{scale[0]:g}x{scale[1]:g}'
+
+
+def set_text(name, degrade):
+    """A set, with what happens to its LR images."""
+    return name if degrade == 'clean' else f'{name}, {degrade}'
 
 
 def report(folder, cells, args, others):
@@ -386,7 +416,8 @@ def read_cell(folder, cell):
     try:
         result = json.loads(path.read_text(encoding='utf-8'))
         result['images'] = [image | {'psnr': float(image['psnr'])} for image in result['images']]
-        return result | {'psnr': float(result['psnr']), 'set': cell.set, 'model': cell.contender.label}
+        named = {'set': cell.set, 'degrade': cell.degrade, 'model': cell.contender.label}
+        return result | {'psnr': float(result['psnr'])} | named
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path}: not a result of this program; remove it') from error
 
@@ -401,7 +432,8 @@ def markdown(results, metrics, sources):
     for first in range(0, len(results), len(names)):
         row = results[first : first + len(names)]
         values = (' / '.join(entry(r, key) for key in (*metrics, 'seconds')) for r in row)
-        lines.append(f'| {row[0]["set"]} | {row[0]["scale"]} | ' + ' | '.join(values) + ' |')
+        where = set_text(row[0]['set'], row[0]['degrade'])
+        lines.append(f'| {where} | {row[0]["scale"]} | ' + ' | '.join(values) + ' |')
     devices = dict.fromkeys(image['device'] for result in results for image in result['images'])
     lines += [
         '',
@@ -433,6 +465,7 @@ def as_csv(results, others):
     """A line a cell."""
     columns = [
         'set',
+        'degrade',
         'scale',
         'model',
         'psnr',
@@ -456,12 +489,12 @@ def plot(path, curves):
     """PSNR over scale, a line a model, sets beside each other; infinite values are left out."""
     from matplotlib.figure import Figure  # here, since it is slow and other processes and errors need none
 
-    sets = {cell.set: None for cell, _ in curves}
+    sets = {set_text(cell.set, cell.degrade): None for cell, _ in curves}
     figure = Figure(figsize=(5 * len(sets), 4), layout='constrained')
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets):
         lines = {}
         for cell, result in curves:
-            points = lines.setdefault(cell.contender.label, []) if cell.set == name else []
+            points = lines.setdefault(cell.contender.label, []) if set_text(cell.set, cell.degrade) == name else []
             if result['psnr'] < float('inf'):
                 points.append((cell.scale[0], result['psnr']))
         for label, points in lines.items():

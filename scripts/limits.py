@@ -1,5 +1,5 @@
-"""Draw what weights make of a picture that is like those they were trained on, and of three that are not: one saved as
-JPEG, one with noise, one that is blurred.
+"""Draw what weights make of an image like those they were trained on, and of three that are not: one saved as JPEG,
+one with noise, one that is blurred.
 
     python scripts/limits.py            # the bundled weights; writes scripts/pictures/limits.png
 """
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 import models  # noqa: E402
 from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.pictures.image_io import Picture, write_image  # noqa: E402
-from datasets.resize import degrade  # noqa: E402
+from datasets.reduction import reduced  # noqa: E402
 from datasets.wrappers import to_tensor  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.evaluation.metrics import psnr  # noqa: E402
@@ -73,7 +73,7 @@ def main(args):
 
 def inputs(hr):
     """Labels and LR images, uint8, of `hr (H, W, 3)`: clean, and spoilt in the ways that photographs are."""
-    clean, _ = degrade(hr, SCALE)
+    clean, _ = reduced(hr, SCALE)
     yield 'reduced by bicubic', clean
     file = io.BytesIO()
     Image.fromarray(clean).save(file, 'JPEG', quality=QUALITY)
@@ -81,7 +81,7 @@ def inputs(hr):
     noise = np.random.default_rng(0).normal(scale=NOISE, size=clean.shape)
     yield f'then noise, {NOISE} of 255', (clean + noise).round().clip(0, 255).astype(np.uint8)
     blurred = Image.fromarray(hr).filter(ImageFilter.GaussianBlur(BLUR))
-    yield f'blurred before, by {BLUR} pixels', degrade(np.asarray(blurred), SCALE)[0]
+    yield f'blurred before, by {BLUR} pixels', reduced(np.asarray(blurred), SCALE)[0]
 
 
 def part(image, scale):

@@ -50,19 +50,20 @@ def render(
     precision, and when there is not enough memory for the smallest tile.
     """
     lr = check_input(model, lr)
-    check(lr, size, tile, precision, part)
+    check_options(lr, size, tile, precision, part)
     (height, width), (h, w) = lr.shape[-2:], map(int, size)
     part = part or (range(h), range(w))
     axes = [grid.Blocks(*axis, FULLEST) for axis in zip((height, width), (h, w), part)]
-    relative_cell = grid.relative_cell((height, width), (h, w)) * torch.tensor([chosen.step for chosen in part])
+    cells = grid.relative_cell((height, width), (h, w), lr.device)
+    relative_cell = torch.stack([cell * chosen.step for cell, chosen in zip(cells, part)])
     try:
         out = lr.new_empty(lr.shape[0], 3, *map(len, part))
     except RuntimeError as error:
         raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
     maps_in = functools.cache(functools.partial(whole_maps, model, lr))
-    first = [int(blocks.pixels[0]) for blocks in axes]
-    extent = [int(blocks.pixels[-1]) + 1 - at for blocks, at in zip(axes, first)]
-    regions = tiles(*extent, *(tile_size(model, lr) if tile is None else (tile, tile)), *first)
+    (top, bottom), (left, right) = ((int(blocks.pixels[0]), int(blocks.pixels[-1]) + 1) for blocks in axes)
+    high, wide = tile_size(model, lr) if tile is None else (tile, tile)
+    regions = tiles((top, bottom, left, right), high, wide)
     with progress_bar(math.prod(len(blocks.pixels) for blocks in axes), progress) as bar:
         while regions:
             region, done = regions.pop(0), bar.n
@@ -119,9 +120,10 @@ def check_image(lr: torch.Tensor, like: torch.Tensor) -> None:
         raise UserError(f'the LR image is on {lr.device}, the model on {like.device}')
 
 
-def check(
+def check_options(
     lr: torch.Tensor, size: Sequence[int], tile: int | None, precision: str, part: Sequence[range] | None = None
 ) -> None:
+    """Raise UserError if an option of `render` makes no sense for `lr`."""
     if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
@@ -150,12 +152,13 @@ def tile_size(model: Any, lr: torch.Tensor) -> tuple[int, int]:
     return max(high, SMALLEST_TILE), wide
 
 
-def tiles(height: int, width: int, high: int, wide: int, top: int = 0, left: int = 0) -> list[Region]:
-    """The tiles of a rectangle that starts at (top, left): (top, bottom, left, right), bottom and right exclusive."""
+def tiles(region: Region, high: int, wide: int) -> list[Region]:
+    """`region` in tiles, each at most `high` and `wide`, row by row."""
+    top, bottom, left, right = region
     return [
-        (y, min(y + high, top + height), x, min(x + wide, left + width))
-        for y in range(top, top + height, high)
-        for x in range(left, left + width, wide)
+        (y, min(y + high, bottom), x, min(x + wide, right))
+        for y in range(top, bottom, high)
+        for x in range(left, right, wide)
     ]
 
 
@@ -165,7 +168,7 @@ def cut_in_four(region: Region) -> list[Region]:
     if max(bottom - top, right - left) <= SMALLEST_TILE:
         return []
     high, wide = -(-(bottom - top) // 2), -(-(right - left) // 2)
-    return tiles(bottom - top, right - left, high, wide, top, left)
+    return tiles(region, high, wide)
 
 
 # ---------------------------------------------------------------- a tile
@@ -185,7 +188,7 @@ def render_tile(
     """Write the output pixels that belong to the LR pixels of `region` to `out`, and count the blocks in `bar`."""
     top, bottom, left, right = region
     y, x = (with_margin(*ends, model.receptive_field, model.window) for ends in ((top, bottom), (left, right)))
-    rows, columns = cut(axes[0], top, bottom, y.start), cut(axes[1], left, right, x.start)
+    rows, columns = blocks_between(axes[0], top, bottom, y.start), blocks_between(axes[1], left, right, x.start)
     if not len(rows.pixels) or not len(columns.pixels):
         return
     where, done = ((y, x), rows, columns, relative_cell), bar.n
@@ -207,7 +210,7 @@ def with_margin(first: int, last: int, margin: int, window: int) -> slice:
     return slice(max(first - margin, 0) // step * step, -(-(last + margin) // window) * window)
 
 
-def cut(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
+def blocks_between(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
     """The blocks of the LR pixels `first` to `last - 1`, these counted from `origin`."""
     at = torch.searchsorted(blocks.pixels, torch.tensor([first, last]))
     return blocks.part(int(at[0]), int(at[1]), origin)
@@ -236,21 +239,22 @@ def decode(
     with autocast(lr, precision):
         features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
     with torch.autocast(lr.device.type, enabled=False):  # whatever the caller set: the position bias is exact
-        plan = model.plan(features, rows, columns, relative_cell)
+        plan = model.plan(features, rows.to(lr.device), columns.to(lr.device), relative_cell)
     on_cpu = lr.device.type == 'cpu'
     size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
     todo = iter(chunks(len(rows.pixels), len(columns.pixels), max(1, size)))
     one_at_a_time = threading.Lock()
 
     def decoded(top, bottom, left, right):
-        finite = decode_blocks(model, features, plan, top, bottom, left, right, out)
+        finite = decode_blocks(model, features, plan, (rows, columns), (top, bottom, left, right), out)
         with one_at_a_time:
             bar.update((bottom - top) * (right - left))
         return finite
 
     def work():
         with torch.inference_mode(), autocast(lr, precision):
-            return all([decoded(*blocks) for blocks in todo])
+            finite = [decoded(*blocks) for blocks in todo]
+            return bool(torch.stack(finite).all()) if finite else True  # what waits for the device comes last
 
     return all(on_each_thread(work) if on_cpu else [work()])
 
@@ -281,7 +285,7 @@ def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:
     wide = -(-n_columns // max(1, round(n_columns / size)))
     high = max(1, round(size / wide))
     high = -(-n_rows // -(-n_rows // high))
-    return tiles(n_rows, n_columns, high, wide)
+    return tiles((0, n_rows, 0, n_columns), high, wide)
 
 
 def on_each_thread(work: Callable[[], bool]) -> list[bool]:
@@ -297,16 +301,22 @@ def on_each_thread(work: Callable[[], bool]) -> list[bool]:
 
 
 def decode_blocks(
-    model: Any, features: Any, plan: Any, top: int, bottom: int, left: int, right: int, out: torch.Tensor
-) -> bool:
-    """Write the output pixels of a rectangle of the plan's blocks to `out (B, 3, h, w)`. Returns whether they are
-    finite."""
-    rows, columns = plan.rows.part(top, bottom), plan.columns.part(left, right)
-    pairs = torch.cartesian_prod(torch.arange(top, bottom), torch.arange(left, right)).to(out.device)
+    model: Any,
+    features: Any,
+    plan: Any,
+    axes: Sequence[grid.Blocks],
+    region: Region,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """Write the output pixels of a `region` of the plan's blocks, which are `axes` on the CPU, to `out (B, 3, h, w)`.
+    Returns whether they are finite, a bool `()`."""
+    top, bottom, left, right = region
+    rows, columns = axes[0].part(top, bottom), axes[1].part(left, right)
+    pairs = torch.cartesian_prod(*(torch.arange(*ends, device=out.device) for ends in ((top, bottom), (left, right))))
     colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
     colour = colour.reshape(len(out), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
     colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (B, 3, rows * my, columns * mx)
     colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
     y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
     out[:, :, y : y + colour.shape[2], x : x + colour.shape[3]] = colour
-    return bool(colour.isfinite().all())
+    return colour.isfinite().all()

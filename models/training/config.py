@@ -34,7 +34,7 @@ SCHEMA: dict[str, Any] = {
     'clip_grad': None,
     'ema_decay': None,
     'max_bad_steps': None,  # steps in a row that may be skipped
-    'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None},
+    'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None, 'degrade': None},
     'validate_every': None,
     'save_every': None,
     'keep': None,  # how many of these checkpoints are kept; null: all
@@ -64,7 +64,7 @@ OPTIONAL = {
 FIXED = ('model', 'patch', 'queries', 'draw', 'filter', 'batch_size', 'seed', 'optimizer')
 
 
-def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
+def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
     """The config at `path`, with `settings` laid over it (`models.training.overrides`), its keys checked.
 
     Raises UserError for what is missing, unknown or makes no sense.
@@ -87,7 +87,7 @@ def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
             raise UserError(f'wandb is the name of a project or null, not {config["wandb"]!r}')
         if config.get('wandb') and find_spec('wandb') is None:
             raise UserError('wandb needs a package that is not installed: pip install wandb')
-        optimizers.check(optional(config, 'optimizer'))
+        optimizers.check_optimizer(optional(config, 'optimizer'))
         if config['precision'] not in tuple(PRECISIONS):
             raise UserError(f'precision is one of {", ".join(PRECISIONS)}, not {config["precision"]!r}')
         check_init(config['init'])
@@ -107,7 +107,7 @@ def optional(config: dict, key: str) -> Any:
     return OPTIONAL.get(key) if config.get(key) is None else config[key]
 
 
-def check_init(init: Any) -> None:
+def check_init(init: object) -> None:
     """Raise UserError if `init` is no weight file, no mapping of parts of the model to weight files, and not null."""
     files = init.values() if isinstance(init, dict) else () if init is None else (init,)
     if not all(isinstance(name, str) for name in (*files, *(init if isinstance(init, dict) else ()))):
@@ -116,7 +116,7 @@ def check_init(init: Any) -> None:
         )
 
 
-def check_stages(named: Any) -> None:
+def check_stages(named: object) -> None:
     """Raise UserError if `named` is no mapping of names to stages."""
     if not isinstance(named, dict) or not named:
         raise UserError('stages is a mapping with at least one stage')
@@ -125,17 +125,20 @@ def check_stages(named: Any) -> None:
         with error_prefix(f'stage {name!r}'):
             if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name) or name in ('best', 'last'):
                 raise UserError('its name is that of a file: letters, digits, _ and -, and neither best nor last')
-            stages.check(stage)
+            stages.check_stage(stage)
 
 
 def check_validation(validation: dict) -> None:
     """Raise UserError if a key of `validation` is missing or makes no sense."""
     for key in SCHEMA['validation']:
-        if not validation or validation.get(key) is None:
+        if not validation or (key != 'degrade' and validation.get(key) is None):
             raise UserError(f'validation: the key {key!r} is missing')
     scales = validation['scales']
     if not isinstance(scales, list) or not all(is_number(scale) and scale > 0 for scale in scales):
         raise UserError(f'validation: scales is a list of numbers above 0, not {scales!r}')
+    cases = validation.get('degrade')
+    if cases is not None and not (isinstance(cases, list) and cases):
+        raise UserError(f'validation: degrade is a list of degradations, not {cases!r}')
 
 
 def changes(before: dict, after: dict, above: str = '') -> Iterator[tuple[str, object, object]]:

@@ -21,7 +21,7 @@ from utils import UserError
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """That `path` cannot be written, as on a full disk, becomes a UserError that names it."""
+    """Turn an error that `path` cannot be written, as on a full disk, into a UserError that names it."""
     try:
         yield
     except OSError as error:
@@ -54,7 +54,7 @@ class Log:
                     raise
 
     def mend(self) -> None:
-        """Remove the beginning of a line in whose writing the run was killed."""
+        """Remove an unfinished last line, left when the run was killed while writing it."""
         with parallel.together():
             if parallel.rank() > 0 or not self.path.exists():
                 return
@@ -79,9 +79,9 @@ def prune(folder: Path, stages: list[str], keep: int) -> None:
 
 
 def describe(images: Any) -> list[dict]:
-    """Name, size in pixels and, of files, size in bytes of each image of a data set, in its order.
+    """The name, the size in pixels and, if it is a file, the size in bytes of each image of a dataset, in its order.
 
-    `images`: a data set of single images, or of pairs with the `folders` of them; what it repeats is told once.
+    `images`: a dataset of single images, or of pairs with their `folders`; repetitions are left out.
     """
     if hasattr(images, 'folders'):  # pairs
         parts = ((name, describe(folder)) for name, folder in images.folders.items())

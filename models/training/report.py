@@ -27,14 +27,14 @@ class Meter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """What is done in this block is waiting for data."""
+        """Count the time that this block takes as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """What is done in this block is no training."""
+        """Leave out the time that this block takes."""
         began = time.perf_counter()
         yield
         self.began += time.perf_counter() - began
@@ -80,13 +80,13 @@ class Report:
             self.log.add(stage=self.stage, step=step, **numbers)
             self.meter = Meter()
 
-    def validated(self, step: int, scores: dict[str, float], pictures: dict[str, torch.Tensor]) -> None:
-        """The result after `step` steps has these PSNR values; `pictures (3, h, w)` in [0, 1] show it."""
+    def validated(self, step: int, scores: dict[str, float], images: dict[str, torch.Tensor]) -> None:
+        """Log the PSNR of each validation set after `step` steps, and show `images (3, h, w)`, in [0, 1]."""
         with parallel.together():
             if self.writer:
                 with writing(Path(self.writer.log_dir)):
-                    for name, picture in pictures.items():
-                        self.writer.add_image(f'{self.stage}/{name}', picture, step)
+                    for name, image in images.items():
+                        self.writer.add_image(f'{self.stage}/{name}', image, step)
         self.add_scalars(step, {f'PSNR {name}': value for name, value in scores.items()})
         self.log.add(stage=self.stage, step=step, psnr=scores)
         if self.writer:
@@ -128,8 +128,8 @@ def weights_and_biases(folder: Path, project: str | None, config: dict) -> Itera
 def tensorboard(folder: Path) -> Iterator[SummaryWriter | None]:
     """TensorBoard's writer to `folder` on rank 0, None on the others.
 
-    What its thread cannot write is told by the next call of the writer, and not by the thread as well. Raises UserError
-    on all ranks, at the beginning.
+    If its thread cannot write something, the next call of the writer raises the error, and the thread prints nothing.
+    Raises UserError, on all ranks, if the folder cannot be written at the beginning.
     """
     writer, show = None, threading.excepthook
     with parallel.together():

@@ -15,7 +15,7 @@ from test_datasets import QUICK, random_image, save
 import datasets
 from datasets.image_folder import PairedImageFolders
 from datasets.paired import OfScale, PairedSets, PairedTraining
-from datasets.resize import FILTERS, matlab_resize, reduced
+from datasets.pictures.resize import FILTERS, matlab_resize, resized
 from datasets.wrappers import Training
 from models.training.run import Run
 from utils import UserError
@@ -156,7 +156,7 @@ def test_a_run_refuses_in_one_line(program, paired_config, tmp_path, setting, sa
 def test_filters(name, scale):
     image = random_image(0, 28, 42, 3)
     size = tuple(round(n / scale) for n in image.shape[:2])
-    lr = reduced(image, size, name)
+    lr = resized(image, size, name)
     assert lr.shape == (*size, 3) and lr.dtype == np.uint8
     if scale == 1:
         assert np.array_equal(lr, image)

@@ -214,6 +214,10 @@ def test_lr_images_that_are_there(evaluate, photos):
         evaluate('-models', 'bicubic', '-sets', 'pairs.yaml', '-scales', '3'),
         'pairs.yaml: photo0: the LR image is of scale x2, not x3',
     )
+    refused(
+        evaluate('-models', 'bicubic', '-sets', 'pairs.yaml', '-scales', '2', '-degrade', 'jpeg40'),
+        'pairs.yaml: -degrade goes with LR images that are made here, not with those of a set of pairs',
+    )
 
 
 def write_pairs():
@@ -362,6 +366,48 @@ def test_outputs_that_do_not_go_with_their_references(others, options, said):
 # ---------------------------------------------------------------- nothing twice
 
 
+def test_degraded_images(evaluate, computed):
+    """Each degradation is a row, whose caption says what was done; known entries of clean images stay known."""
+    options = '-models', 'bicubic', '-sets', 'photos', '-scales', '2'
+    assert evaluate(*options)[:1] == (0,)
+    computed.clear()
+    status, out, err = evaluate(*options, '-degrade', 'clean', 'jpeg40', 'noise8')
+    assert (status, err) == (0, '') and len(computed) == 6
+    lines = out.splitlines()
+    assert [line.split(' | ')[0] for line in lines[2:5]] == ['| photos', '| photos, jpeg40', '| photos, noise8']
+    assert '- x2, LR by MATLAB bicubic, 2 pixels shaved' in lines
+    settings = 'jpeg40: compression (codec jpeg, quality 40)', 'noise8: noise (kind gaussian, sigma 8)'
+    for setting in settings:
+        assert f'- x2, LR by MATLAB bicubic and {setting}, 2 pixels shaved' in lines
+    results = json.loads(Path('save/evaluation/table.json').read_text())
+    assert [result['degrade'] for result in results] == ['clean', 'jpeg40', 'noise8']
+    clean, jpeg, noise = (result['psnr'] for result in results)
+    assert clean > max(jpeg, noise)
+    spec = {
+        'name': 'sr-evaluation',
+        'args': {
+            'dataset': {'name': 'image-folder', 'args': {'root_path': 'photos'}},
+            'scale': 2,
+            'degrade': 'noise8',
+        },
+    }
+    expected = loop.evaluate(models.load('bicubic'), datasets.make(spec), 'benchmark', progress=False)
+    assert noise == pytest.approx(expected['psnr'], abs=1e-6)
+
+
+def test_a_model_behind_a_denoiser(evaluate, computed):
+    pytest.importorskip('skimage')
+    pytest.importorskip('pywt')
+    options = '-sets', 'photos', '-scales', '2', '-degrade', 'noise8', '-models'
+    status, out, err = evaluate(*options, 'nlmeans+bicubic', 'bicubic', 'nlmeans+a.pth')
+    assert (status, err) == (0, '')
+    denoised, plain, _ = json.loads(Path('save/evaluation/table.json').read_text())
+    assert denoised['psnr'] != plain['psnr'] and denoised['identity'] == 'nlmeans+bicubic'
+    computed.clear()
+    assert evaluate(*options, 'nlmeans+a.pth')[0] == 0 and not computed
+    refused(evaluate(*options, 'nlmeans+missing.pth'), 'missing.pth')
+
+
 def test_finished_cells_are_not_computed_again(evaluate, computed, photos):
     def run(*more, models=('a.pth', 'b.pth'), scales=('2', '3')):
         computed.clear()
@@ -478,6 +524,7 @@ def test_mistakes(refusal):
     refusal(["'2xx'"], scale='2xx')
     refusal(["'0'", 'positive'], scale='0')
     refusal(['abacus'], '-device', 'abacus')
+    refusal(["unknown degradation 'jpeg41', did you mean 'jpeg40'"], '-degrade', 'clean', 'jpeg41')
     refusal(['-colour'], '-colour', '3')
     Path('folder').mkdir()
     refusal(['folder', 'no images'], set='folder')

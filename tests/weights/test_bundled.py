@@ -11,7 +11,8 @@ from conftest import ROOT
 from PIL import Image
 
 import models
-from datasets.resize import degrade, matlab_resize
+from datasets.pictures.resize import matlab_resize
+from datasets.reduction import reduced
 from models.evaluation.metrics import psnr
 
 
@@ -29,7 +30,7 @@ def tensor(image):
 @pytest.mark.parametrize('photo', sorted(ROOT.glob('tests/photos/*.png')), ids=lambda path: path.stem)
 def test_better_than_bicubic(model, photo, scale):
     """By 0.4 dB of luma at least, on a 192 x 192 part."""
-    lr, hr = degrade(np.asarray(Image.open(photo))[60:252, 60:252], scale)
+    lr, hr = reduced(np.asarray(Image.open(photo))[60:252, 60:252], scale)
     size, factors = hr.shape[:2], (hr.shape[0] / lr.shape[0], hr.shape[1] / lr.shape[1])
     bicubic = tensor(matlab_resize(lr, size, factors, to_uint8=False))
     result = model.render(tensor(lr)[None], size)[0].clamp(0, 1)
