@@ -264,8 +264,9 @@ def methods(configs, encoders, lr, size):
 
 def method(name, module, work):
     """A row of the table of methods: `work` is what `module` does."""
-    count = multiply_adds(work)
-    with one_thread():
+    with torch.inference_mode():
+        count = multiply_adds(work)
+    with one_thread(), torch.inference_mode():
         work()  # the first is slow
         began = time.process_time()
         work()
