@@ -209,6 +209,7 @@ def super_resolve(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tup
         'size': f'{size[0]} x {size[1]}',
         'scale': ' x '.join(dict.fromkeys(f'{scale:.4g}' for scale in scales)),
         'device': upscaler.device,
+        'code': upscaler.code,
         'seconds': f'{seconds:.2f}',
     }
     return {name: fact for name, fact in facts.items() if fact is not None}, notes + beyond(upscaler.model, scales)
@@ -256,6 +257,7 @@ def write_zoom(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tuple[
         'size': f'{size[0]} x {size[1]}, {FRAMES} frames',
         'scale': f'{first:.4g} to {first * DEPTH:.4g}',
         'device': upscaler.device,
+        'code': upscaler.code,
         'seconds': f'{time.perf_counter() - start:.2f}',
     }, list(dict.fromkeys(notes))
 
