@@ -253,6 +253,7 @@ def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> t
         'scale': ' x '.join(dict.fromkeys(f'{scale:.4g}' for scale in scales)),
         'model': f'{model} ({why})' if why else model,
         'device': upscaler.device,
+        'code': upscaler.code,
         'seconds': f'{seconds:.2f}',
     }
     return {name: fact for name, fact in facts.items() if fact is not None}, notes + beyond(upscaler.model, scales)
@@ -302,6 +303,7 @@ def write_zoom(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> tupl
         'scale': f'{first:.4g} to {first * DEPTH:.4g}',
         'model': f'{model} ({why})' if why else model,
         'device': upscaler.device,
+        'code': upscaler.code,
         'seconds': f'{time.perf_counter() - start:.2f}',
     }, list(dict.fromkeys(notes))
 

@@ -15,7 +15,7 @@ import torch
 
 import models
 from datasets.pictures.image_io import Picture, write_image
-from models.device import choose_device, described
+from models.device import choose_device, described, keep_memory
 from models.evaluation.loop import evaluate
 from models.evaluation.sets import caption, make_set, read_test_config
 from utils import Parser, UserError, check_folder, error_prefix, run_main, write_json, write_text
@@ -35,6 +35,7 @@ def parse() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    keep_memory()
     config = read_test_config(args.config)
     protocol = config['protocol']
     with error_prefix(args.config):

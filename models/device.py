@@ -1,9 +1,10 @@
 """Devices: which one to compute on, its clock, its free memory, and the precisions that a computation may have."""
 
 import contextlib
-import os
+import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,6 +12,14 @@ import torch
 from utils import UserError
 
 T = TypeVar('T')
+# In the files of a control group: its limit, what it takes, and of that what the system may take back; version 2, 1.
+GROUPS = (
+    ('memory.max', 'memory.current', 'inactive_file'),
+    ('memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file'),
+)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+MOST_KEPT = 2**30  # bytes, of an array, and of what is kept unused
+
 # Name to the dtype of autocast, None for that of the model.
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 WIDEST = {'mps': torch.float32}  # of devices that have no float64
@@ -95,16 +104,56 @@ def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on `device`, as far as is known; 2 GiB where nothing is."""
+    """Bytes that this process may still take on `device`, as far as is known; 2 GiB where nothing is."""
     if device.type == 'cuda':
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
+    return max(0, min([system_memory(), *group_memory()]))
+
+
+def system_memory() -> int:
+    """Bytes that are free in the whole system."""
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             return 1024 * next(int(line.split()[1]) for line in file if line.startswith('MemAvailable'))
     except (OSError, StopIteration, ValueError):
         pass
     try:
-        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, OSError, ValueError):
+        import psutil  # here, as Linux does without
+
+        return psutil.virtual_memory().available
+    except ImportError:
         return 2 * 2**30
+
+
+def group_memory(root: Path = Path('/')) -> list[int]:
+    """Bytes that each of the control groups that this process is in leaves it, on Linux: containers and batch systems
+    limit memory so. `root`: of the file system."""
+    left = []
+    with contextlib.suppress(OSError):
+        for line in (root / 'proc/self/cgroup').read_text(encoding='utf-8').splitlines():
+            _, controllers, path = line.split(':', 2)
+            if controllers and 'memory' not in controllers.split(','):
+                continue
+            mounted = root / 'sys/fs/cgroup' / ('memory' if controllers else '')
+            limit, used, reclaimable = GROUPS[bool(controllers)]
+            folder = mounted / path.strip('/')
+            for group in (folder, *folder.parents):  # the limits of all hold
+                with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or without a limit
+                    facts = dict(fact.split() for fact in (group / 'memory.stat').read_text().splitlines())
+                    taken = int((group / used).read_text()) - int(facts[reclaimable])
+                    left.append(int((group / limit).read_text()) - taken)
+                if group == mounted:
+                    break
+    return left
+
+
+def keep_memory() -> None:
+    """Tell the C library, where it is glibc, to keep freed memory for what is to come. By itself it takes every large
+    array from the system anew, and with many of them the system's work on fresh pages takes longer than ours. Called
+    by programs when they start."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        if hasattr(library, 'gnu_get_libc_version'):
+            for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+                library.mallopt(parameter, MOST_KEPT)

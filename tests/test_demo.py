@@ -24,6 +24,8 @@ from datasets.pictures import formats, jobs
 from datasets.pictures.image_io import Picture, read_image, write_image
 from datasets.pictures.resize import matlab_resize
 from datasets.pictures.sizes import by_longest, by_resolution, by_scale, parse_scale
+from models import native
+from models.native import library
 from models.rendering.render import check_options
 from models.rendering.self_ensemble import render_ensemble
 from models.rendering.upscaler import BYTES, Upscaler
@@ -91,6 +93,13 @@ def test_result_is_what_the_model_renders(demo, weights):
     facts = dict(line.split(None, 1) for line in out.splitlines())
     assert facts['output'] == 'out.png' and facts['input'].startswith('6 x 5') and facts['size'] == '13 x 9'
     assert facts['scale'] == '2.167 x 1.8' and facts['device'] == 'cpu' and float(facts['seconds']) >= 0
+    assert facts['code'] == ('compiled' if native.in_use(torch.float32) else 'torch')
+
+
+def test_without_a_compiler_the_summary_says_torch(demo, monkeypatch):
+    monkeypatch.setattr(library, 'compiled', lambda dtype: None)
+    status, out, err = demo('-input', 'in.png', '-output', 'out.png')
+    assert (status, err) == (0, '') and 'code     torch' in out
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,21 @@ where it cannot be compiled, torch's operations do the same.
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from utils import atomic_path
+from models.native import store
+from utils import Note
 
 SOURCES = [Path(__file__).with_name(name) for name in ('msit_decoder.c', 'winograd.c', 'product.h')]
 SIZES = {
@@ -30,57 +34,108 @@ SIZES = {
     'TILES': 24,  # tiles of 4 x 4 pixels that are convolved at a time
 }
 DEFINED = [f'-D{name}={size}' for name, size in SIZES.items()]
-FLAGS = '-x', 'c', '-O3', '-march=native', '-shared', '-fPIC', *DEFINED
+ARM = platform.machine() in ('aarch64', 'arm64')
+FLAGS = '-x', 'c', '-O3', '-mcpu=native' if ARM else '-march=native', '-shared', '-fPIC', *DEFINED
+SYSTEMS = 'Linux', 'Darwin'
+MACHINES = 'x86_64', 'aarch64', 'arm64'
+KINDS = 'vendor_id', 'cpu family', 'model', 'flags', 'CPU ', 'Features'  # lines of /proc/cpuinfo: x86-64's, ARM's
 ONE_AT_A_TIME = threading.Lock()
 REAL = {torch.float32: 'float', torch.float64: 'double'}
+FURTHEST = 1e-4  # from torch's results: code that is farther off is not used
 
 
 @functools.cache
 def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled code for `dtype`. None where there is none: in half precision; without a C compiler ($CC or `cc`)
-    that compiles it, or a place to keep it; and on systems other than Linux on x86-64, where it was never tried."""
-    if dtype not in REAL or (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
+    """The compiled code for `dtype`. None where there is none: in half precision; without a C compiler (`$CC` or `cc`)
+    that compiles it, or a safe place to keep it, which a note says; and on systems and processors that it was not
+    written for."""
+    if dtype not in REAL or platform.system() not in SYSTEMS or platform.machine() not in MACHINES:
         return None
-    with ONE_AT_A_TIME:
-        for threads in ['-fopenmp'], []:  # not every compiler has OpenMP
+    try:
+        compiler = shlex.split(os.environ.get('CC') or 'cc')
+        if compiler == ['false'] or (compiler == ['cc'] and not shutil.which('cc')):
+            return None
+        with ONE_AT_A_TIME:
+            command = [*compiler, *FLAGS, f'-DREAL={REAL[dtype]}']
+            path = build(command)
             try:
-                compiler = shlex.split(os.environ.get('CC') or 'cc')
-                return loaded(build([*compiler, *FLAGS, *threads, f'-DREAL={REAL[dtype]}']))
-            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):  # RuntimeError: no home directory
-                pass
+                return loaded(path)
+            except OSError:  # whole, and yet not to be loaded: made on a system with other libraries, say
+                path.unlink()
+                return loaded(build(command))
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no home directory
+        tell(str(error))
     return None
 
 
+@functools.cache
+def tell(reason: str) -> None:
+    """Say, once for each reason, why compiled code is not used."""
+    warnings.warn(f'torch computes what compiled code would, more slowly: {reason}', Note, stacklevel=2)
+
+
 def loaded(path: Path) -> ctypes.CDLL:
-    """The compiled code at `path`. Raises OSError if it is damaged: it is compiled again the next time."""
+    """The compiled code at `path`. Raises OSError if it cannot be loaded."""
+    code = ctypes.CDLL(str(path))
     try:
-        code = ctypes.CDLL(str(path))
         code.first_layer.argtypes = [ctypes.c_void_p] * 12 + [ctypes.c_long] * 11
         code.perceptron.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_void_p]
         code.convolve.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 10
         code.convolve_weight.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 12
-        return code
-    except (OSError, AttributeError) as error:
-        path.unlink()
-        raise OSError(f'{path} is damaged') from error
+    except AttributeError as error:
+        raise OSError(f'{path} is not the code that was compiled') from error
+    return code
 
 
 def build(command: Sequence[str]) -> Path:
-    """The path of what `command` compiles from the sources; compiled once per command, sources and kind of
-    processor."""
-    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    processor = next((line for line in lines if line.startswith('flags')), None)
-    if processor is None:
-        raise OSError('the kind of processor is not known')
+    """The path of what `command` compiles from the sources; compiled once per command, sources and kind of processor,
+    with OpenMP where the compiler has it. Raises OSError if that fails, RuntimeError without a home directory."""
     texts = [path.read_text(encoding='utf-8') for path in SOURCES]
-    key = hashlib.sha256('\0'.join([*command, processor, *texts]).encode()).hexdigest()
-    path = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'msit' / f'{key[:16]}.so'
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as made:
-            files = [str(path) for path in SOURCES if path.suffix == '.c']
-            subprocess.run([*command, *files, '-o', str(made), '-lm'], check=True, capture_output=True, timeout=60)
-    return path
+    key = hashlib.sha256('\0'.join([*command, processor(), *texts]).encode()).hexdigest()[:16]
+
+    def make(path):
+        files = [str(path) for path in SOURCES if path.suffix == '.c']
+        said = []
+        for threads in ['-fopenmp'], []:
+            try:
+                run = [*command, *threads, *files, '-o', str(path), '-lm']
+                done = subprocess.run(run, capture_output=True, text=True, errors='replace', timeout=60)
+            except subprocess.TimeoutExpired:
+                raise OSError(f'{command[0]} takes longer than a minute to compile it') from None
+            if done.returncode == 0 and path.is_file():
+                return
+            said.append(f'{shlex.join(run)}\n{done.stdout}{done.stderr}exit status {done.returncode}\n')
+        log = path.parent.parent / f'{key}.log'
+        log.write_text('\n'.join(said), encoding='utf-8')
+        raise OSError(f'{command[0]} does not compile it, see {log}')
+
+    return store.kept(key, make)
+
+
+def processor() -> str:
+    """What tells kinds of processors apart. Raises OSError if that is not known."""
+    if platform.system() == 'Darwin':
+        return subprocess.run(['sysctl', 'machdep.cpu', 'hw.optional'], capture_output=True, text=True).stdout
+    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    kinds = sorted({line for line in lines if line.startswith(KINDS)})
+    if not any(line.startswith(('flags', 'Features')) for line in kinds):
+        raise OSError('the kind of processor is not known')
+    return '\n'.join(kinds)
+
+
+def some_numbers(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """The same numbers between -1 and 1 every time, without torch's generator."""
+    numbers = torch.arange(1, 1 + math.prod(shape), dtype=torch.float64)
+    return (numbers * numbers).sin().reshape(shape).to(dtype)
+
+
+def agree(what: str, here: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether compiled code's results, numbers around 1, are torch's; otherwise a note says that they are not."""
+    difference = float((here - expected).abs().max())
+    if difference <= FURTHEST:
+        return True
+    tell(f'{what} by compiled code differs from that by torch by {difference:.1g}')
+    return False
 
 
 def usable_on(maps: torch.Tensor) -> bool:

@@ -5,6 +5,8 @@ attention to the colours all of it stays in the cache.
 """
 
 import ctypes
+import functools
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +32,38 @@ class Layers(NamedTuple):
 
 def usable_for(imnet: Any, maps: torch.Tensor) -> bool:
     """Whether the compiled code can evaluate `imnet`, a `models.mlp.MLP` (not a subclass), on `maps`."""
-    return len(imnet.layers) > 1 and library.usable_on(maps)
+    return len(imnet.layers) > 1 and library.usable_on(maps) and works(maps.dtype)
+
+
+@functools.cache
+@torch.no_grad()
+def works(dtype: torch.dtype) -> bool:
+    """Whether the compiled code decodes a small problem as torch's operations do, as the formulas state it. Asked once
+    in a process."""
+    heads, d, side, n, my, mx, hidden = 2, 5, 3, 7, 2, 2, 70
+    window, m = side**2, my * mx
+    some = functools.partial(library.some_numbers, dtype=dtype)
+    query_key, value = some(heads, 1, 6, 5, d), some(heads, 1, 5, 6, d)
+    near, row_bias, column_bias = some(n, m, 9), some(heads, 3, my, window), some(heads, 4, mx, window)
+    index = torch.arange(n) + torch.arange(window)[:, None]
+    i, j = torch.arange(n) % 3, torch.arange(n) % 4
+    weight, constant = some(heads, window, d, hidden), some(hidden)
+    imnet = SimpleNamespace(layers=[None, nn.GELU(), SimpleNamespace(weight=some(3, hidden) / 8, bias=some(3))])
+    plan = SimpleNamespace(
+        row_weight=near[:, :my],
+        column_weight=near[:, :mx],
+        layer=layers(imnet, weight, constant, row_bias, column_bias),
+    )
+    here = colours(plan, SimpleNamespace(query_key=query_key, value=value), near, index, i, j)
+
+    keys, values = (maps.flatten(1, 3)[:, index] for maps in (query_key, value))  # (heads, K, n, d)
+    query = (near[..., None] * keys.transpose(1, 2)[:, :, None]).sum(3)  # (heads, n, m, d): the window is 3 x 3
+    bias = (row_bias[:, i, :, None] + column_bias[:, j, None]).flatten(2, 3)  # (heads, n, m, K)
+    logits = (query[..., None, :] * keys.transpose(1, 2)[:, :, None]).sum(-1) / d**0.5 + bias
+    latent = logits.softmax(-1)[..., None] * values.transpose(1, 2)[:, :, None]  # (heads, n, m, K, d)
+    first = (latent[..., None] * weight[:, None, None]).sum((0, 3, 4)) + constant  # (n, m, hidden)
+    expected = (F.gelu(first)[..., None, :] * imnet.layers[2].weight).sum(-1) + imnet.layers[2].bias
+    return library.agree('decoding', here, expected)
 
 
 def layers(

@@ -4,10 +4,12 @@ Source: Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, arX
 Barabasz et al., arXiv 1803.10986, show that other points than the usual ones are more accurate.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from models.native import library
 from models.native.library import SIZES, pointers
@@ -28,7 +30,22 @@ def is_faster(x: torch.Tensor, weight: torch.Tensor) -> bool:
         return False
     if any(n % SIZES['UNIT'] for n in channels) or torch.is_autocast_enabled('cpu') or x.dtype != weight.dtype:
         return False
-    return library.usable_on(x)
+    return library.usable_on(x) and works(x.dtype)
+
+
+@functools.cache
+@torch.no_grad()
+def works(dtype: torch.dtype) -> bool:
+    """Whether a small convolution by the compiled code is what torch's operations give. Asked once in a process."""
+    units = library.SIZES['UNIT']
+    x, weight, bias = (
+        library.some_numbers(*shape, dtype=dtype)
+        for shape in ((1, units, 7, 9), (2 * units, units, 5, 5), (2 * units,))
+    )
+    windows = F.pad(x, (2, 2, 2, 2)).unfold(2, 5, 1).unfold(3, 5, 1)  # (1, C, H, W, 5, 5)
+    weight = weight / units
+    expected = [(windows[0] * kernel[:, None, None]).sum((0, 3, 4)) + b for kernel, b in zip(weight, bias)]
+    return library.agree('a convolution', winograd_conv2d(x, weight, bias)[0], torch.stack(expected))
 
 
 def winograd_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

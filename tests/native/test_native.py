@@ -15,10 +15,12 @@ from examples import built, by_query
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import native
 from models.edsr import edsr_baseline
 from models.mlp import MLP
-from models.native import library, msit_decoder, winograd
+from models.native import library, msit_decoder, store, winograd
 from models.rendering import first_layer
+from utils import Note
 
 compiled = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
 few = st.integers(1, 4)
@@ -27,11 +29,15 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 @pytest.fixture
 def afresh(monkeypatch, tmp_path):
-    """Nothing compiled yet, and an empty place to keep it."""
+    """Nothing compiled yet, and an empty place to keep it; what is compiled is slow, and soon done."""
+    monkeypatch.setattr(library, 'FLAGS', [flag.replace('-O3', '-O1') for flag in library.FLAGS])
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    library.compiled.cache_clear()
+    asked = library.compiled, library.tell, winograd.works, msit_decoder.works
+    for function in asked:
+        function.cache_clear()
     yield tmp_path
-    library.compiled.cache_clear()
+    for function in asked:
+        function.cache_clear()
 
 
 def problem(heads, d, radius, hidden, rows, columns, my, mx, dtype, seed):
@@ -273,8 +279,8 @@ def test_autocast_around_rendering_changes_nothing(precision):
 @compiled
 def test_what_is_compiled_is_kept(afresh, monkeypatch):
     assert library.compiled(torch.float32) is not None
-    kept = list((afresh / 'cache').rglob('*'))
-    assert [path.suffix for path in kept if path.is_file()] == ['.so']
+    found = list((afresh / 'cache').rglob('*'))
+    assert [path.suffix for path in found if path.is_file()] == ['.so']
     library.compiled.cache_clear()
     monkeypatch.setattr(subprocess, 'run', lambda *a, **k: pytest.fail('compiled a second time'))
     assert library.compiled(torch.float32) is not None
@@ -287,26 +293,137 @@ def test_a_compiler_with_options_will_do_also_one_of_another_language(afresh, mo
     assert library.compiled(torch.float32) is not None
 
 
+def kept(folder):
+    (path,) = folder.rglob('*.so')
+    return path
+
+
 @compiled
-def test_a_file_that_cannot_be_loaded_is_made_anew(afresh, monkeypatch):
-    with monkeypatch.context() as damaged:
-        damaged.setattr(library.ctypes, 'CDLL', mock.Mock(side_effect=OSError('file too short')))
-        assert library.compiled(torch.float32) is None
-    assert not list(afresh.rglob('*.so'))
+@pytest.mark.parametrize(
+    'damage', [lambda data: b'', lambda data: data[: len(data) // 2], lambda data: data[:-9] + b'x' + data[-8:]]
+)
+def test_a_damaged_file_is_never_loaded_but_made_anew(afresh, monkeypatch, damage):
+    assert library.compiled(torch.float32) is not None
+    path = kept(afresh)
+    whole = path.read_bytes()
+    path.unlink()  # it is mapped into memory
+    path.write_bytes(damage(whole))
+    seen, load = [], library.loaded
+    monkeypatch.setattr(library, 'loaded', lambda path: seen.append(path.read_bytes()) or load(path))
     library.compiled.cache_clear()
     assert library.compiled(torch.float32) is not None
+    assert damage(whole) not in seen and kept(afresh).read_bytes() != damage(whole)
 
 
-def test_on_an_unknown_processor_there_is_none(afresh, monkeypatch):
-    read = Path.read_text
-    monkeypatch.setattr(
-        Path,
-        'read_text',
-        lambda path, **options: 'Features: fp asimd' if path == Path('/proc/cpuinfo') else read(path, **options),
-    )
-    assert library.compiled(torch.float32) is None
+@compiled
+def test_a_file_that_cannot_be_loaded_is_made_anew(afresh, monkeypatch):
+    load, tried = library.ctypes.CDLL, []
+
+    def refusing_the_first(path):
+        tried.append(path)
+        if len(tried) == 1:
+            raise OSError('version GLIBC_9.99 not found')
+        return load(path)
+
+    monkeypatch.setattr(library.ctypes, 'CDLL', refusing_the_first)
+    assert library.compiled(torch.float32) is not None and len(tried) == 2
 
 
+@compiled
+def test_a_file_that_can_never_be_loaded(afresh, monkeypatch):
+    monkeypatch.setattr(library.ctypes, 'CDLL', mock.Mock(side_effect=OSError('not permitted')))
+    with pytest.warns(Note, match='more slowly: not permitted'):
+        assert library.compiled(torch.float32) is None
+
+
+@compiled
+def test_the_folder_is_the_users_alone(afresh):
+    assert library.compiled(torch.float32) is not None
+    assert (afresh / 'cache' / 'msit').stat().st_mode & 0o777 == 0o700
+    assert kept(afresh).stat().st_mode & 0o022 == 0
+
+
+@compiled
+@pytest.mark.parametrize('mode', [0o720, 0o702])
+@pytest.mark.parametrize('what', ['folder', 'file'])
+def test_what_others_may_write_to_is_refused(afresh, monkeypatch, mode, what):
+    assert library.compiled(torch.float32) is not None
+    (kept(afresh) if what == 'file' else kept(afresh).parent).chmod(mode)
+    library.compiled.cache_clear()
+    monkeypatch.setattr(library, 'loaded', lambda path: pytest.fail('it was loaded'))
+    with pytest.warns(Note, match='others may write to'):
+        assert library.compiled(torch.float32) is None
+
+
+@compiled
+@pytest.mark.parametrize('what', ['folder', 'file'])
+def test_what_is_another_users_is_refused(afresh, monkeypatch, what):
+    assert library.compiled(torch.float32) is not None
+    path = kept(afresh) if what == 'file' else kept(afresh).parent
+    stat = os.lstat if what == 'file' else os.stat
+
+    def of_another(at, **options):
+        found = stat(at, **options)
+        return SimpleNamespace(st_uid=found.st_uid + 1, st_mode=found.st_mode) if Path(at) == path else found
+
+    monkeypatch.setattr(store.os, stat.__name__, of_another)
+    library.compiled.cache_clear()
+    monkeypatch.setattr(library, 'loaded', lambda path: pytest.fail('it was loaded'))
+    with pytest.warns(Note, match='another user'):
+        assert library.compiled(torch.float32) is None
+
+
+@compiled
+def test_another_kind_of_processor_gets_code_of_its_own(afresh, monkeypatch):
+    assert library.compiled(torch.float32) is not None
+    first, kind = kept(afresh), library.processor()
+    monkeypatch.setattr(library, 'processor', lambda: kind.replace('fpu', '').replace('fp ', ''))
+    library.compiled.cache_clear()
+    assert library.compiled(torch.float32) is not None
+    assert len(set(afresh.rglob('*.so')) - {first}) == 1
+
+
+@compiled
+def test_a_compilation_that_fails_is_told_once_and_not_tried_again(afresh, monkeypatch):
+    compiler, count = afresh / 'broken', afresh / 'count'
+    compiler.write_text(f'#!/bin/sh\necho x >> {count}\necho "no vectors here" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CC', str(compiler))
+    with pytest.warns(Note) as said:
+        for _ in range(3):
+            assert library.compiled(torch.float32) is None
+    (note,) = {str(one.message) for one in said}
+    log = Path(note.rpartition('see ')[2])
+    assert '\n' not in note and 'no vectors here' in log.read_text()
+    assert count.read_text().split() == ['x', 'x']  # with OpenMP and without
+
+
+@compiled
+@pytest.mark.parametrize(
+    'right, wrong, works',
+    [
+        ('even_a - odd_a;\n    x[3', 'even_a + odd_a;\n    x[3', winograd.works),
+        ('1. / 6, 1. / 24', '1. / 4, 1. / 24', msit_decoder.works),
+    ],
+)
+@pytest.mark.parametrize('dtype', TOLERANCE)
+def test_code_that_computes_something_else_is_not_used(afresh, monkeypatch, right, wrong, works, dtype):
+    """As a compiler's fault would make it."""
+    sources = []
+    for path in library.SOURCES:
+        sources.append(afresh / path.name)
+        sources[-1].write_text(path.read_text().replace(right, wrong))
+    assert any(ours.read_text() != path.read_text() for ours, path in zip(sources, library.SOURCES))
+    monkeypatch.setattr(library, 'SOURCES', sources)
+    with pytest.warns(Note, match='differs from that by torch'):
+        assert not works(dtype)
+    imnet, x, weight = MLP(1, 3, [4], 'gelu'), torch.rand(1, 32, 20, 20, dtype=dtype), torch.rand(32, 32, 3, 3)
+    with torch.no_grad():
+        used = winograd.is_faster(x, weight.to(dtype)), msit_decoder.usable_for(imnet, x)
+    assert used == (works is not winograd.works, works is not msit_decoder.works) and not native.in_use(dtype)
+
+
+@pytest.mark.filterwarnings('ignore::utils.Note')
 @pytest.mark.parametrize('compiler', ['no-such-compiler', 'false', 'true', '"'])
 def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler):
     model, lr = built(TINY), torch.rand(1, 3, 5, 6, dtype=torch.float64)
@@ -317,7 +434,7 @@ def test_without_a_working_compiler_torch_renders(afresh, monkeypatch, compiler)
     assert library.compiled(torch.float64) is None
     monkeypatch.setattr(msit_decoder, 'colours', None)  # is not called
     assert (model.render(lr, (11, 14)) - want).abs().max() < 1e-12
-    assert not [path for path in (afresh / 'other').rglob('*') if path.is_file()]
+    assert {path.suffix for path in (afresh / 'other').rglob('*') if path.is_file()} <= {'.log'}
 
 
 @compiled
@@ -340,6 +457,7 @@ def test_threads_that_ask_at_once_all_get_it(afresh):
     assert None not in found
 
 
+@pytest.mark.filterwarnings('ignore::utils.Note')
 def test_where_nothing_can_be_kept_there_is_none(afresh, monkeypatch):
     (afresh / 'file').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(afresh / 'file'))
