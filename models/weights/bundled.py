@@ -24,4 +24,4 @@ def blended(clean: float, light: Path = LIGHT, photo: Path = PHOTO) -> Any:
         return load(photo if clean else light)
     ends = [load(path, torch.float64) for path in (light, photo)]
     with error_prefix(f'{light} and {photo}'):
-        return average(ends, [1 - clean, clean]).float()
+        return average(ends, [1 - clean, clean]).float().requires_grad_(False)

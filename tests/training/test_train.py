@@ -54,6 +54,8 @@ def test_a_run_leaves_results_checkpoints_and_a_log(tmp_path, start, config):
         'images.json',
         'log.jsonl',
         'tensorboard',
+        'report.html',
+        'strips',
     }
     assert yaml.safe_load((folder / 'config.yaml').read_text()) == config
     versions = json.loads((folder / 'versions.json').read_text())
