@@ -933,21 +933,6 @@ def test_a_signal_leaves_no_partial_file(tmp_path, number, suffix):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['begun', 'in.png', 'stderr', 'stdout']
 
 
-def heed_ctrl_c():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell makes its background commands ignore
-
-
-def test_ctrl_c_while_torch_is_imported_shows_no_traceback(tmp_path):
-    command = [sys.executable, '-X', 'importtime', DEMO, '-input', 'in.png', '-output', 'out.png']
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
-    for line in process.stderr:
-        if b'torch' in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == -signal.SIGINT and b'Traceback' not in err and b'KeyboardInterrupt' not in err
-
-
 @pytest.mark.parametrize('output', ['out.png', 'out/'])
 def test_a_closed_pipe_and_a_full_disk_behind_stdout(tmp_path, output):
     save(tmp_path / 'in.png')
