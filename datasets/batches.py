@@ -1,5 +1,6 @@
 """Which samples make a batch: a function of the step, the rank and the part, so there is no state to keep."""
 
+import contextlib
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
@@ -79,13 +80,20 @@ class Batches:
         try:
             batch = next(self.iterator)
         except (RuntimeError, OSError, EOFError):
-            ended = multiprocessing.connection.wait([worker.sentinel for worker in self.workers], timeout=1)
+            ended = self.ended()
             if not ended:
                 raise
             batch = Failure(told(next(worker for worker in self.workers if worker.sentinel in ended)))
         if isinstance(batch, Failure):
             raise UserError(batch.message) from (RuntimeError(batch.traceback) if batch.traceback else None)
         return batch
+
+    def ended(self) -> list:
+        """The sentinels of workers that have ended, for which a second is waited. Where another DataLoader of the
+        program has installed torch's handler of SIGCHLD, it raises here for a worker that ends just now."""
+        while True:
+            with contextlib.suppress(RuntimeError):
+                return multiprocessing.connection.wait([worker.sentinel for worker in self.workers], timeout=1)
 
     def __enter__(self):
         return self

@@ -193,9 +193,14 @@ def is_mask(x):
     return isinstance(x, torch.Tensor) and x.dtype in (torch.bool, torch.uint8)
 
 
+def is_of_the_project(file):
+    """Whether code is of the project, and neither of this file nor of an environment inside the project's folder."""
+    return file.startswith(ROOT) and 'site-packages' not in file and file != __file__
+
+
 def cause(name):
     """The operation `name` and the innermost line of the project that it comes from."""
     frame = sys._getframe(1)
-    while not frame.f_code.co_filename.startswith(ROOT) or frame.f_code.co_filename == __file__:
+    while not is_of_the_project(frame.f_code.co_filename):
         frame = frame.f_back
     return f'{name} at {frame.f_code.co_filename.removeprefix(ROOT)}:{frame.f_lineno}'

@@ -74,8 +74,9 @@ function tell(sentence) {
 
 function fitCanvas(entry) {
     const ratio = devicePixelRatio || 1, box = entry?.devicePixelContentBoxSize?.[0];
-    const canvas = { height: Math.max(1, box?.blockSize ?? Math.round(stage.clientHeight * ratio)),
-        width: Math.max(1, box?.inlineSize ?? Math.round(stage.clientWidth * ratio)) };
+    // the box knows how a fraction of a pixel is rounded; where a browser emulates another screen it is of the real one
+    const pixels = (side, exact) => Math.max(1, Math.abs(exact - side * ratio) <= 1 ? exact : Math.round(side * ratio));
+    const canvas = { height: pixels(stage.clientHeight, box?.blockSize), width: pixels(stage.clientWidth, box?.inlineSize) };
     for (const each of [$('bicubic'), $('sharp')]) Object.assign(each, canvas);
     if (view) {
         view.resize(canvas);

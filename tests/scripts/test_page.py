@@ -246,6 +246,19 @@ def test_more_than_what_fits_on_the_screen_is_as_many_pixels_as_the_screen_has(v
     assert (shown[..., 3] == 255).all() and same(shown[..., :3], expected(page, lr, model))
 
 
+@pytest.mark.parametrize('width', [320, 400, 700, 1000])
+def test_what_the_page_says_does_not_move_the_photo(visit, cat, width):
+    page = visit(viewport={'width': width, 'height': 500})
+    dropped(page, cat)
+    page.select_option('#weights', 'photo')
+    heights = page.evaluate("""() => ['Starting', 'Sharp', 'Sharpening: 100 %', 'Bicubic; the model is loading',
+        'Smaller than the photo: zoom in'].map(said => {
+            document.getElementById('state').textContent = said;
+            return document.getElementById('stage').clientHeight;
+        })""")
+    assert heights[0] > 100 and len(set(heights)) == 1, heights
+
+
 def test_bicubic_answers_in_the_next_frame(visit, cat):
     page = visit()
     dropped(page, cat)

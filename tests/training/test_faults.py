@@ -1,6 +1,7 @@
 """What goes wrong around a run, its images, workers, disk, folder, signals: one line, an end within seconds."""
 
 import json
+import multiprocessing.connection
 import os
 import resource
 import shutil
@@ -178,6 +179,25 @@ def test_each_error_of_a_worker_is_one_line_and_its_workers_end(raise_, said):
         next(b)
     assert '\n' not in str(error.value) and len(b.workers) == 2
     assert not any(worker.is_alive() for worker in b.workers)
+
+
+def test_torchs_handler_of_signals_does_not_hide_which_worker_ended(monkeypatch):
+    """Another DataLoader of the program may have installed it; it raises wherever the program is when a worker ends."""
+    wait, told = multiprocessing.connection.wait, []
+
+    def interrupted(objects, timeout=None):
+        if isinstance(objects[0], int) and not told:  # of processes, not of the queue
+            told.append(True)
+            raise RuntimeError('DataLoader worker exited unexpectedly')
+        return wait(objects, timeout)
+
+    with (
+        pytest.raises(UserError, match='ended with status 3'),
+        Batches(Broken(leave_at_once), Numbers(0, 9, 1, 0, 1, 1), 2, False) as batches,
+    ):
+        monkeypatch.setattr(multiprocessing.connection, 'wait', interrupted)
+        list(batches)
+    assert told
 
 
 def test_workers_compute_in_one_thread():
