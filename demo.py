@@ -23,14 +23,15 @@ from datasets.pictures.colour import to_srgb, unlike_srgb
 from datasets.pictures.figures import comparison
 from datasets.pictures.image_io import Picture, check_output, open_writer, over_white, read_image, write_figure
 from datasets.pictures.jobs import Job, Plan, in_words, plan
+from datasets.pictures.lossy import format_of
 from datasets.pictures.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
 from models.device import PRECISIONS, choose_device, keep_memory
 from models.rendering.estimate import announce
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom
-from utils import Note, Parser, UserError, error_prefix, pixel, positive, run_main, shard
+from models.weights.bundled import BUNDLED, blended
+from utils import Note, Parser, UserError, error_prefix, pixel, positive, run_main, shard, share
 
-BUNDLED = Path(__file__).resolve().parent / 'modelzoo' / 'EDSR_light_MSIT.pth'
 TRAINED = 1, 8  # scales, where a weight file does not tell
 DEPTH, FRAMES, LARGEST_FRAME = 16, 81, 400  # of a zoom: how much closer, and pixels a side if no size is asked for
 EXAMPLES = """examples:
@@ -39,6 +40,7 @@ EXAMPLES = """examples:
   demo.py -input photos -longest 3840 -format webp -output large      a folder and its folders; run again, it goes on
   demo.py -input "scans/*.tif" letter.png -scale 2,3.5 -output large  more than one
   demo.py -input photos -output large -shard 2/8                      the second of eight machines
+  demo.py -input photo.jpg -clean 0.5 -output large.png               less clean, more faithful
   demo.py -input photo.jpg -zoom 310,420 -output zoom.gif"""
 
 
@@ -85,8 +87,18 @@ def parse() -> argparse.Namespace:
         metavar='Y,X',
         help=f'write a GIF or MP4 instead that zooms {DEPTH} times into this pixel of the input',
     )
-    parser.add_argument(
-        '-model', default=str(BUNDLED), metavar='FILE', help='weights, or bicubic; the bundled ones if left out'
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
+        '-model',
+        metavar='NAME',
+        help='photo, for noise and artefacts of compression; light, for clean images; bicubic; or a weight file. '
+        'If left out, photo for files compressed with loss (JPEG, WebP, HEIC), light for others',
+    )
+    weights.add_argument(
+        '-clean',
+        type=share,
+        metavar='C',
+        help='how much noise and artefacts are removed: a blend of light and photo, from 0, faithful, to 1, clean',
     )
     parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
     parser.add_argument('-precision', default='fp32', choices=PRECISIONS, help='fp32 if left out; fp16 on CUDA only')
@@ -115,17 +127,10 @@ def main(args: argparse.Namespace) -> int | None:
     )
     if args.zoom and todo.into_folder:
         raise UserError('-zoom makes one file of one image')
-    upscaler = Upscaler(
-        models.load(args.model),
-        choose_device(args.device),
-        args.ensemble,
-        tile=args.tile,
-        precision=args.precision,
-        progress=not (args.quiet or args.zoom),
-    )
+    upscalers = Upscalers(args)
     if todo.into_folder:
-        return super_resolve_all(todo, args, upscaler)
-    facts, notes = (write_zoom if args.zoom else super_resolve)(*todo.jobs, args, upscaler)
+        return super_resolve_all(todo, args, upscalers)
+    facts, notes = (write_zoom if args.zoom else super_resolve)(*todo.jobs, args, upscalers)
     if not args.quiet:
         print('\n'.join(f'{name:8} {fact}' for name, fact in facts.items()))
         for note in notes:
@@ -135,17 +140,52 @@ def main(args: argparse.Namespace) -> int | None:
 # ---------------------------------------------------------------- doing it
 
 
-def super_resolve_all(todo: Plan, args: argparse.Namespace, upscaler: Upscaler) -> int:
+class Upscalers:
+    """The upscalers of a run: one, of the weights that were asked for; otherwise one for each kind of file, made when
+    the first file of that kind comes."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.device, self.made = args, choose_device(args.device), {}
+        self.asked = args.model or (None if args.clean is None else f'light and photo, {args.clean:g} of photo')
+        if self.asked:
+            self.of(self.asked)
+
+    def of(self, name: str) -> Upscaler:
+        """That of a weight file, of a name that stands for one, or of the blend that was asked for."""
+        if name not in self.made:
+            args = self.args
+            self.made[name] = Upscaler(
+                models.load(BUNDLED.get(name, name)) if args.clean is None else blended(args.clean),
+                self.device,
+                args.ensemble,
+                tile=args.tile,
+                precision=args.precision,
+                progress=not (args.quiet or args.zoom),
+            )
+        return self.made[name]
+
+    def for_file(self, path: Path) -> tuple[Upscaler, str, str]:
+        """The upscaler for an image file, the name of its weights, and, if nobody asked for them, why these."""
+        if self.asked:
+            return self.of(self.asked), self.asked, ''
+        kind, lossy = format_of(path)
+        if lossy:
+            return self.of('photo'), 'photo', f'{kind} loses detail; -model light takes the file as it is'
+        return self.of('light'), 'light', f'{kind} loses nothing; -model photo removes noise and artefacts'
+
+
+def super_resolve_all(todo: Plan, args: argparse.Namespace, upscalers: Upscalers) -> int:
     """Do what is not done yet, past images that fail, told at the end. The exit status: 1 if there were any."""
     jobs = todo.jobs
     waiting = jobs if args.overwrite else [job for job in jobs if not job.done]
-    failed, said = list(todo.problems), collections.Counter()
+    failed, said, used = list(todo.problems), collections.Counter(), collections.Counter()
     written = 0
     for number, job in enumerate(waiting, 1):
         try:
             for path in filter(None, (job.target, job.compare)):
                 make_folder(path.parent)
-            facts, notes = super_resolve(job, args, upscaler)
+            facts, notes = super_resolve(job, args, upscalers)
+            used[facts['model']] += not upscalers.asked
             line = f'{facts["output"]}  {facts["size"]}  {facts["seconds"]} s'
             written += 1
         except UserError as error:
@@ -161,6 +201,8 @@ def super_resolve_all(todo: Plan, args: argparse.Namespace, upscaler: Upscaler) 
         for note, times in said.items():
             if times > 1:
                 print(f'note: {note}: of {times} images', file=sys.stderr)
+        for model, times in (+used).items():
+            print(f'{model}: {times} image{"s" * (times > 1)}')
         there = len(jobs) - len(waiting)
         print(
             f'{written} of {len(jobs)} images written to {args.output}'
@@ -180,9 +222,10 @@ def make_folder(path: Path) -> None:
         raise UserError(f'{path}: the folder cannot be made ({error.strerror})') from error
 
 
-def super_resolve(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tuple[dict, list[str]]:
+def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> tuple[dict, list[str]]:
     """Do a job: what there is to tell of it, and notes."""
     picture, notes = read_image(job.source)
+    upscaler, model, why = upscalers.for_file(job.source)
     input_size = tuple(picture.rgb.shape[-2:])
     with error_prefix(job.source):
         size = output_size(input_size, args.size or by_scale('4'))
@@ -212,6 +255,7 @@ def super_resolve(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tup
         'input': f'{input_size[0]} x {input_size[1]} (height x width)',
         'size': f'{size[0]} x {size[1]}',
         'scale': ' x '.join(dict.fromkeys(f'{scale:.4g}' for scale in scales)),
+        'model': f'{model} ({why})' if why else model,
         'device': upscaler.device,
         'code': upscaler.code,
         'seconds': f'{seconds:.2f}',
@@ -236,9 +280,10 @@ def seen(picture: Picture) -> torch.Tensor:
         return rgb
 
 
-def write_zoom(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tuple[dict, list[str]]:
+def write_zoom(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> tuple[dict, list[str]]:
     """As `super_resolve`, the job's target an animation."""
     picture, notes = read_image(job.source)
+    upscaler, model, why = upscalers.for_file(job.source)
     with as_notes(notes):
         lr = seen(picture)
     unlike = unlike_srgb(picture.labels, picture.icc)
@@ -260,6 +305,7 @@ def write_zoom(job: Job, args: argparse.Namespace, upscaler: Upscaler) -> tuple[
         'input': f'{input_size[0]} x {input_size[1]} (height x width)',
         'size': f'{size[0]} x {size[1]}, {FRAMES} frames',
         'scale': f'{first:.4g} to {first * DEPTH:.4g}',
+        'model': f'{model} ({why})' if why else model,
         'device': upscaler.device,
         'code': upscaler.code,
         'seconds': f'{time.perf_counter() - start:.2f}',

@@ -15,9 +15,9 @@ import torch
 
 import models
 from datasets.pictures.image_io import Picture, write_image
-from models.device import choose_device, keep_memory
+from models.device import choose_device, described, keep_memory
 from models.evaluation.loop import evaluate
-from models.evaluation.sets import caption, make_set, read_config
+from models.evaluation.sets import caption, make_set, read_test_config
 from utils import Parser, UserError, check_folder, error_prefix, run_main, write_json, write_text
 
 
@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     keep_memory()
-    config = read_config(args.config)
+    config = read_test_config(args.config)
     protocol = config['protocol']
     with error_prefix(args.config):
         dataset = make_set(config['dataset'], protocol)
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
         'model': str(args.model),
         'config': str(args.config),
         'protocol': title,
-        'device': str(device),
+        'device': described(device),
         'torch': torch.__version__,
     }
     print(text)

@@ -12,7 +12,7 @@ if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_
 import torch
 
 from models.training import parallel
-from models.training.config import read_config
+from models.training.config import read_training_config
 from models.training.profile import profile
 from models.training.run import TIME_LIMIT, Run, check_folder_of_run, say
 from models.training.stopping import handled, leave
@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> int:
     """Train or profile; returns the exit status. Raises UserError."""
-    config = read_config(args.config, args.set)
+    config = read_training_config(args.config, args.set)
     if args.init:
         config['init'] = args.init
     with handled(leave):
@@ -66,8 +66,7 @@ def train(config: dict, device: torch.device, args: argparse.Namespace) -> int:
     with parallel.first_alone():  # which decodes the images, if they are to be cached
         run = Run(config, folder, device)
     if args.profile:
-        run.begin_stage(run.read_state({}) if args.resume else None)
-        say(profile(run))
+        say(profile(run, args.resume))
         return 0
     with run:
         if args.resume:

@@ -16,10 +16,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import yaml
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Numbers = TypeVar('Numbers', 'np.ndarray', 'torch.Tensor')
 
 # ---------------------------------------------------------------- errors and notes
 
@@ -180,6 +186,17 @@ def positive(text: str) -> int:
     return int(text[:19])
 
 
+def share(text: str) -> float:
+    """'0.5' to 0.5."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 to 1')
+    return number
+
+
 def pixel(text: str) -> tuple[int, int]:
     """'310,420' to (310, 420)."""
     return numbers_apart(text, ',', 2, lambda y, x: min(y, x) >= 0, 'a row and a column of the image, as 310,420')
@@ -219,7 +236,7 @@ def numbers_apart(text: str, separator: str, count: int, good: Callable[..., boo
 # ---------------------------------------------------------------- interpolation
 
 
-def cubic(x: Any) -> Any:
+def cubic(x: Numbers) -> Numbers:
     """The cubic convolution kernel with a = -1/2 (Keys, 1981), at every number of an array or a tensor.
 
     It stands here because images are reduced in numpy and enlarged in torch, in folders that do not import each other.
@@ -408,7 +425,7 @@ def check_complete(config: dict, keys: Iterable[str], path: str | Path, base: Pa
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
 
     The file is flushed to disk first, so `path` is at every moment the old file or the whole new one.

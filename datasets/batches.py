@@ -1,4 +1,4 @@
-"""Which samples make a batch: a function of the step, the rank and the part, so nothing is to be remembered."""
+"""Which samples make a batch: a function of the step, the rank and the part, so there is no state to keep."""
 
 import dataclasses
 import multiprocessing
@@ -6,18 +6,25 @@ import multiprocessing.connection
 import signal
 import threading
 import traceback
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, default_collate
 
 from utils import UserError, is_out_of_memory
 
 
-class Numbers:
-    """The sample numbers of each batch that one of several ranks works through, from step `start` on.
+class Samples(Protocol):
+    """What gives a sample, a dict of arrays or tensors, for a number."""
 
-    The `batch_size` samples of a step are shared equally among the `ranks`, and a rank's share among `parts` batches,
-    one after the other: however they are shared, a step has the same samples.
+    def __getitem__(self, i: int, /) -> dict: ...
+
+
+class Numbers:
+    """The numbers of the samples in each batch of one rank, from step `start` on.
+
+    The `batch_size` samples of a step are divided equally among the `ranks`, and a rank's share is divided among
+    `parts` batches, one after the other. However they are divided, a step has the same samples.
     """
 
     def __init__(self, start: int, steps: int, batch_size: int, rank: int, ranks: int, parts: int):
@@ -36,13 +43,13 @@ class Numbers:
 
 
 class Batches:
-    """An iterator over the batches of `samples`, a mapping of numbers to samples, by lists of `numbers`.
+    """An iterator over batches of `samples`; each batch holds the samples with the next list of `numbers`.
 
-    `workers` processes make them. At the end of a `with` block these have ended, whatever has happened to them.
-    Raises UserError for a sample that cannot be made, and for a worker that was killed.
+    `workers` processes make the batches. At the end of a `with` block they have all ended, whatever happened to them.
+    Raises UserError for a sample that cannot be made and for a worker that was killed.
     """
 
-    def __init__(self, samples: Any, numbers: Numbers, workers: int, pin_memory: bool):
+    def __init__(self, samples: Samples, numbers: Numbers, workers: int, pin_memory: bool):
         loader: DataLoader = DataLoader(
             WholeBatches(samples, in_worker=workers > 0),  # type: ignore[arg-type]
             sampler=numbers,  # type: ignore[arg-type]
@@ -61,7 +68,9 @@ class Batches:
         finally:
             self.workers = set(multiprocessing.active_children()) - others
             if handler is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGCHLD, handler)  # torch's would raise an error in the midst of anything
+                signal.signal(
+                    signal.SIGCHLD, handler
+                )  # torch's handler would raise an error at any point of the program
 
     def __iter__(self):
         return self
@@ -82,19 +91,18 @@ class Batches:
         return self
 
     def __exit__(self, *_) -> None:
-        self.iterator = None  # torch tells the workers to end, and waits some seconds for each
+        self.iterator = None  # torch tells the workers to end and waits some seconds for each
         for worker in self.workers:
             worker.kill()
             worker.join(5)
 
 
 class WholeBatches:
-    """Batches of `samples` by lists of their numbers; in a worker, a `Failure` where one cannot be made.
-
-    An exception would come to the run as another one, with its traceback as message.
+    """Batches of `samples` by lists of their numbers. In a worker, a batch that cannot be made is a `Failure`, because
+    an exception would reach the run as an exception of another kind, with the traceback as its message.
     """
 
-    def __init__(self, samples: Any, in_worker: bool):
+    def __init__(self, samples: Samples, in_worker: bool):
         self.samples, self.in_worker = samples, in_worker
 
     def __getitem__(self, numbers) -> 'dict | Failure':
@@ -111,7 +119,7 @@ class WholeBatches:
 
 @dataclasses.dataclass
 class Failure:
-    """Why there is no batch, in a line, and for an error that is no UserError where it was raised."""
+    """Why there is no batch: a message of one line, and the traceback of an error other than a UserError."""
 
     message: str
     traceback: str = ''
@@ -121,8 +129,8 @@ def unchanged(batch: Any) -> Any:
     return batch
 
 
-def told(worker: Any) -> str:
-    """How a worker has ended, in words."""
+def told(worker: BaseProcess) -> str:
+    """How a worker ended, in words."""
     worker.join()
     if worker.exitcode is not None and worker.exitcode < 0:
         how = f'was ended by {signal.Signals(-worker.exitcode).name}'
@@ -131,8 +139,8 @@ def told(worker: Any) -> str:
     return f'a data worker (process {worker.pid}) {how}; if memory or shared memory ran out, take fewer workers'
 
 
-def ignore_signals(_: Any) -> None:
-    """What stops a run may be sent to its workers as well; they go on until the run does not need them any more."""
+def ignore_signals(_: int) -> None:
+    """Ignore the signals that stop a run, which its workers may receive too: the run ends them when it has finished."""
     for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1'):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

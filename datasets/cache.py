@@ -1,4 +1,4 @@
-"""Decoded images in one file that is mapped into memory, so that a crop reads no more than its own pixels."""
+"""Decoded images in one file that is mapped into memory, so that a crop reads only its own pixels."""
 
 import contextlib
 import hashlib
@@ -21,18 +21,18 @@ try:
 except ImportError:  # Windows, where nothing is removed
     fcntl = None  # type: ignore[assignment]
 
-ABANDONED = 3600  # seconds for which nobody has written to a file that is being written
-READING = 2  # counts the ways in which images have been decoded: copies from before a change are not used
+ABANDONED = 3600  # seconds without a write, after which a half-written file counts as left over
+READING = 2  # raised when decoding changes, so that older caches are not used
 
 
 class MappedImages:
     """The images of `files`, a sequence of uint8 arrays `(H, W, 3)` that are views of the cache file.
 
-    `read(file)` decodes one, the first time, and all of them again when a file has changed or the cache is damaged. The
-    cache lies in `root/.cache`, or where that cannot be written, in `.cache` in the current folder. Workers are handed
-    its path only. `choice`, strings and numbers, says which of the folder's images `files` are: what is there of the
-    same choice from before a file has changed is removed, unless a process uses it.
-    Raises UserError if it can be written in neither.
+    `read(file)` decodes an image. All are decoded the first time, and again if a file has changed or the cache is
+    damaged. The cache lies in `root/.cache` or, if that cannot be written, in `.cache` in the current folder. Workers
+    are handed only its path. `choice`, strings and numbers, says which of the folder's images `files` are: an older
+    cache of the same choice is removed, unless a process uses it.
+    Raises UserError if the cache can be written to neither folder.
     """
 
     def __init__(self, root: Path, files: Sequence[Path], read: Callable[[Path], np.ndarray], choice: tuple = ()):
@@ -79,7 +79,7 @@ class MappedImages:
 
 
 def opened(file: Path, index: Path, count: int) -> tuple[list, BinaryIO | None]:
-    """The shapes of the `count` images in a cache and its open file, marked as used; None if it is not whole."""
+    """The shapes of the `count` images in a cache and its open file, marked as used; None if it is incomplete."""
     try:
         used = open(file, 'rb')
         share(used)
@@ -94,7 +94,8 @@ def opened(file: Path, index: Path, count: int) -> tuple[list, BinaryIO | None]:
 
 
 def read_index(index: Path) -> dict:
-    """What an index tells: the 'shapes' of the images and 'of', whose they are. Raises ValueError if it is none."""
+    """The content of an index: the 'shapes' of the images, and 'of', whose images they are. Raises ValueError if the
+    file is not an index."""
     content = json.loads(index.read_text(encoding='utf-8'))
     if not isinstance(content, dict):
         raise ValueError('no index')
@@ -102,7 +103,8 @@ def read_index(index: Path) -> dict:
 
 
 def write(file: Path, index: Path, files: Sequence[Path], read: Callable, owner: list) -> list:
-    """Write the pixels to `file` and their shapes to `index`, which is there only when all is; returns the shapes."""
+    """Write the pixels to `file` and then their shapes to `index`, which therefore exists only if all is written.
+    Returns the shapes."""
     file.parent.mkdir(exist_ok=True)
     index.unlink(missing_ok=True)
     shapes = []
@@ -119,12 +121,12 @@ def write(file: Path, index: Path, files: Sequence[Path], read: Callable, owner:
 def share(file: BinaryIO) -> None:
     """Mark an open cache file as used, until it is closed by this process and by those forked from it."""
     if fcntl:
-        with contextlib.suppress(OSError):  # a file system without locks: there it may be removed while it is used
+        with contextlib.suppress(OSError):  # a file system without locks: the cache may be removed while it is used
             fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def remove_superseded(folder: Path, owner: list, name: str) -> None:
-    """Remove what caches of the same `owner` other than `name` are in `folder`, and what was left half-written."""
+    """Remove the caches in `folder` of the same `owner` except `name`, and files that were left half-written."""
     if not fcntl:
         return
     for index in folder.glob('*.json'):
@@ -141,7 +143,8 @@ def remove_superseded(folder: Path, owner: list, name: str) -> None:
 
 @contextlib.contextmanager
 def unused(file: Path) -> Iterator[Path]:
-    """`file`, held so that no process begins to use it. Raises OSError if one uses it, or that cannot be known."""
+    """Lock `file` so that no process can begin to use it. Raises OSError if a process uses it, or if that cannot be
+    known."""
     with open(file, 'rb+') as held:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield file

@@ -22,15 +22,15 @@ CACHES = ('none', 'in_memory', 'bin')
 @register('image-folder')
 class ImageFolder:
     """The images of one folder in natural order (`img_2` before `img_10`), without subfolders and hidden files. A
-    `utils.Note` tells how many other files are left out.
+    `utils.Note` says how many other files are left out.
 
-    `split_file`: a text file with one file name a line, or a JSON list of them, to take instead of all; `first_k`: only
-    the first k; `repeat`: the length is that many times the images. `cache`: 'none' decodes at every access,
-    'in_memory' once, 'bin' once into a file that is then mapped into memory (`datasets/cache.py`): all workers share
-    it, and a crop reads its own pixels only.
+    `split_file`: a text file with one file name per line, or a JSON list of them; only these images are used.
+    `first_k`: only the first k images are used. `repeat`: how many times the dataset goes through its images. `cache`:
+    'none' decodes at every access, 'in_memory' once, 'bin' once into a file that is then mapped into memory
+    (`datasets/cache.py`): all workers share it, and a crop reads its own pixels only.
 
     An item is a uint8 array `(H, W, 3)`, RGB in 0..255, as `read_rgb` gives it.
-    Raises UserError, naming folder or file, for what is missing, empty, damaged or cannot be read.
+    Raises UserError, naming the folder or file, for what is missing, empty, damaged or unreadable.
     """
 
     def __init__(
@@ -69,15 +69,16 @@ class ImageFolder:
         return read_rgb(self.files[i]) if self.images is None else self.images[i]
 
     def name(self, i: int) -> str:
-        """The image's file name, without its ending if no other image of the folder has the same then."""
+        """The image's file name, without its extension unless another image would then have the same name."""
         return self.names[self.number(i)]
 
     def size(self, i: int) -> tuple[int, int]:
-        """(h, w) of image `i`, which need not be decoded for it."""
+        """(h, w) of image `i`, without decoding it where possible."""
         i = self.number(i)
         return read_size(self.files[i]) if self.images is None else self.images[i].shape[:2]
 
     def number(self, i: int) -> int:
+        """Which of the files is image `i`. Raises IndexError if there is none."""
         if not 0 <= i < len(self):
             raise IndexError(i)
         return i % len(self.files)
@@ -87,8 +88,8 @@ class ImageFolder:
 class PairedImageFolders:
     """LR images in `root_path_1` and HR images in `root_path_2`, both as in `ImageFolder`, paired by name.
 
-    An LR file has the HR file's name, or that with a scale behind it (`baby.png`, `babyx2.png`, `baby_x2.png`); the
-    ending counts where names differ in nothing else. An item is `(lr, hr)`.
+    An LR file has the HR file's name, which a scale may follow (`baby.png`, `babyx2.png`, `baby_x2.png`); the extension
+    matters only if names differ in nothing else. An item is `(lr, hr)`.
     Raises UserError, saying which files and how many, if the folders do not match.
     """
 
@@ -105,12 +106,7 @@ class PairedImageFolders:
         check_whole('paired-image-folders', first_k=1 if first_k is None else first_k)
         self.hr = ImageFolder(root_path_2, split_file, None, repeat, cache)
         self.lr = ImageFolder(root_path_1, None, None, repeat, cache)
-        scale = re.compile(r'_?x\d+(\.\d+)?$', re.IGNORECASE)
-        lr_number = {scale.sub('', file.stem): k for k, file in enumerate(self.lr.files)}
-        lr_number.update({scale.sub('', file.stem) + file.suffix: k for k, file in enumerate(self.lr.files)})
-        lr_number.update({file.stem: k for k, file in enumerate(self.lr.files)})
-        lr_number.update({file.name: k for k, file in enumerate(self.lr.files)})
-        found = [lr_number.get(file.name, lr_number.get(file.stem)) for file in self.hr.files]
+        found = partners(self.hr.files, self.lr.files)
         lacking = [file.name for file, k in zip(self.hr.files, found) if k is None]
         numbers = [k for k in found if k is not None]
         if lacking:
@@ -136,20 +132,46 @@ class PairedImageFolders:
         self.pairs = [(lr, hr) for hr, lr in enumerate(numbers)][:first_k]
         self.repeat = repeat
 
+    @property
+    def folders(self) -> dict[str, ImageFolder]:
+        """What the pairs are made of, by name."""
+        return {'LR': self.lr, 'HR': self.hr}
+
     def __len__(self) -> int:
         return len(self.pairs) * self.repeat
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        lr, hr = self.pairs[i % len(self.pairs)] if 0 <= i < len(self) else self.pairs[len(self)]
+        lr, hr = self.numbers(i)
         return self.lr[lr], self.hr[hr]
 
     def name(self, i: int) -> str:
         """The HR image's name, as in `ImageFolder`."""
-        return self.hr.name(self.pairs[i % len(self.pairs)][1])
+        return self.hr.name(self.numbers(i)[1])
+
+    def pair_size(self, i: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(h, w) of the LR and of the HR image of pair `i`, which need not be decoded for it."""
+        lr, hr = self.numbers(i)
+        return self.lr.size(lr), self.hr.size(hr)
+
+    def numbers(self, i: int) -> tuple[int, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self.pairs[i % len(self.pairs)]
+
+
+def partners(files: list[Path], others: list[Path]) -> list[int | None]:
+    """For each of the `files` the number of that one of `others` which has its name, or that with a scale behind it, or
+    either with another ending; None if there is none."""
+    scale = re.compile(r'_?x\d+(\.\d+)?$', re.IGNORECASE)
+    number = {scale.sub('', file.stem): k for k, file in enumerate(others)}
+    number.update({scale.sub('', file.stem) + file.suffix: k for k, file in enumerate(others)})
+    number.update({file.stem: k for k, file in enumerate(others)})
+    number.update({file.name: k for k, file in enumerate(others)})
+    return [number.get(file.name, number.get(file.stem)) for file in files]
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file is an image by its name's ending: one of a format that `read_image` reads."""
+    """Whether a file's extension is that of a format that `read_image` reads."""
     return Image.registered_extensions().get(Path(name).suffix.lower()) in READABLE
 
 
@@ -164,7 +186,8 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files of a folder, by their names, in natural order. Raises UserError if it is missing or has none."""
+    """The files of a folder that are images by their names, in natural order. Raises UserError if the folder is missing
+    or has none."""
     files = [file for file in visible_files(folder) if is_image_name(file.name)]
     if not files:
         others = other_files(folder)
@@ -186,7 +209,7 @@ def kinds(files: list[Path]) -> str:
 
 
 def packages(files: list[Path]) -> str:
-    """'; HEIC needs the package pillow-heif' and the like, where a package would read some of these files."""
+    """'; HEIC needs the package pillow-heif' and the like, for the packages that could read some of these files."""
     endings = {file.suffix.lower() for file in files}
     return ''.join(f'; {words(kind)}' for kind in LACKING.values() if endings & {*kind.suffixes})
 
@@ -217,26 +240,26 @@ def some(names: list[str]) -> str:
 
 
 def read_rgb(file: str | Path | BinaryIO, name: str | None = None) -> np.ndarray:
-    """`(H, W, 3)` uint8, RGB in 0..255, of the image in `file`, a path or an open file, which an error calls `name`.
+    """The image in `file`, a path or an open file, as `(H, W, 3)` uint8, RGB in 0..255. Errors call it `name`.
 
-    It is read as the demo reads it (`read_image`): upright, grey as three equal channels, more than 8 bits a sample
-    rounded to 8; alpha is dropped. Raises UserError as `read_image` does.
+    It is read as the demo reads it (`read_image`): upright, grey as three equal channels, samples of more than 8 bits
+    rounded to 8. Alpha is dropped. Raises UserError as `read_image` does.
     """
     rgb = read_image(file, name)[0].rgb
     return np.ascontiguousarray((rgb * 255).round_().byte().permute(1, 2, 0).numpy())
 
 
 def read_size(file: str | Path) -> tuple[int, int]:
-    """(h, w) of an image as `read_rgb` gives it, of which no more than the beginning is read where that tells it.
-    Raises UserError as `read_rgb` does."""
+    """(h, w) of an image as `read_rgb` gives it. Only the beginning of the file is read where that is enough. Raises
+    UserError as `read_rgb` does."""
     try:
         with Image.open(file, formats=READABLE) as image:
             told = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
             if told.get(ExifTags.Base.Orientation) not in (5, 6, 7, 8):
                 return image.height, image.width
-            if image.format != 'TIFF':  # of which some versions of Pillow give the size as it is turned
+            if image.format != 'TIFF':  # whose size some versions of Pillow give already turned
                 return image.width, image.height
-    except Exception:  # on damaged files, decoders raise whatever comes to pass; reading them says what is wrong
+    except Exception:  # decoders raise anything on damaged files; reading the file says what is wrong
         pass
     height, width = read_rgb(file).shape[:2]
     return height, width

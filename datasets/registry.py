@@ -1,4 +1,4 @@
-"""The registry of datasets and of the wrappers that make LR/HR pairs of them; see `utils.Registry`."""
+"""The registry of datasets and of the wrappers that make LR/HR pairs from them; see `utils.Registry`."""
 
 from utils import Registry
 

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.degradations import Degradation, Degradations, case
+from datasets.pictures.resize import FILTERS, pil_resize
+from datasets.pictures.sizes import scale_pair
+from datasets.reduction import reduced, sizes, whole_scale
 from datasets.registry import make, register
-from datasets.resize import degrade, pil_resize, scale_pair, sizes
-from utils import UserError, check_numbers, check_whole, error_prefix
+from utils import UserError, check_numbers, check_whole, error_prefix, suggestion
 
 DRAWS = ('pixel', 'block', 'patch')
 
@@ -29,14 +32,19 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
-def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict:
-    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `degrade` says.
+def evaluation_item(
+    name: str, hr: np.ndarray, scale: tuple[float, ...], degradation: Degradation = Degradation()
+) -> dict:
+    """What is evaluated of an image `hr (H, W, 3)` uint8 at `scale` (sy, sx), its LR image made as `reduced` says,
+    between the steps of `degradation` before and after the reduction.
 
     `{'name': str, 'lr': (3, H, W), 'hr': (3, h, w), 'scale': (sy, sx)}`, both images float32 in [0, 1].
-    Raises UserError as `degrade` does.
+    Raises UserError as `reduced` does.
     """
     with error_prefix(name):
-        lr, hr = degrade(hr, scale)
+        height, width = sizes(hr.shape[:2], scale)[1]
+        lr, _ = reduced(degradation.soften(hr, scale), scale)
+    lr, hr = degradation.spoil(lr), hr[:height, :width]
     return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': scale}
 
 
@@ -44,12 +52,13 @@ def evaluation_item(name: str, hr: np.ndarray, scale: tuple[float, ...]) -> dict
 class Evaluation:
     """HR images and their LR images at a fixed scale, made on the fly.
 
-    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not. An item is that of
-    `evaluation_item`.
+    `dataset`: a spec or dataset of single images; `scale`: a number or [sy, sx], fractional or not; `degrade`: one of
+    `datasets.degradations.CASES`. An item is that of `evaluation_item`. Raises UserError for an unknown degradation.
     """
 
-    def __init__(self, dataset: Any, scale: Any):
+    def __init__(self, dataset: Any, scale: Any, degrade: str = 'clean'):
         self.dataset, self.scale = built(dataset), scale_pair(scale)
+        self.degrade, self.degradation = degrade, case(degrade)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -61,7 +70,7 @@ class Evaluation:
             return name, sizes(self.dataset[i].shape[:2], self.scale)[1], self.scale
 
     def __getitem__(self, i: int) -> dict:
-        return evaluation_item(self.dataset.name(i), self.dataset[i], self.scale)
+        return evaluation_item(self.dataset.name(i), self.dataset[i], self.scale, self.degradation)
 
 
 @register('sr-evaluation-paired')
@@ -85,10 +94,10 @@ class PairedEvaluation:
 
     def __getitem__(self, i: int) -> dict:
         lr, hr = self.dataset[i]
-        sides = list(zip(hr.shape[:2], lr.shape[:2]))
-        scale = [n_hr // n_lr for n_hr, n_lr in sides]
-        if scale[0] != scale[1] or scale[0] < 1 or any(n_hr % n_lr >= s for (n_hr, n_lr), s in zip(sides, scale)):
-            scale = [n_hr / n_lr for n_hr, n_lr in sides]
+        whole = whole_scale(lr.shape[:2], hr.shape[:2])
+        scale: list[float] = [whole, whole] if whole else []
+        if not whole:
+            scale = [n_hr / n_lr for n_hr, n_lr in zip(hr.shape[:2], lr.shape[:2])]
             if min(scale) < 1 or not 0.9 < scale[0] / scale[1] < 1.1:
                 raise UserError(
                     f'{self.dataset.name(i)}: an LR image of {lr.shape[0]} x {lr.shape[1]} does not belong '
@@ -103,17 +112,68 @@ class PairedEvaluation:
         }
 
 
+def check_samples(
+    what: str,
+    scale_min: float,
+    scale_max: float,
+    batch_size: int,
+    steps: int,
+    patch: int,
+    queries: int,
+    draw: str,
+    augment: bool,
+    seed: int,
+) -> None:
+    """Raise UserError for arguments of a training's samples, `what`, that make no sense."""
+    if draw not in DRAWS:
+        raise UserError(f'{what}: draw is one of {", ".join(DRAWS)}, not {draw!r}')
+    if not isinstance(augment, bool):
+        raise UserError(f'{what}: augment is true or false, not {augment!r}')
+    check_whole(what, batch_size=batch_size, steps=steps, patch=patch, queries=queries)
+    if draw == 'patch' and math.isqrt(queries) ** 2 != queries:
+        raise UserError(f'{what}: the draw patch needs queries that are a square number, not {queries}')
+    check_whole(what, smallest=0, seed=seed)
+    check_numbers(what, scale_min=scale_min, scale_max=scale_max)
+    if not 1 <= scale_min <= scale_max:
+        raise UserError(f'{what}: scales from {scale_min} to {scale_max} make no sense')
+
+
+def turned(random: np.random.Generator, *images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The `images (H, W, 3)`, all flipped and transposed in the same way, at random."""
+    if random.random() < 0.5:
+        images = tuple(image[::-1] for image in images)
+    if random.random() < 0.5:
+        images = tuple(image[:, ::-1] for image in images)
+    if random.random() < 0.5:
+        images = tuple(image.transpose(1, 0, 2) for image in images)
+    return images
+
+
+def drawn(random: np.random.Generator, draw: str, queries: int, patch: int, side: int) -> np.ndarray:
+    """The `index` of a sample with LR and HR images of `patch` and `side` pixels to a side, see `Training`."""
+    if draw == 'pixel':
+        return random.choice(side * side, queries, replace=queries > side * side)
+    if draw == 'patch':
+        inner = np.arange(min(math.isqrt(queries), side))
+        y, x = (int(random.integers(side - len(inner) + 1)) + inner for _ in range(2))
+        return (y[:, None] * side + x).flatten()
+    count = round(queries * (patch / side) ** 2)
+    return random.choice(patch**2, min(max(count, 1), patch**2), replace=False)
+
+
 @register('sr-training')
 class Training:
     """Training samples, each a function of its number alone: workers and resuming need no random state.
 
     Sample `n` belongs to step `n // batch_size`; a step has one scale, uniform in [scale_min, scale_max]. A square of
     `round(patch * scale)` HR pixels is cropped at random from the epoch's next image, flipped and transposed at random
-    (`augment`), and reduced to `patch x patch` by PIL's antialiased bicubic. Source: LIIF (arXiv 2012.09161,
-    section 4), MSIT (arXiv 2403.06536).
+    (`augment`), and reduced to `patch x patch` by `filter`, one of `datasets.pictures.resize.FILTERS`, PIL's
+    antialiased bicubic by default. Source: LIIF (arXiv 2012.09161, section 4), MSIT (arXiv 2403.06536).
     With `shrink` below 1 the crop of every second sample, at random, is a larger one of the image that is reduced to
     these HR pixels, to between `shrink` times its size (or what the image allows) and all of it: sharper images, with
     less of their compression. Source: FSRCNN (arXiv 1608.00367, section 4.1).
+    With `degrade`, a mapping as in `datasets.degradations.Degradations`, LR images are made by degradations drawn at
+    random, and not by Pillow's bicubic alone.
 
     An item: `{'lr': (3, patch, patch), 'hr': (3, h, h), 'index'}`, images uint8, `index` int64: with `draw` 'pixel'
     `(queries,)` HR pixels `y * h + x`, distinct as far as there are enough; with 'block' `(P,)` distinct LR pixels, all
@@ -134,25 +194,21 @@ class Training:
         draw: str = 'block',
         augment: bool = True,
         shrink: float = 1,
+        filter: str = 'bicubic',
         seed: int = 0,
+        degrade: dict | None = None,
     ):
-        if draw not in DRAWS:
-            raise UserError(f'sr-training: draw is one of {", ".join(DRAWS)}, not {draw!r}')
-        if not isinstance(augment, bool):
-            raise UserError(f'sr-training: augment is true or false, not {augment!r}')
-        check_whole('sr-training', batch_size=batch_size, steps=steps, patch=patch, queries=queries)
-        if draw == 'patch' and math.isqrt(queries) ** 2 != queries:
-            raise UserError(f'sr-training: the draw patch needs queries that are a square number, not {queries}')
-        check_whole('sr-training', smallest=0, seed=seed)
-        check_numbers('sr-training', scale_min=scale_min, scale_max=scale_max, shrink=shrink)
-        if not 1 <= scale_min <= scale_max:
-            raise UserError(f'sr-training: scales from {scale_min} to {scale_max} make no sense')
+        check_samples('sr-training', scale_min, scale_max, batch_size, steps, patch, queries, draw, augment, seed)
+        check_numbers('sr-training', shrink=shrink)
+        if filter not in list(FILTERS):
+            raise UserError(f'sr-training: unknown filter {filter!r}{suggestion(filter, FILTERS)}')
         if not 0 < shrink <= 1:
             raise UserError(f'sr-training: shrink is above 0 and at most 1, not {shrink}')
+        self.degradations = None if degrade is None else Degradations(degrade)
         self.dataset = built(dataset)
         self.scales = (scale_min, scale_max)
         self.batch_size, self.steps, self.patch, self.queries = batch_size, steps, patch, queries
-        self.draw, self.augment, self.shrink, self.seed = draw, augment, shrink, seed
+        self.draw, self.augment, self.shrink, self.filter, self.seed = draw, augment, shrink, filter, seed
         largest = round(patch * scale_max)
         for i in range(len(self.dataset)):
             height, width = self.dataset.size(i)
@@ -185,21 +241,9 @@ class Training:
         if crop > side:
             hr = pil_resize(hr, (side, side))
         if self.augment:
-            if random.random() < 0.5:
-                hr = hr[::-1]
-            if random.random() < 0.5:
-                hr = hr[:, ::-1]
-            if random.random() < 0.5:
-                hr = hr.transpose(1, 0, 2)
+            (hr,) = turned(random, hr)
         hr = np.ascontiguousarray(hr)
-        if self.draw == 'pixel':
-            index = random.choice(side * side, self.queries, replace=self.queries > side * side)
-        elif self.draw == 'patch':
-            inner = np.arange(min(math.isqrt(self.queries), side))
-            y, x = (int(random.integers(side - len(inner) + 1)) + inner for _ in range(2))
-            index = (y[:, None] * side + x).flatten()
-        else:
-            count = round(self.queries * (self.patch / side) ** 2)
-            index = random.choice(self.patch**2, min(max(count, 1), self.patch**2), replace=False)
-        lr = pil_resize(hr, (self.patch, self.patch))
+        index = drawn(random, self.draw, self.queries, self.patch, side)
+        degradation = self.degradations.draw(self.random(3, n)) if self.degradations else Degradation()
+        lr = degradation.reduce(hr, (self.patch, self.patch), self.filter)
         return {'lr': to_tensor(lr), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}

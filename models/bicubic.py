@@ -17,7 +17,7 @@ class Bicubic(ImplicitModel):
     """MATLAB's `imresize(..., 'bicubic')` of a floating point image, at any points and any sizes.
 
     Where pixels of the output are larger than those of the LR image the kernel is widened by the same factor
-    (antialiasing). The rule in numpy is `datasets.resize.matlab_resize`.
+    (antialiasing). The rule in numpy is `datasets.pictures.resize.matlab_resize`.
     """
 
     receptive_field = 10**9  # the whole image: below x1 the kernel may be as wide as that
@@ -39,7 +39,7 @@ class Bicubic(ImplicitModel):
         for axis, position in enumerate((y, x)):
             pixel = grid.nearest_pixel(position, size[axis])
             at.append(pixel)
-            taps.append(weights((position - pixel)[..., None], cell[..., axis, None]))
+            taps.append(tap_weights((position - pixel)[..., None], cell[..., axis, None]))
         return blend(features, *at, *taps).squeeze(2)
 
     def floats_per_block(self, plan: Any) -> float:
@@ -51,15 +51,15 @@ class Bicubic(ImplicitModel):
         `ImplicitModel.query_blocks`."""
         i, j = i.expand(len(features), -1), j.expand(len(features), -1)
         (y, dy), (x, dx) = plan.rows.at(i), plan.columns.at(j)
-        cell = plan.relative_cell.to(dy.device)
-        return blend(features, y, x, weights(dy, cell[0]), weights(dx, cell[1]))
+        cell = plan.relative_cell.to(dy)
+        return blend(features, y, x, tap_weights(dy, cell[0]), tap_weights(dx, cell[1]))
 
     def render(self, lr: torch.Tensor, size: Sequence[int], tile: int | None = None, **options: Any) -> torch.Tensor:
         """As in every decoder. Encoding takes no memory, so without `tile` the image is one tile."""
         return super().render(lr, size, tile=max(lr.shape) if tile is None else tile, **options)
 
 
-def weights(offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+def tap_weights(offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """Weights of the taps around LR pixels for points at `offset (B, P, m)` from their centres: `(B, P, m, K)`, which
     sum to 1.
 

@@ -3,14 +3,15 @@
 import contextlib
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from utils import UserError
 
+T = TypeVar('T')
 # In the files of a control group: its limit, what it takes, and of that what the system may take back; version 2, 1.
 GROUPS = (
     ('memory.max', 'memory.current', 'inactive_file'),
@@ -21,20 +22,68 @@ MOST_KEPT = 2**30  # bytes, of an array, and of what is kept unused
 
 # Name to the dtype of autocast, None for that of the model.
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+WIDEST = {'mps': torch.float32}  # of devices that have no float64
 
 
-def choose_device(name: str | None = None) -> torch.device:
-    """torch.device: the one named, else CUDA, MPS or CPU, the first that is available; UserError if the one named is
-    not."""
+def choose_device(name: str | None = None, local_rank: int | None = None) -> torch.device:
+    """torch.device: the one named, else CUDA, MPS or CPU, the first that is available. float32 is exact there
+    (`set_tf32`).
+
+    `local_rank`: the number of this process among those that share a machine. Where `name` names no CUDA device in
+    particular, each takes the next one, and holds nothing on any other. Raises UserError if the device is not
+    available.
+    """
     mps = getattr(torch.backends, 'mps', None)
     if name is None:
         name = 'cuda' if torch.cuda.is_available() else 'mps' if mps and mps.is_available() else 'cpu'
     try:
         device = torch.device(name)
+        if device.type == 'cuda' and device.index is None and local_rank is not None and torch.cuda.device_count():
+            device = torch.device('cuda', local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(device)  # before anything is allocated, which would be on the first device
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f'device {name!r} is not available here') from error
+    set_tf32(False)
     return device
+
+
+def set_tf32(allowed: bool | None) -> None:
+    """Say, for all of this process, whether float32 products on CUDA are rounded to TF32, which has 10 bits of mantissa
+    instead of 23. None: those of convolutions are, as torch does by itself."""
+    torch.backends.cuda.matmul.allow_tf32 = bool(allowed)
+    torch.backends.cudnn.allow_tf32 = allowed is not False
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """A context in which float32 is not rounded to TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    set_tf32(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def described(device: torch.device) -> str:
+    """The device and how it computes float32, for captions and logs: `cpu`, or `cuda (NAME, float32 without TF32)`."""
+    if device.type != 'cuda':
+        return str(device)
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    tf32 = 'as TF32' if matmul else 'in convolutions as TF32' if convolution else 'without TF32'
+    return f'{device} ({torch.cuda.get_device_name(device)}, float32 {tf32})'
+
+
+def widest(device: torch.device | str) -> torch.dtype:
+    """The most precise type of floating point that `device` has: float64, or what it has instead."""
+    return WIDEST.get(torch.device(device).type, torch.float64)
+
+
+def numbers(values: Sequence[float], device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+    """A few `values` as a tensor `(n,)` that is made on `device`, so that none is copied to it from memory that is not
+    pinned, as `torch.tensor` does."""
+    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
 
 
 def synchronize(device: torch.device) -> None:
@@ -45,7 +94,7 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
     """What `work()` returns and the seconds it took on `device`."""
     synchronize(device)
     began = time.perf_counter()

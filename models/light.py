@@ -1,4 +1,4 @@
-"""A light encoder: plain residual blocks that change little at first, for models whose size and training are small."""
+"""A light encoder: plain residual blocks that change little at first, for small models and short trainings."""
 
 import torch
 from torch import nn
@@ -8,14 +8,14 @@ from models.registry import register
 from models.rendering.strips import Stage, on_last
 from utils import check_whole
 
-AT_FIRST = 0.1  # of its usual size: what a block adds
+AT_FIRST = 0.1  # factor on what a block adds
 
 
 class Block(nn.Module):
     """`x + conv(relu(conv(x)))`, `(B, n_feats, H, W)` to the same by way of `hidden` channels.
 
-    What is handed from block to block is narrow and what a block thinks with wide, which makes more of the same number
-    of parameters: WDSR (Yu et al., arXiv 1808.08718, section 3.1). The last convolution starts small, so that a deep
+    Few channels between blocks and many inside them make better use of the same number of parameters: WDSR (Yu et al.,
+    arXiv 1808.08718, section 3.1). The last convolution starts small, so that a deep
     chain of blocks is nearly the identity at first and can be trained at a high learning rate: ESRGAN (Wang et al.,
     arXiv 1809.00219, section 3.1, smaller initialisation).
     """
@@ -36,11 +36,12 @@ class Light(nn.Module):
     """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, n_feats, H, W)`.
 
     A convolution, `n_blocks` of `Block`, a convolution, and a skip connection over all of these, as in EDSR (Lim et
-    al., arXiv 1707.02921, section 3). Nearly all of it are 3 x 3 convolutions, which with a multiple of 16 channels
-    from 32 up Winograd's method renders and trains about twice as fast on a CPU in float32.
+    al., arXiv 1707.02921, section 3). Nearly all of its work is 3 x 3 convolutions. If the numbers of channels are
+    multiples of 16 from 32 up, Winograd's method makes these about twice as fast on a CPU in float32, in rendering as
+    in training.
 
     Attributes: `out_dim`, the channels of the features; `receptive_field`, how many pixels to each side a feature sees;
-    `floats_per_pixel`, about how many numbers a pixel are held at a time.
+    `floats_per_pixel`, about how many numbers are held at a time for each pixel.
     Raises UserError for sizes that make no sense.
     """
 

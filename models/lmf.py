@@ -1,4 +1,4 @@
-"""LMF: a hypernetwork makes a modulation for every LR pixel, and every point is answered by a tiny MLP so modulated."""
+"""LMF: a hypernetwork makes a modulation for every LR pixel; a tiny MLP, modulated by it, gives the colours."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from models.rendering.windows import windows
 
 
 class Features(NamedTuple):
-    """What `encode` finds in an LR image of `H x W`."""
+    """The features of an LR image of `H x W`."""
 
     lr: torch.Tensor  # (B, H, W, 3) in the network's scale of [-1, 1]
-    told: torch.Tensor  # (B, H, W, T), what decides the modulations besides the cell
+    told: torch.Tensor  # (B, H, W, T), the input of the hypernetwork besides the cell
 
     @property
     def size(self) -> tuple[int, int]:
@@ -34,11 +34,11 @@ class Plan(NamedTuple):
 
 
 class LMF(ImplicitModel):
-    """Latent modulated function, arXiv 2404.16451, with local ensemble, cell decoding and modulated inputs: what
-    LM-LIIF and LM-LTE share.
+    """Latent modulated function, arXiv 2404.16451, with local ensemble, cell decoding and modulated inputs: the
+    part that LM-LIIF and LM-LTE share.
 
-    A subclass makes `hypernet` and has `encode`, `hypernet_output` and `latent`. `beyond`: how many numbers the
-    modulated MLP of `imnet_spec` is given besides its latent code.
+    A subclass makes `hypernet` and defines `encode`, `hypernet_output` and `latent`. `beyond`: how many numbers the
+    modulated MLP of `imnet_spec` takes besides its latent code.
     """
 
     adds_lr = False  # whether the MLP gives the difference from the LR image, sampled bilinearly
@@ -53,25 +53,25 @@ class LMF(ImplicitModel):
         return self.encoder.receptive_field + 2  # the corners, and the 3x3 pixels around them
 
     def hypernet_output(self, told: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        """`told (..., T)` of LR pixels and the relative `cell`, which broadcasts with `(..., 2)`, to `(..., M)`: the
-        scales of all hidden layers, the shifts of all, and a latent code."""
+        """The hypernetwork: `told (..., T)` of LR pixels and the relative `cell`, which broadcasts with `(..., 2)`, to
+        `(..., M)`, the scales of all hidden layers, their shifts, and a latent code."""
         raise NotImplementedError
 
     def latent(self, code: torch.Tensor, offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        """What the modulated MLP is given of points, `(B, Q, C)`: by the latent `code (B, Q, L)` of an LR pixel, the
-        `offset (B, Q, 2)` from its centre, an LR pixel counting 2, and the relative `cell (B or 1, Q or 1, 2)`."""
+        """The input of the modulated MLP for points, `(B, Q, C)`, from the latent `code (B, Q, L)` of an LR pixel, the
+        `offset (B, Q, 2)` from its centre, where an LR pixel counts 2, and the relative `cell (B or 1, Q or 1, 2)`."""
         raise NotImplementedError
 
     def codes(self, told: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        """What LR pixels tell the points around them, `(..., M)`: the hypernetwork's output, 1 added to the scales, as
-        the modulated MLP takes them. Arguments as of `hypernet_output`."""
+        """The codes of LR pixels, `(..., M)`, for the modulated MLP: the hypernetwork's output with 1 added to the
+        scales. Arguments as in `hypernet_output`."""
         output = self.hypernet_output(told, cell)
         n_scales = self.imnet.n_modulations // 2
         return torch.cat([output[..., :n_scales] + 1, output[..., n_scales:]], dim=-1)
 
     def query(self, features: Any, coord: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        """Colours at any points, as the paper states it. Arguments and result as in `ImplicitModel.query`. With one
-        cell for all points of an image every LR pixel's code is made once."""
+        """Colours at any points, as in the paper. Arguments and result as in `ImplicitModel.query`. If all points of an
+        image have the same cell, the code of every LR pixel is computed once."""
         grid.check_points(coord, cell, features.lr)
         y, x, cell = grid.points(coord, cell, features.size)
         cell = cell.to(self.imnet.layers[0].weight)
@@ -91,7 +91,7 @@ class LMF(ImplicitModel):
 
     def query_blocks(self, features: Any, plan: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         """Colours of all output pixels that belong to some LR pixels. Arguments and result as in
-        `ImplicitModel.query_blocks`. The codes are the plan's, made once for each LR pixel."""
+        `ImplicitModel.query_blocks`. The codes come from the plan, computed once for each LR pixel."""
         batch = len(features.lr)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
         cell = plan.relative_cell.to(plan.codes).reshape(1, 1, 2)

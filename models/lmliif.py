@@ -11,11 +11,11 @@ from models.rendering.windows import padded
 
 @register('lmliif')
 class LMLIIF(LMF):
-    """LM-LIIF, arXiv 2404.16451: the hypernetwork is given the 3x3 features around an LR pixel and the cell; the
-    modulated MLP a latent code, the offset and the cell.
+    """LM-LIIF, arXiv 2404.16451: the hypernetwork takes the 3x3 features around an LR pixel and the cell; the modulated
+    MLP takes a latent code, the offset and the cell.
 
-    `encoder_spec`, `imnet_spec` (an `lmmlp`) and `hypernet_spec` (an `mlp`; both its widths are derived) are specs of
-    the registry.
+    `encoder_spec`, `imnet_spec` (an `lmmlp`) and `hypernet_spec` (an `mlp`, whose input and output widths are derived)
+    are specs of the registry.
     """
 
     def __init__(self, encoder_spec: dict, imnet_spec: dict, hypernet_spec: dict):
@@ -30,8 +30,8 @@ class LMLIIF(LMF):
         return self.encoder_floats() + self.encoder.out_dim + 4 * layers[0].out_features + 3 * layers[-1].out_features
 
     def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> Features:
-        """`lr (B, 3, H, W)` in [0, 1] to `Features`; an LR pixel's window is told as what the hypernetwork's first
-        layer makes of it."""
+        """`lr (B, 3, H, W)` in [0, 1] to `Features`; `told` is what the hypernetwork's first layer makes of the
+        window around each LR pixel, without the cell."""
         maps, first = self.encoded(lr, maps), self.hypernet.layers[0]
         weight = first.weight[:, :-2].unflatten(1, (-1, 3, 3))
         told = F.conv2d(maps, weight, first.bias, padding=1)

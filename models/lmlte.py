@@ -14,12 +14,12 @@ from utils import UserError, is_whole
 
 @register('lmlte')
 class LMLTE(LMF):
-    """LM-LTE, arXiv 2404.16451: the hypernetwork is given the waves of LTE at a corner of an LR pixel; the modulated
-    MLP waves that the hypernetwork has decided, at the point. The LR image is added.
+    """LM-LTE, arXiv 2404.16451: the hypernetwork takes the waves of LTE at a corner of an LR pixel; the modulated MLP
+    takes, at the point, waves that the hypernetwork determines. The LR image is added.
 
-    `encoder_spec`, `imnet_spec` (an `lmmlp`) and `hypernet_spec` (an `mlp`; both its widths are derived) are specs of
-    the registry; `hidden_dim` is twice the number of LTE's waves. Raises UserError if it, or the width of the modulated
-    MLP, is odd.
+    `encoder_spec`, `imnet_spec` (an `lmmlp`) and `hypernet_spec` (an `mlp`, whose input and output widths are derived)
+    are specs of the registry; `hidden_dim` is twice the number of LTE's waves. Raises UserError if it, or the width of
+    the modulated MLP, is odd.
     """
 
     adds_lr = True
@@ -44,17 +44,19 @@ class LMLTE(LMF):
         return self.encoder_floats() + hidden + 3 * layers[-1].out_features
 
     def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> Features:
-        """`lr (B, 3, H, W)` in [0, 1] to `Features`; told are the waves' amplitudes and frequencies."""
+        """`lr (B, 3, H, W)` in [0, 1] to `Features`; `told` has the amplitudes and frequencies of the waves."""
         maps, lr = self.encoded(lr, maps), lr.to(self.coef.weight.dtype)
         return Features(padded(to_network(lr), 0), padded(torch.cat([self.coef(maps), self.freq(maps)], dim=1), 0))
 
     def hypernet_output(self, told: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """As in `LMF.hypernet_output`."""
-        return self.hypernet(waves(*told.chunk(2, dim=-1), told.new_ones(2), self.phase(cell)))
+        amplitude, frequency = told.chunk(2, dim=-1)
+        return self.hypernet(waves(amplitude, frequency, told.new_ones(2), self.phase(cell)))
 
     def latent(self, code: torch.Tensor, offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         """As in `LMF.latent`."""
-        return waves(*code.chunk(2, dim=-1), offset, self.imphase(cell))
+        amplitude, frequency = code.chunk(2, dim=-1)
+        return waves(amplitude, frequency, offset, self.imphase(cell))
 
 
 def waves(amplitude: torch.Tensor, frequency: torch.Tensor, offset: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:

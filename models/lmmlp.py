@@ -1,4 +1,4 @@
-"""The modulated MLP of LMF: so narrow that what it computes is decided by the modulation that it is given."""
+"""The modulated MLP of LMF, so narrow that the modulation decides what it computes."""
 
 import torch
 from torch import nn
@@ -10,7 +10,8 @@ from utils import check_whole
 
 @register('lmmlp')
 class LMMLP(nn.Module):
-    """`hidden_depth` layers of `hidden_dim`, each modulated before its ReLU, and a plain layer to three colours.
+    """`hidden_depth` layers of `hidden_dim`, each modulated before its ReLU, and a plain layer that gives
+    the three numbers of a colour.
 
     The input is a latent code of `hidden_dim` numbers and `beyond` more. Source: LMF (arXiv 2404.16451, section 3).
 
@@ -29,8 +30,8 @@ class LMMLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
-        """`x (N, hidden_dim + beyond)` and `modulation (N, n_modulations)`, the factors of all hidden layers and then
-        the shifts of all, to `(N, 3)`."""
+        """`x (N, hidden_dim + beyond)` and `modulation (N, n_modulations)`, the factors of all hidden layers followed
+        by all their shifts, to `(N, 3)`."""
         factors, shifts = (part.split(self.hidden_dim, dim=-1) for part in modulation.chunk(2, dim=-1))
         for layer, factor, shift in zip(self.layers[::2], factors, shifts):
             x = torch.addcmul(shift, layer(x).to(shift.dtype), factor).relu()

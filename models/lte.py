@@ -79,7 +79,7 @@ class LTE(ImplicitModel):
         `encode`."""
         batch = len(features.lr)
         i, j = i.expand(batch, -1), j.expand(batch, -1)
-        cell = plan.relative_cell.to(features.lr.device).reshape(1, 1, 2)
+        cell = plan.relative_cell.to(self.phase.weight).reshape(1, 1, 2)
         return self.colours(features, *block_points(plan, i, j), cell).unflatten(1, (i.shape[1], -1))
 
     def colours(self, features: Any, y: torch.Tensor, x: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:

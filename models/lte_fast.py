@@ -1,4 +1,4 @@
-"""LTE+: LTE with its waves told in another order."""
+"""LTE+: LTE with its waves stored in another order."""
 
 import torch
 
@@ -12,8 +12,8 @@ class LTEFast(LTE):
     """LTE+, the fast LTE of arXiv 2111.08918, published as `lte-fast`: `num_layer` hidden layers of `hidden_dim`, which
     is twice the number of waves. Raises UserError for sizes that make no sense.
 
-    It computes what LTE does; `freq` has the frequencies of all waves along y first, then those along x. Published
-    weights have the MLP's layers as 1x1 convolutions.
+    It computes the same as LTE, but `freq` has the frequencies of all waves along y first, then those along x. In
+    published weights the MLP's layers are 1x1 convolutions.
     """
 
     def __init__(self, encoder_spec: dict, num_layer: int = 3, hidden_dim: int = 256):

@@ -15,17 +15,17 @@ ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, which computes in float32 on a CPU with AVX-512 as a convolution with a kernel of one pixel.
+    """`nn.Linear`, computed as a convolution with a kernel of one pixel in float32 on a CPU with AVX-512.
 
-    torch gives convolutions to oneDNN, and products of float32 matrices to MKL, which took from hardly longer to twice
-    as long on processors of AMD, by processor and release of torch.
+    torch gives convolutions to oneDNN and products of float32 matrices to MKL. On AMD processors MKL took up to twice
+    as long, depending on the processor and on the release of torch.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
         if not (AVX512 and x.device.type == 'cpu' and in_float32 and x.numel() >= FEWEST_ROWS * self.in_features):
             return super().forward(x)
-        column = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # its channels are the last in memory
+        column = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # channels last in memory
         # the dilation changes nothing, but without it torch gives a kernel of one pixel to MKL on one thread
         column = F.conv2d(column, self.weight[:, :, None, None], self.bias, dilation=2)
         return column.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
@@ -56,5 +56,5 @@ class MLP(nn.Module):
         return self.layers(x)
 
     def after_first(self, x: torch.Tensor) -> torch.Tensor:
-        """What follows the first linear layer, for callers that evaluate that layer in a way of their own."""
+        """Everything after the first linear layer, for callers that evaluate that layer in their own way."""
         return self.layers[1:](x)

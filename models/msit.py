@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from models.device import numbers
 from models.layers.msno import MSNO
 from models.layers.mssa import MSSA, attend
 from models.layers.position_bias import SinusoidBias
@@ -162,7 +163,7 @@ class MSIT(ImplicitModel):
         latent = values.reshape(self.window_pixels, n, heads, -1) * attention[..., None].to(values.dtype)
         latent = latent.transpose(0, 1).reshape(n, -1)  # (N, K * C)
         cell = cell.to(coord) if cell.ndim == 3 else cell.to(coord).reshape(-1, 1, 2)
-        cell = (cell * cell.new_tensor(features.size)).expand(coord.shape).reshape(n, 2)
+        cell = (cell * numbers(features.size, cell.device, cell.dtype)).expand(coord.shape).reshape(n, 2)
         colour = self.imnet(torch.cat([latent, cell.to(latent.dtype)], dim=-1)).reshape(*y.shape, -1)
         return to_image(colour + self.skip(features, y, x, weight).squeeze(2))
 
@@ -187,13 +188,13 @@ class MSIT(ImplicitModel):
             self.mssa.bias_along(axis, grid.to_device(first.weight.device, blocks.offset), self.radius)
             for axis, blocks in enumerate((rows, columns))
         ]
-        along = [bias.permute(2, 0, 1, 3).contiguous() for bias in along]
+        row_bias, column_bias = (bias.permute(2, 0, 1, 3).contiguous() for bias in along)
         row_weight, column_weight = (grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns))
-        layer: Any
+        layer: first_layer.Layer | msit_decoder.Layers
         if type(self.imnet) is MLP and msit_decoder.usable_for(self.imnet, features.value):
-            layer = msit_decoder.layers(self.imnet, weight, constant, *along)
+            layer = msit_decoder.layers(self.imnet, weight, constant, row_bias, column_bias)
         else:
-            layer = first_layer.Layer(*along, weight.contiguous(), constant)
+            layer = first_layer.Layer(row_bias, column_bias, weight.contiguous(), constant)
         return Plan(rows, columns, row_weight, column_weight, layer)
 
     def floats_per_block(self, plan: Any) -> float:
@@ -219,7 +220,7 @@ class MSIT(ImplicitModel):
         near = weight.flatten(0, 1).to(features.value.dtype)
         arguments = plan, features, near, index, i.flatten(), j.flatten()
         if isinstance(plan.layer, first_layer.Layer):
-            colour = self.imnet.after_first(first_layer.first_layer(*arguments))  # (N, m, 3)
+            colour = self.imnet.after_first(first_layer.before_activation(*arguments))  # (N, m, 3)
         else:
             colour = msit_decoder.colours(*arguments)
         colour = colour.reshape(*weight.shape[:3], -1)
@@ -231,7 +232,7 @@ class MSIT(ImplicitModel):
         """The nearest LR pixel, `y` and `x (B, Q)` int64, of points `(B, Q, 2)`, and their offset from its centre,
         `(B, Q, 2)` in LR pixels."""
         height, width = features.size
-        position = ((coord + 1) * coord.new_tensor([height, width]) - 1) / 2
+        position = ((coord + 1) * numbers(features.size, coord.device, coord.dtype) - 1) / 2
         y, x = grid.nearest_pixel(position[..., 0], height), grid.nearest_pixel(position[..., 1], width)
         return y, x, position - torch.stack([y, x], dim=-1)
 

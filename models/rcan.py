@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
 
 
 class Group(nn.Module):
-    """Residual blocks and a convolution, around which a connection leads."""
+    """Residual blocks and a convolution, with a skip connection around all of them."""
 
     def __init__(self, n_resblocks: int, n_feats: int, reduction: int):
         super().__init__()
@@ -45,15 +45,16 @@ class Group(nn.Module):
 
 @register('rcan')
 class RCAN(nn.Module):
-    """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, n_feats, H, W)`. Every one sees the whole image.
+    """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, n_feats, H, W)`. Every feature depends
+    on the whole image.
 
     The defaults are the published sizes, 15.3 M parameters.
     Source: Zhang et al., *Image Super-Resolution Using Very Deep Residual Channel Attention Networks*, arXiv
     1807.02758, section 3.
 
-    Attributes: `out_dim`, the channels of the features; `whole`, that an image is encoded as a whole and tiles are cut
-    from its features, so that no margin is needed (`receptive_field`); `floats_per_pixel`, about how many numbers a
-    pixel are held at a time.
+    Attributes: `out_dim`, the channels of the features; `whole`: an image is encoded as a whole, and tiles are cut from
+    its features, so that they need no margin (`receptive_field`); `floats_per_pixel`, about how many numbers are held
+    at a time for each pixel.
     Raises UserError for sizes that make no sense.
     """
 

@@ -76,7 +76,7 @@ class RDN(nn.Module):
         return first, bias.expand(first.shape), self.shallow[1](first)
 
     def fused(
-        self, block: ResidualDenseBlock, weight: torch.Tensor, first: torch.Tensor, total: torch.Tensor, x: torch.Tensor
+        self, block: nn.Module, weight: torch.Tensor, first: torch.Tensor, total: torch.Tensor, x: torch.Tensor
     ) -> Maps:
         x = x[:, : self.out_dim] + block.fuse(x)
         return first, total + F.conv2d(x, weight), x

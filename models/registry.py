@@ -3,13 +3,16 @@ check that the result is what the caller needs."""
 
 from typing import Any
 
+from torch import nn
+
+from models.rendering.implicit import ImplicitModel
 from utils import Registry, UserError
 
 models = Registry('model')
 register, make = models.register, models.make
 
 
-def build(spec: dict) -> Any:
+def build(spec: dict) -> ImplicitModel:
     """The model of a spec. Its `.spec` is that spec; its `.meta`, what a weight file says about it, is empty.
 
     Raises UserError for a spec of something else, such as a part of a model.
@@ -27,7 +30,7 @@ def make_part(role: str, spec: dict, has: str, **injected: Any) -> Any:
     return made
 
 
-def make_encoder(spec: dict) -> Any:
+def make_encoder(spec: dict) -> nn.Module:
     """The encoder of a spec. Raises UserError if it lacks an attribute that models need."""
     made = make(spec)
     lacking = [name for name in ('out_dim', 'receptive_field') if not hasattr(made, name)]
@@ -36,7 +39,7 @@ def make_encoder(spec: dict) -> Any:
     return made
 
 
-def make_imnet(spec: dict, in_dim: int) -> Any:
+def make_imnet(spec: dict, in_dim: int) -> nn.Module:
     """The MLP of a spec, which gives colours. Raises UserError if it does not give three numbers."""
     made = make_part('MLP', spec, 'after_first', in_dim=in_dim)
     if made.layers[-1].out_features != 3:
@@ -44,6 +47,6 @@ def make_imnet(spec: dict, in_dim: int) -> Any:
     return made
 
 
-def make_position_bias(spec: dict | None, heads: int) -> Any:
+def make_position_bias(spec: dict | None, heads: int) -> nn.Module | None:
     """The position bias of a spec, or None if the spec is None."""
     return None if spec is None else make_part('position bias', spec, 'along', heads=heads)

@@ -11,11 +11,11 @@ from models.layers.convolution import Conv2d
 from models.registry import register
 from utils import UserError, check_whole, is_whole
 
-N_FEATS = 64  # of the features, whatever the width inside
+N_FEATS = 64  # channels of the features, whatever the width inside
 
 
 class Windows(NamedTuple):
-    """What all blocks share that see images of the same size."""
+    """What all blocks share for images of the same size."""
 
     side: int  # of a window, in pixels
     relative_position: torch.Tensor  # (N, N) int64 for the N = side^2 pixels of a window, see `WindowAttention`
@@ -56,8 +56,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer's block, `(B, H, W, C)` to the same; with `shift` its windows lie half a window lower and farther
-    right."""
+    """A transformer block, `(B, H, W, C)` to the same. With `shift`, its windows lie half a window further down and to
+    the right."""
 
     def __init__(self, channels: int, heads: int, side: int, shift: int, mlp_ratio: float):
         super().__init__()
@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 class ResidualGroup(nn.Module):
-    """Blocks, every other one with shifted windows, and a convolution, around which a connection leads."""
+    """Blocks, every other one with shifted windows, and a convolution, with a skip connection around all of them."""
 
     def __init__(self, channels: int, depth: int, heads: int, side: int, mlp_ratio: float):
         super().__init__()
@@ -97,17 +97,17 @@ class ResidualGroup(nn.Module):
 class SwinIR(nn.Module):
     """Features of an image: `(B, 3, H, W)` in [-1, 1] to `(B, 64, H, W)`.
 
-    `embed_dim` channels inside; `depths`, the blocks of each group, and the `num_heads` of their attention;
-    `window_size`, of the windows of attention in pixels, an even number; `mlp_ratio`, of the hidden layer's width to
-    `embed_dim`. The defaults are the published sizes, 11.6 M parameters.
+    `embed_dim`: channels inside. `depths` and `num_heads`: the blocks of each group and their attention heads.
+    `window_size`: side of the attention windows in pixels, an even number. `mlp_ratio`: width of the hidden layer
+    divided by `embed_dim`. The defaults are the published sizes, 11.6 M parameters.
 
-    The image is continued by reflection to a multiple of the windows' size, and the features are cropped; published
-    decoders take them uncropped.
+    The image is padded by reflection to a multiple of the windows' size, and the features are cropped to its own size;
+    published decoders take them uncropped.
     Source: Liang et al., *SwinIR: Image Restoration Using Swin Transformer*, arXiv 2108.10257, section 3.
 
     Attributes: `out_dim`, the channels of the features; `window`: tiles begin at multiples of so many pixels;
-    `receptive_field`, how many pixels to each side a feature sees at most; `floats_per_pixel`, about how many numbers a
-    pixel are held at a time.
+    `receptive_field`, how many pixels to each side a feature sees at most; `floats_per_pixel`, about how many numbers
+    are held at a time for each pixel.
     Raises UserError for sizes that do not fit together.
     """
 
@@ -156,13 +156,13 @@ class SwinIR(nn.Module):
 
 
 def of_pixels(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """`conv` of `x (B, H, W, C)`: the same."""
+    """`conv` applied to `x (B, H, W, C)`; the result is laid out alike."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def reflected(x: torch.Tensor, axis: int, multiple: int) -> torch.Tensor:
-    """`x` continued along `axis` to a multiple of pixels by reflection, which does not repeat the last one; to and fro
-    where there are too few to reflect."""
+    """`x` padded at the end of `axis` to a `multiple` of pixels, by reflection that does not repeat the last pixel; an
+    axis that is too short is reflected back and forth."""
     n = x.shape[axis]
     at = torch.arange(-(-n // multiple) * multiple, device=x.device)
     period = max(2 * n - 2, 1)
@@ -177,8 +177,9 @@ def windows_of(maps: torch.Tensor, side: int) -> Windows:
     relative_y, relative_x = (at[:, None] - at + side - 1 for at in (y, x))
 
     def shares(n):
-        """Of an axis cut into shifted windows: the windows' pixels as numbers of what each may see, `(windows,
-        side)`. The last window holds the last pixels and, as shifting is cyclic, the first ones."""
+        """For an axis cut into shifted windows, a number for each pixel of each window, `(windows, side)`: pixels of a
+        window see each other if their numbers are equal. The last window holds the last pixels and, because shifting
+        is cyclic, the first ones."""
         number = torch.zeros(n // side, side, dtype=torch.long, device=device)
         number[-1, side - side // 2 :] = 1
         return number
@@ -192,8 +193,8 @@ def windows_of(maps: torch.Tensor, side: int) -> Windows:
 
 
 def reach(depths: Sequence[int], side: int) -> int:
-    """How many pixels away from a feature the pixels lie, at most, that it is made of: its windows are those of its
-    pixel, which may be any one of a window."""
+    """How far away from a feature, in pixels, the pixels that it depends on can be. Its windows are the ones that hold
+    its pixel, which may be anywhere in a window."""
     farthest = 0
     for pixel in range(side):
         first, last = pixel - 2, pixel + 2  # the two convolutions at the end

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models  # noqa: E402
 from datasets.pictures.image_io import check_output, read_image, write_figure  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.rendering import grid  # noqa: E402
 from utils import Parser, UserError, pixel, run_main  # noqa: E402
@@ -63,8 +63,8 @@ def main(args):
 @torch.inference_mode()
 def attention(model, lr, pixel, size):
     """Each head's attention weights in the window of an output pixel (y, x): `(heads, 2 r + 1, 2 r + 1)`."""
-    coord = torch.tensor([(2 * i + 1) / n - 1 for i, n in zip(pixel, size)], dtype=torch.float64, device=lr.device)
-    weights = model.attention(model.encode(lr[None]), coord[None, None])[0, 0]
+    index = torch.full((1, 1), pixel[0] * size[1] + pixel[1], device=lr.device)
+    weights = model.attention(model.encode(lr[None]), grid.centres_of(index, *size))[0, 0]
     return weights.unflatten(-1, (2 * model.radius + 1, -1))
 
 

@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py -models edsr_baseline_MsIT edsr_baseline_liif edsr_baseline_lte -scales 2 4 8
 python scripts/benchmark.py -models rdn_baseline_MsIT -photo 1000x750 -scales 2 4     # whole photos, `render` alone
+python scripts/benchmark.py -methods        # the table of methods of models/README.md
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import platform
 import signal
 import statistics
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -25,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
-from models.device import PRECISIONS, choose_device, timed  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
+from models.device import PRECISIONS, choose_device, described, timed  # noqa: E402
 from models.export import exported  # noqa: E402
 from models.export.graphs import has_graphs  # noqa: E402
 from models.mlp import Linear  # noqa: E402
@@ -37,16 +39,18 @@ from utils import Parser, UserError, load_config, positive, run_main, size, writ
 
 LONG_PRODUCT = 0.1  # seconds: a matrix product that takes this long is large enough to measure the rate
 CHUNK = 30000  # points in a call of `query`
+METHODS = [f'edsr_baseline_{name}' for name in ('MsIT', 'liif', 'lte', 'lte_fast', 'lmliif', 'lmlte')]
+ENCODERS = ('edsr-baseline', 'edsr', 'rdn', 'rcan', 'swinir', 'light')  # of the table of methods
 PARTS = {  # of rendering: the functions whose time each of them counts
     'encoding': ['model.encode_part', 'model.whole_maps', 'model.strip_maps'],
-    'first layer': ['decoder.first_layer', 'shared.first_layer'],
+    'first layer': ['decoder.first_layer_in_blocks', 'shared.before_activation'],
     'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
 }
 
 
 def by_query(model, lr, size):
     """All pixels by `query`, in chunks: `(B, h * w, 3)`."""
-    coord, cell = grid.pixel_centres(*size, lr.device), grid.cell_size(*size).to(lr.device)
+    coord, cell = grid.pixel_centres(*size, lr.device), grid.cell_size(*size, lr.device)
     with torch.no_grad():
         features = model.encode(lr)
         return torch.cat(
@@ -254,9 +258,66 @@ def build(name):
     and ending)."""
     if name.endswith(('.pth', '.safetensors')) or name in models.WITHOUT_WEIGHTS:
         return models.load(name)
-    path = Path(name) if name.endswith('.yaml') else ROOT / 'configs' / 'train' / f'train_{name}.yaml'
     torch.manual_seed(0)
-    return models.fold(models.build(load_config(path)['model'])).eval().requires_grad_(False)
+    return models.fold(models.build(spec_in(name))).eval().requires_grad_(False)
+
+
+def spec_in(name):
+    """The spec of the model of a training config, see `build`."""
+    path = Path(name) if name.endswith('.yaml') else ROOT / 'configs' / 'train' / f'train_{name}.yaml'
+    return load_config(path)['model']
+
+
+# ---------------------------------------------------------------- the table of methods
+
+
+class Given(torch.nn.Module):
+    """In an encoder's place: features that are there already, so that what is left is the decoder."""
+
+    def __init__(self, out_dim):
+        super().__init__()
+        self.out_dim, self.receptive_field, self.floats_per_pixel = out_dim, 0, out_dim
+
+    def forward(self, x):
+        torch.manual_seed(0)
+        return torch.randn(len(x), self.out_dim, *x.shape[-2:])
+
+
+def methods(configs, encoders, lr, size):
+    """Two tables, of encoders and of decoders: parameters, and multiply-adds and seconds of one core for rendering `lr`
+    at `size`. With an encoder a decoder takes the sum of both.
+
+    `configs`: training configs whose models' decoders are taken, on 64 channels; encoders have their default sizes.
+    Seconds are the process's own, which other load lengthens little.
+    """
+    lines = ['| encoder | parameters, M | multiply-adds, G | seconds |', '|---|---|---|---|']
+    for name in encoders:
+        torch.manual_seed(0)
+        encoder = models.registry.make_encoder({'name': name}).eval().requires_grad_(False)
+        lines.append(method(name, encoder, partial(encoder, 2 * lr - 1)))
+    lines += ['', '| decoder | parameters, M | multiply-adds, G | seconds |', '|---|---|---|---|']
+    for config in configs:
+        spec = spec_in(config)
+        encoder_spec = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1}}
+        torch.manual_seed(0)
+        model = models.build({**spec, 'args': {**spec['args'], 'encoder_spec': encoder_spec}})
+        model.encoder = Given(model.encoder.out_dim)
+        model = model.eval().requires_grad_(False)
+        lines.append(method(spec['name'], model, partial(model.render, lr, size)))
+    return '\n'.join(lines)
+
+
+def method(name, module, work):
+    """A row of the table of methods: `work` is what `module` does."""
+    with torch.inference_mode():
+        count = multiply_adds(work)
+    with one_thread(), torch.inference_mode():
+        work()  # the first is slow
+        began = time.process_time()
+        work()
+        seconds = time.process_time() - began
+    parameters = sum(p.numel() for p in module.parameters())
+    return f'| {name} | {parameters * 1e-6:.2f} | {count * 1e-9:.1f} | {seconds:.2f} |'
 
 
 COLUMNS = {  # headings: the key of a row, its format, and a factor
@@ -304,7 +365,7 @@ def table(rows, columns=COLUMNS):
 def machine(device):
     """What was measured on."""
     if device.type == 'cuda':
-        return f'{device} ({torch.cuda.get_device_name(device)})'
+        return described(device)
     code = 'compiled' if in_use(torch.float32) else 'not compiled'
     return f'{device} ({torch.get_num_threads()} threads, {platform.machine()}, {code})'
 
@@ -317,6 +378,14 @@ def parse():
         default=['edsr_baseline_MsIT'],
         help='weight files, training configs or their names, or bicubic',
     )
+    parser.add_argument(
+        '-methods',
+        nargs='*',
+        metavar='CONFIG',
+        help='instead, tables of encoders and of the decoders of these training configs (the published ones if none is '
+        'given): parameters, multiply-adds and seconds of one core at x4',
+    )
+    parser.add_argument('-encoders', nargs='+', default=ENCODERS, metavar='NAME', help='of the table of methods')
     parser.add_argument('-inputs', nargs='+', type=size, default=[(48, 48)], help='LR sizes, height x width, as 48x48')
     parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
     parser.add_argument('-precision', nargs='+', default=['fp32'], choices=PRECISIONS, help='precisions of render')
@@ -336,6 +405,18 @@ def parse():
 def main(args):
     if not 0 <= args.turn < math.inf:
         raise UserError(f'a turn is a number of seconds, not {args.turn}')
+    if args.methods is not None:
+        if args.device not in (None, 'cpu'):
+            raise UserError(f'the table of methods has seconds of a CPU core, not of {args.device}')
+        print(
+            methods(
+                args.methods or METHODS,
+                args.encoders,
+                torch.rand(1, 3, *args.inputs[0]),
+                [4 * n for n in args.inputs[0]],
+            )
+        )
+        return
     device = choose_device(args.device)
     scales = [parse_scale(text) for text in args.scales]
     contenders = {name: build(name).to(device) for name in args.models}

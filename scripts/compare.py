@@ -18,7 +18,7 @@ import models  # noqa: E402
 from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.pictures.figures import LARGEST_ERROR, comparison  # noqa: E402
 from datasets.pictures.image_io import check_output, write_figure  # noqa: E402
-from datasets.resize import parse_scale  # noqa: E402
+from datasets.pictures.sizes import parse_scale  # noqa: E402
 from datasets.wrappers import evaluation_item  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.evaluation.loop import evaluate_image  # noqa: E402

@@ -13,7 +13,7 @@ echo 'int main(void) { return 0; }' > "$folder/empty.c"
 build() {
     local real=$1 name=$2
     shift 2
-    "$@" -O3 $sizes -DREAL="$real" cross.c -o "$folder/$name" -lm
+    "$@" -O3 $sizes -DREAL="$real" cross.c -o "$folder/$name" -lm 2> "$folder/log" || { cat "$folder/log" >&2; return 1; }
 }
 
 # here RUNNER COMPILER...: whether the compiler makes programs at all, and there is what runs them

@@ -1,10 +1,9 @@
-"""Draw what weights make of a picture that is like those they were trained on, and of three that are not: one saved as
-JPEG, one with noise, one that is blurred.
+"""Draw what the weights for clean images and those for photos make of a clean image, and of the same one saved as JPEG,
+with noise, blurred, and with more noise than either has been trained for.
 
     python scripts/limits.py            # the bundled weights; writes scripts/pictures/limits.png
 """
 
-import io
 import signal
 import sys
 from pathlib import Path
@@ -13,19 +12,20 @@ if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import to_pil_image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
+from datasets.degradations import Blur, Degradation, Noise, case  # noqa: E402
 from datasets.image_folder import read_rgb  # noqa: E402
 from datasets.pictures.image_io import Picture, write_image  # noqa: E402
-from datasets.resize import degrade  # noqa: E402
-from datasets.wrappers import to_tensor  # noqa: E402
+from datasets.wrappers import evaluation_item, to_tensor  # noqa: E402
 from models.device import choose_device  # noqa: E402
 from models.evaluation.metrics import psnr  # noqa: E402
+from models.weights.bundled import BUNDLED  # noqa: E402
 from utils import Parser, run_main  # noqa: E402
 
 PHOTO = ROOT / 'tests' / 'photos' / 'chelsea.png'
@@ -33,17 +33,19 @@ OUTPUT = ROOT / 'scripts' / 'pictures' / 'limits.png'
 SCALE = 3
 TOP, LEFT, HEIGHT, WIDTH = 24, 39, 33, 40  # what is shown, in LR pixels
 PANEL, GAP, TEXT = (198, 240), 10, 14  # height and width of a panel, space and height of the labels, in pixels
-QUALITY, NOISE, BLUR = 40, 8, 2.5  # of JPEG; standard deviations, of 255 and in pixels of the photo
+INPUTS = {
+    'reduced by bicubic': case('clean'),
+    'then JPEG, quality 40': case('jpeg40'),
+    'then noise, 8 of 255': case('noise8'),
+    'blurred before, by 0.8 pixels': Degradation(blur=Blur('isotropic', 0.8)),
+    'then noise, 25 of 255': Degradation(after=(Noise('gaussian', 25),)),
+}
 
 
 def parse():
     parser = Parser('Draw what weights know and what they do not.')
     parser.add_argument(
-        '-model',
-        default=ROOT / 'modelzoo' / 'EDSR_light_MSIT.pth',
-        type=Path,
-        metavar='FILE',
-        help='weights; the bundled ones if left out',
+        '-models', default=list(BUNDLED), nargs='+', metavar='MODEL', help='weights; light and photo if left out'
     )
     parser.add_argument(
         '-output', default=OUTPUT, type=Path, metavar='FILE', help=f'the figure; {OUTPUT.relative_to(ROOT)} if left out'
@@ -55,33 +57,21 @@ def parse():
 
 def main(args):
     device = choose_device(args.device)
-    contenders = {'bicubic': models.load('bicubic'), 'MSIT': models.load(args.model).to(device)}
-    hr = read_rgb(PHOTO)
-    truth, rows = to_tensor(hr) / 255, []
-    for label, lr in inputs(hr):
-        lr = to_tensor(lr) / 255
+    files = {'bicubic': 'bicubic', **{Path(name).stem: BUNDLED.get(name, name) for name in args.models}}
+    contenders = {name: models.load(file).to(device) for name, file in files.items()}
+    hr, rows = read_rgb(PHOTO), []
+    for label, degradation in INPUTS.items():
+        item = evaluation_item(PHOTO.stem, hr, (SCALE, SCALE), degradation)
+        lr, truth = item['lr'], item['hr']
         images, labels = [lr], [label]
         for name, model in contenders.items():
             images.append(model.render(lr[None].to(device), truth.shape[-2:])[0].cpu().clamp(0, 1))
             labels.append(f'{name} {psnr(images[-1], truth, "benchmark", (SCALE, SCALE)):.2f} dB')
         print('  '.join(labels))
-        rows.append(row([*labels, 'original'], [*map(part, [*images, truth], (1, SCALE, SCALE, SCALE))]))
+        rows.append(row([*labels, 'original'], [part(lr, 1), *(part(image, SCALE) for image in (*images[1:], truth))]))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_image(args.output, Picture(to_tensor(np.concatenate(rows)) / 255))
     print(f'written: {args.output}')
-
-
-def inputs(hr):
-    """Labels and LR images, uint8, of `hr (H, W, 3)`: clean, and spoilt in the ways that photographs are."""
-    clean, _ = degrade(hr, SCALE)
-    yield 'reduced by bicubic', clean
-    file = io.BytesIO()
-    Image.fromarray(clean).save(file, 'JPEG', quality=QUALITY)
-    yield f'then JPEG, quality {QUALITY}', np.asarray(Image.open(file))
-    noise = np.random.default_rng(0).normal(scale=NOISE, size=clean.shape)
-    yield f'then noise, {NOISE} of 255', (clean + noise).round().clip(0, 255).astype(np.uint8)
-    blurred = Image.fromarray(hr).filter(ImageFilter.GaussianBlur(BLUR))
-    yield f'blurred before, by {BLUR} pixels', degrade(np.asarray(blurred), SCALE)[0]
 
 
 def part(image, scale):

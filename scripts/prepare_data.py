@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from datasets.image_folder import is_image_name, list_images, read_rgb  # noqa: E402
 from datasets.preparation.archives import Damaged, open_files  # noqa: E402
 from datasets.preparation.download import download  # noqa: E402
-from datasets.resize import degrade  # noqa: E402
+from datasets.reduction import reduced  # noqa: E402
 from utils import Parser, UserError, atomic_path, check_folder, error_prefix, run_main  # noqa: E402
 
 Images = dict[str, Callable[[], bytes]]  # names of images, and functions that return the bytes of their files
@@ -271,7 +271,7 @@ def lay_out_lr(part: Part, root: Path) -> None:
         for scale, target in lacking.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             with error_prefix(file), atomic_path(target) as temporary:
-                Image.fromarray(degrade(rgb, scale)[0]).save(temporary)
+                Image.fromarray(reduced(rgb, scale)[0]).save(temporary)
 
 
 if __name__ == '__main__':

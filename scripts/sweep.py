@@ -23,7 +23,7 @@ if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from models.training.config import read_config  # noqa: E402
+from models.training.config import read_training_config  # noqa: E402
 from models.training.overrides import parsed  # noqa: E402
 from models.training.stopping import handled, leave  # noqa: E402
 from models.training.summary import summarise, table  # noqa: E402
@@ -129,7 +129,7 @@ def main(args: Namespace) -> int:
     parent = Path('save') / args.name
     runs: dict[Path, list[str]] = {}
     for settings in settings_of_runs(args.grid, args.runs):
-        read_config(args.config, settings)  # what is no setting is told before the first run
+        read_training_config(args.config, settings)  # what is no setting is told before the first run
         folder = parent / label(settings)
         if folder in runs:
             raise UserError(f'two runs of this sweep would have the folder {folder}')

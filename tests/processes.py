@@ -13,7 +13,14 @@ import torch
 from conftest import ROOT
 
 context = multiprocessing.get_context('forkserver')
-context.set_forkserver_preload(['models.training.run', 'models.training.profile', 'torch._dynamo', 'conftest'])
+PRELOADED = (
+    'models.training.run',
+    'models.training.profile',
+    'torch._dynamo',
+    'matplotlib.backends.backend_svg',
+    'conftest',
+)
+context.set_forkserver_preload(list(PRELOADED))
 
 
 def start(function, *arguments, environment=None, **options):

@@ -41,11 +41,17 @@ PEERS = {
     'train_swinir_lte': ('swinir', 'lte', WITH_SWINIR),
     'train_swinir_lmlte': ('swinir', 'lmlte', WITH_SWINIR),
 }
-OTHERS = ['train_edsr_light_MsIT', 'train_edsr_light_liif', 'train_light_MSIT']
+OTHERS = [
+    'train_edsr_baseline_MsIT_photos',
+    'train_edsr_light_MsIT',
+    'train_edsr_light_liif',
+    'train_light_MSIT',
+    'train_photo_MSIT',
+]
 
 
 def read(name):
-    return train.read_config(CONFIGS / f'{name}.yaml')
+    return train.read_training_config(CONFIGS / f'{name}.yaml')
 
 
 def test_there_are_no_others():
@@ -117,7 +123,7 @@ def test_the_light_models_differ_in_the_decoder_alone():
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('ablation/*.yaml')), ids=lambda path: path.stem)
 def test_an_ablation_leaves_out_one_thing_on_the_same_budget(path):
-    full, config = train.read_config(CONFIGS / 'ablation/full.yaml'), train.read_config(path)
+    full, config = train.read_training_config(CONFIGS / 'ablation/full.yaml'), train.read_training_config(path)
     with torch.device('meta'):
         sizes = [sum(p.numel() for p in models.build(c['model']).parameters()) for c in (full, config)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
@@ -207,7 +213,7 @@ def test_a_config_with_any_value_anywhere_takes_a_step_or_is_refused(config, tmp
     path = tmp_path / 'any.yaml'
     path.write_text(yaml.safe_dump(replaced(config, data.draw(st.sampled_from(known)), data.draw(anything))))
     try:
-        content = train.read_config(path)
+        content = train.read_training_config(path)
         run = Run(content, tmp_path / 'run', torch.device('cpu'))
         run.begin_stage()
         run.train_step(run.next_batches(run.batches()))
@@ -219,7 +225,10 @@ def test_a_config_with_any_value_anywhere_takes_a_step_or_is_refused(config, tmp
 @pytest.mark.parametrize(
     'change, said',
     [
-        (lambda c: c.update(init=3), 'init is a weight file or null, not 3'),
+        (
+            lambda c: c.update(init=3),
+            'init is a weight file, parts of the model with one each as {encoder: FILE}, or null, not 3',
+        ),
         (lambda c: c.update(clip_grad='x'), "clip_grad is a number between 0 and inf or null, not 'x'"),
         (lambda c: c.update(ema_decay=1), 'ema_decay is a number between 0 and 1 or null, not 1'),
         (lambda c: c.update(precision=['fp32']), "precision is one of fp32, bf16, fp16, not ['fp32']"),
@@ -283,7 +292,7 @@ def test_too_little_memory_in_test_is_one_line(program, photos, monkeypatch):
     def fail(*arguments):
         raise MemoryError
 
-    for target in ('models.msit.MSIT.encode', 'datasets.wrappers.degrade', 'models.evaluation.loop.ssim'):
+    for target in ('models.msit.MSIT.encode', 'datasets.wrappers.reduced', 'models.evaluation.loop.ssim'):
         with monkeypatch.context() as patch:
             patch.setattr(target, fail)
             refused(program('test.py', *options), 'memory')

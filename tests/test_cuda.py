@@ -1,14 +1,25 @@
 """What holds on a CPU holds on a GPU too; skipped if there is no GPU."""
 
+import contextlib
 import copy
+import json
+import math
+import subprocess
+import sys
+from unittest import mock
 
 import pytest
 import torch
-from conftest import TINY, refused
+import yaml
+from conftest import ROOT, TINY, refused
+from torch import distributed, nn
 from torch.nn import functional as F
 
 import models
+from models.device import PRECISIONS
 from models.rendering import grid
+from models.training import parallel
+from models.training.run import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA device')
 PUBLISHED = {
@@ -91,3 +102,151 @@ def test_gradients_are_those_of_the_cpu():
 def test_a_device_that_is_not_there_is_refused(program, photos, tmp_path):
     photo = photos / 'photo0.png'
     refused(program('demo.py', '-input', photo, '-output', tmp_path / 'out.png', '-device', 'cuda:99'), 'cuda:99')
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize('name', ['tiny', 'published'])
+def test_rendering_takes_no_more_memory_for_a_larger_output(name):
+    _, there = pair(name)
+    lr, peaks = torch.rand(1, 3, 64, 64, device='cuda'), []
+    for scale in (4, 12):
+        there.render(lr, (8, 8))  # whatever is made once
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        output = there.render(lr, (64 * scale, 64 * scale))
+        peaks.append(torch.cuda.max_memory_allocated() - before - output.nbytes)
+        del output
+    assert peaks[1] <= 2 * peaks[0] + 64 * 2**20  # chunks are as large as ever; blocks of more pixels fill them better
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.fixture
+def twenty(config):
+    """The config of a training of 20 steps."""
+    stage = {**config['stages']['stage1'], 'steps': 20}
+    config.update(stages={'stage1': stage}, validate_every=20, save_every=100, max_bad_steps=20)
+    return config
+
+
+@pytest.fixture
+def train(program, tmp_path):
+    """`train(config, name, *options)`: train.py on CUDA. Returns its log and its checkpoint."""
+
+    def run(config, name, *options):
+        (tmp_path / 'run.yaml').write_text(yaml.safe_dump(config))
+        status, out, err = program('train.py', '-config', 'run.yaml', '-name', name, '-device', 'cuda', *options)
+        assert status == 0, (out, err)
+        folder = tmp_path / 'save' / name
+        log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+        return log, torch.load(folder / 'last.pth', weights_only=True, map_location='cpu')
+
+    return run
+
+
+@pytest.mark.parametrize('draw', ['pixel', 'block'])
+@pytest.mark.parametrize('precision', PRECISIONS)
+def test_twenty_steps(precision, draw, train, twenty):
+    log, last = train({**twenty, 'precision': precision, 'draw': draw}, 'run')
+    (numbers,) = [entry for entry in log if 'loss' in entry]
+    skipped = [entry for entry in log if 'skipped' in entry]
+    assert last['step'] == 20 and 0 < numbers['loss'] < 1
+    assert len(skipped) <= (5 if precision == 'fp16' else 0)  # while the scale of the gradients is found
+    assert [entry['psnr']['mean'] for entry in log if 'psnr' in entry][0] > 5
+    assert log[0]['device'].startswith('cuda') and 'float32' in log[0]['device']
+    assert all(value.isfinite().all() for value in last['model']['sd'].values())
+
+
+def test_a_step_in_float32_is_that_of_the_cpu(twenty, tmp_path):
+    found = []
+    for device in ('cpu', 'cuda'):
+        run = Run({**twenty, 'draw': 'block', 'tf32': False}, tmp_path, torch.device(device))
+        run.begin_stage()
+        with run.batches() as batches:
+            values = []
+            for run.step in range(3):
+                values.append(run.train_step(run.next_batches(batches)))
+        found.append([losses['l1'] for losses in run.read(values)])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+@pytest.mark.parametrize('draw', ['pixel', 'block'])
+@pytest.mark.parametrize('precision', PRECISIONS)
+def test_a_step_does_not_wait_for_the_device(precision, draw, twenty, tmp_path):
+    twenty['stages']['stage1']['scales'] = [2, 2]  # where the blocks of a size lie is copied once
+    run = Run({**twenty, 'precision': precision, 'draw': draw}, tmp_path, torch.device('cuda'))
+    run.begin_stage()
+    with run.batches() as batches:
+        for run.step in range(4):
+            parts = run.next_batches(batches)
+            if run.step == 3:  # libraries are loaded
+                torch.cuda.set_sync_debug_mode('error')
+            try:
+                values = run.train_step(parts)
+            finally:
+                torch.cuda.set_sync_debug_mode('default')
+    assert len(run.read([values])) == 1
+
+
+def test_a_run_that_is_resumed_ends_like_one_that_was_not(train, twenty):
+    _, whole = train(twenty, 'whole')
+    _, first = train(twenty, 'parts', '-time-limit', '0')
+    assert first['step'] == 1
+    _, resumed = train(twenty, 'parts', '-resume')
+    assert resumed['step'] == whole['step'] == 20
+    for name, value in whole['model']['sd'].items():  # sums over pixels that are drawn twice have no fixed order
+        torch.testing.assert_close(resumed['model']['sd'][name], value, rtol=1e-2, atol=1e-3)
+
+
+@contextlib.contextmanager
+def nccl(tmp_path):
+    """A group of this process alone, in which models are prepared as if there were others."""
+    store = distributed.FileStore(str(tmp_path / 'store'), 1)
+    distributed.init_process_group('cpu:gloo,cuda:nccl', store=store, rank=0, world_size=1)
+    try:
+        with mock.patch.object(parallel, 'ranks', return_value=2):
+            yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_ddp_and_synchronised_norm_train_like_one_process(twenty, tmp_path):
+    config = {**twenty, 'tf32': False, 'batch_size': 4}
+    ends = []
+    for grouped in (False, True):
+        run = Run(config, tmp_path, torch.device('cuda', 0))
+        with nccl(tmp_path) if grouped else contextlib.nullcontext():
+            run.begin_stage()
+            with mock.patch.object(parallel, 'ranks', return_value=1), run.batches() as batches:
+                for run.step in range(3):
+                    run.train_step(run.next_batches(batches))
+            assert isinstance(run.objective, nn.parallel.DistributedDataParallel) == grouped
+            assert any(isinstance(module, nn.SyncBatchNorm) for module in run.model.modules()) == grouped
+            ends.append(torch.cat([p.detach().flatten().cpu() for p in run.model.parameters()]))
+            del run
+    assert math.isfinite(float(ends[0].norm()))
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='there are no two CUDA devices')
+def test_torchrun_on_two_devices(twenty, tmp_path):
+    (tmp_path / 'run.yaml').write_text(yaml.safe_dump(twenty))
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command = [*torchrun, ROOT / 'train.py', '-config', 'run.yaml', '-device', 'cuda']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and done.stdout.count('finished: save/run') == 1, done.stderr
+
+
+def test_compiled_parts_give_the_same_losses(twenty, tmp_path):
+    found = []
+    for compiled in (False, True):
+        run = Run({**twenty, 'compile': compiled, 'tf32': False}, tmp_path, torch.device('cuda'))
+        run.begin_stage()
+        with run.batches() as batches:
+            values = [run.train_step(run.next_batches(batches)) for _ in range(3)]
+        found.append([losses['l1'] for losses in run.read(values)])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)

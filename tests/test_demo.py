@@ -22,14 +22,15 @@ from PIL import Image, ImageCms
 import models
 from datasets.pictures import formats, jobs
 from datasets.pictures.image_io import Picture, read_image, write_image
-from datasets.pictures.sizes import by_longest, by_resolution, by_scale
-from datasets.resize import matlab_resize, parse_scale
+from datasets.pictures.resize import matlab_resize
+from datasets.pictures.sizes import by_longest, by_resolution, by_scale, parse_scale
 from models import native
 from models.native import library
-from models.rendering.render import check as check_part
+from models.rendering.render import check_options
 from models.rendering.self_ensemble import render_ensemble
 from models.rendering.upscaler import BYTES, Upscaler
 from models.rendering.zoom import FINE, first_scale, view, zoom
+from models.weights import bundled
 from utils import UserError
 
 DEMO = Path(__file__).resolve().parent.parent / 'demo.py'
@@ -250,7 +251,103 @@ def test_from_another_folder(tmp_path, weights):
     command = [sys.executable, DEMO, '-input', 'in.png', '-model', weights, '-scale', '2', '-output', 'out.png']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '') and (tmp_path / 'out.png').exists()
-    assert runpy.run_path(str(DEMO))['BUNDLED'].parent == DEMO.parent / 'modelzoo'
+
+
+# ---------------------------------------------------------------- which weights
+
+
+@pytest.fixture
+def kinds(demo, monkeypatch, tmp_path):
+    """Small weights for clean images and for photos in the place of the bundled ones, and files of both kinds."""
+    for seed, name in enumerate(('light', 'photo')):
+        torch.manual_seed(seed)
+        models.save(tmp_path / f'{name}.pth', models.build(TINY))
+        monkeypatch.setitem(bundled.BUNDLED, name, tmp_path / f'{name}.pth')
+    monkeypatch.setattr(bundled.blended, '__defaults__', (tmp_path / 'light.pth', tmp_path / 'photo.pth'))
+    Path('files').mkdir()
+    with Image.open('in.png') as image:
+        image.save('files/a.jpg')
+        image.save('files/b.webp')
+        image.save('files/c.webp', lossless=True)
+        image.save('files/d.png')
+
+    def output(path, *options):
+        status, out, err = demo('-input', path, '-scale', '2', '-output', 'out.png', '-overwrite', *options, model=None)
+        assert (status, err) == (0, ''), err
+        (line,) = [line.split(None, 1)[1] for line in out.splitlines() if line.startswith('model ')]
+        return read_image('out.png')[0].rgb, line
+
+    return output
+
+
+def rendered(path, weights):
+    image = read_image(path)[0].rgb
+    model = weights if isinstance(weights, torch.nn.Module) else models.load(weights)
+    return (model.render(image[None], (12, 10))[0].clamp(0, 1) * 255).round() / 255
+
+
+def near(image, expected):
+    return (image - expected).abs().max() <= 1.001 / 255
+
+
+@pytest.mark.parametrize(
+    'path, name, why',
+    [
+        ('files/a.jpg', 'photo', 'JPEG loses detail; -model light takes the file as it is'),
+        ('files/b.webp', 'photo', 'WebP loses detail; -model light takes the file as it is'),
+        ('files/c.webp', 'light', 'WebP loses nothing; -model photo removes noise and artefacts'),
+        ('files/d.png', 'light', 'PNG loses nothing; -model photo removes noise and artefacts'),
+    ],
+)
+def test_the_kind_of_file_decides_unless_the_user_does(kinds, path, name, why):
+    image, line = kinds(path)
+    assert line == f'{name} ({why})' and near(image, rendered(path, f'{name}.pth'))
+    other = {'light': 'photo', 'photo': 'light'}[name]
+    assert not near(image, rendered(path, f'{other}.pth'))
+    image, line = kinds(path, '-model', other)
+    assert line == other and near(image, rendered(path, f'{other}.pth'))
+    assert kinds(path, '-model', 'bicubic')[1] == 'bicubic'
+
+
+def test_the_dial_blends_the_two(kinds):
+    outputs = {clean: kinds('files/a.jpg', '-clean', clean) for clean in ('0', '0.25', '1')}
+    assert near(outputs['0'][0], rendered('files/a.jpg', 'light.pth'))
+    assert near(outputs['1'][0], rendered('files/a.jpg', 'photo.pth'))
+    light, photo = models.load('light.pth'), models.load('photo.pth')
+    for own, other in zip(light.parameters(), photo.parameters()):
+        own.data.lerp_(other.data, 0.25)
+    assert near(outputs['0.25'][0], rendered('files/a.jpg', light))
+    assert outputs['0.25'][1] == 'light and photo, 0.25 of photo'
+
+
+def test_a_folder_says_how_many_went_which_way(demo, kinds):
+    status, out, err = demo('-input', 'files', '-scale', '2', '-output', 'results', model=None)
+    assert (status, err) == (0, '')
+    assert [line for line in out.splitlines() if line.startswith(('photo', 'light'))] == [
+        'photo (JPEG loses detail; -model light takes the file as it is): 1 image',
+        'photo (WebP loses detail; -model light takes the file as it is): 1 image',
+        'light (WebP loses nothing; -model photo removes noise and artefacts): 1 image',
+        'light (PNG loses nothing; -model photo removes noise and artefacts): 1 image',
+    ]
+    for name, weights in (('a.jpg', 'photo.pth'), ('d.png', 'light.pth')):
+        result = read_image(Path('results', name))[0].rgb
+        assert (result - rendered(Path('files', name), weights)).abs().mean() < 0.05
+    assert 'photo' not in demo('-input', 'files', '-output', 'more', '-quiet', model='bicubic')[1]
+
+
+def test_mistakes_about_weights(demo, kinds):
+    def check(*options, said):
+        status, out, err = demo('-input', 'files/a.jpg', '-output', 'out.png', *options, model=None)
+        assert status == 2 and out == '' and err.count('\n') == 1 and said in err, err
+
+    check('-clean', '1.5', said="'1.5' is not a number from 0 to 1")
+    check('-clean', 'nan', said="'nan' is not a number from 0 to 1")
+    check('-clean', 'very', said="'very' is not a number from 0 to 1")
+    check('-clean', '0.5', '-model', 'light', said='not allowed with')
+    check('-model', 'foto', said='foto')
+    models.save('photo.pth', models.build({**TINY, 'args': {**TINY['args'], 'channels': 16}}))
+    check('-clean', '0.5', said='photo.pth: only models of one architecture can be averaged')
+    assert not Path('out.png').exists()
 
 
 def test_help(demo):
@@ -269,6 +366,7 @@ def test_help(demo):
         'compare',
         'zoom',
         'model',
+        'clean',
         'ensemble',
         'precision',
         'tile',
@@ -277,7 +375,7 @@ def test_help(demo):
         'debug',
     ):
         assert f'  -{option}' in out
-    assert out.count('demo.py -input') == 6
+    assert out.count('demo.py -input') == 7
 
 
 @pytest.mark.parametrize('ensemble', [False, True])
@@ -476,7 +574,7 @@ def test_views_stay_inside_and_close_in_on_the_point(lr_size, frame, data):
     first, seen = first_scale(lr_size, frame), []
     for depth in (1, 1.7, 5, 16):
         size, part = view(lr_size, frame, at, first * depth)
-        check_part(torch.zeros(1, 3, *lr_size), size, None, 'fp32', part)
+        check_options(torch.zeros(1, 3, *lr_size), size, None, 'fp32', part)
         assert tuple(map(len, part)) == frame and all(chosen.step == FINE for chosen in part)
         edges = [
             ((chosen[0] - FINE // 2) * n / fine, (chosen[-1] + 1 + FINE // 2) * n / fine)

@@ -11,11 +11,11 @@ import torch
 from utils import UserError, atomic_path, suggestion
 
 FORMATS = ('.gif', '.mp4')
-FPS, REST = 20, 20  # frames a second, and how many of them the last one stays
+FPS, REST = 20, 20  # frames per second, and how many of them the last one lasts
 
 
 def check_animation(path: Path) -> None:
-    """Raise UserError, before any work, if no animation could be written to `path`."""
+    """Raise UserError, before any work, if an animation cannot be written to `path`."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -27,10 +27,10 @@ def check_animation(path: Path) -> None:
 
 
 def write_animation(path: Path, frames: Iterable[torch.Tensor]) -> None:
-    """Write `frames`, an iterable of `(3, h, w)` in [0, 1], clamped, to `path` completely or not at all; it plays at
-    `FPS`, rests on the last frame and, a GIF, begins anew.
+    """Write `frames (3, h, w)`, clamped to [0, 1], to `path`, completely or not at all. The animation plays at `FPS`
+    and rests on the last frame; a GIF then starts again.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
     check_animation(path)
     arrays = [frame.clamp(0, 1).mul(255).round().permute(1, 2, 0).byte().cpu().numpy() for frame in frames]

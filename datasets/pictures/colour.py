@@ -1,4 +1,4 @@
-"""What says how an image's numbers are to be seen: ICC profiles, and the labels that PNG has besides."""
+"""How an image's numbers become colours: ICC profiles, and the labels that PNG has besides."""
 
 import io
 import struct
@@ -10,13 +10,13 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from utils import UserError
 
-# The chunks of PNG, and their bytes. A dict from these names to their data is called `labels`.
+# Chunks of PNG and their lengths in bytes. A dict from these names to their data is called `labels`.
 SIZES = {'cICP': 4, 'mDCV': 24, 'cLLI': 8, 'sRGB': 1, 'gAMA': 4, 'cHRM': 32}
 NAMES = {'cICP': 'the colour space (cICP)', 'gAMA': 'the gamma', 'cHRM': 'the primaries (cHRM)'}
 SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)  # of white, red, green and blue
 SRGB_GAMMA = 45455
-# Code points (ITU-T H.273) of the primaries and the transfer function of sRGB, of what is seen as if it were, and of
-# what is not known.
+# Code points (ITU-T H.273) of the primaries and of the transfer function that count as sRGB: its own, those that look
+# the same, and unknown ones.
 SRGB_PRIMARIES, SRGB_TRANSFERS = (1, 2), (1, 2, 6, 13)
 
 
@@ -45,7 +45,7 @@ def png_labels(file: BinaryIO) -> tuple[dict[str, bytes], list[str]]:
 
 
 def container_labels(begin: bytes) -> dict[str, bytes]:
-    """The `labels` of an AVIF or HEIC file that begins with these bytes: its colour space, if it is not sRGB. Source:
+    """The `labels` of an AVIF or HEIC file that begins with these bytes: its colour space if that is not sRGB. Source:
     ISO/IEC 14496-12, section 12.1.5."""
     at = begin.find(b'colrnclx')
     if at < 0 or len(begin) < at + 12:
@@ -61,8 +61,8 @@ def is_srgb(primaries: int, transfer: int) -> bool:
 
 
 def unlike_srgb(labels: dict[str, bytes], icc: bytes | None) -> list[str]:
-    """What the `labels` of an image with the profile `icc`, or None, make differ from sRGB, in words; nothing where a
-    label that comes first says otherwise."""
+    """In which respects, in words, the `labels` of an image with the profile `icc` (or None) differ from sRGB. A label
+    that is overruled by the profile or by another label does not count."""
     if 'cICP' in labels:
         primaries, transfer, _, full = labels['cICP']
         return [] if is_srgb(primaries, transfer) and full else [NAMES['cICP']]
@@ -79,7 +79,7 @@ def unlike_srgb(labels: dict[str, bytes], icc: bytes | None) -> list[str]:
 
 
 def to_srgb(rgb: torch.Tensor, icc: bytes) -> torch.Tensor:
-    """`rgb (3, H, W)`, clamped to [0, 1], of the colour profile `icc` (of RGB or grey) as sRGB, in steps of 1/255.
+    """`rgb (3, H, W)`, clamped to [0, 1], from the colour profile `icc` (RGB or grey) to sRGB, in steps of 1/255.
 
     Raises UserError if the profile cannot be applied.
     """
@@ -95,7 +95,7 @@ def to_srgb(rgb: torch.Tensor, icc: bytes) -> torch.Tensor:
 
 
 def cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
-    """A CMYK image as RGB, by its colour profile `icc` to sRGB if it has one that works; and a note."""
+    """A CMYK image as RGB, and a note. If its colour profile `icc` works, it is converted by that to sRGB."""
     if icc:
         try:
             srgb = ImageCms.createProfile('sRGB')

@@ -1,25 +1,26 @@
-"""EXIF data, byte by byte as they were: directories of tags, which TIFF files and EXIF data have in common.
+"""EXIF data, kept byte by byte: directories of tags, which TIFF files and EXIF data have in common.
 
-A directory is a dict from a tag's number to `(type, count, bytes)` or, of a directory within, to such a dict.
-It is our own because Pillow's `Exif` guesses the types of tags anew when it writes them, and does not say what of
+A directory is a dict from a tag's number to `(type, count, bytes)` or, for a nested directory, to such a dict.
+It is our own because Pillow's `Exif` guesses the types of tags again when it writes them, and does not say which
 damaged data it left out. Source: TIFF 6.0, section 2; EXIF 2.32, section 4.6; the BigTIFF design by Aware Systems.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from PIL.ExifTags import TAGS
 
 SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes of a value, by its type
-SIZES_BIG = {**SIZES, 13: 4, 16: 8, 17: 8, 18: 8}  # types that classic TIFF, and EXIF data, do not have
-LARGEST = 2**24  # bytes in a directory; more is not what people write
+SIZES_BIG = {**SIZES, 13: 4, 16: 8, 17: 8, 18: 8}  # with types that classic TIFF and EXIF data do not have
+LARGEST = 2**24  # bytes in a directory; nobody writes more
 
 DESCRIPTION, ORIENTATION, RESOLUTION, RESOLUTION_UNIT = 0x010E, 0x0112, (0x011A, 0x011B), 0x0128
-PHOTO, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005  # the directories within
+PHOTO, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005  # the nested directories
 WIDTH, HEIGHT = 0xA002, 0xA003  # of the image, in the directory `PHOTO`
 
-# In the first directory: what tells of the image stays, what tells how it is stored is made anew.
+# In the first directory: tags about the image are kept, tags about its storage are made anew.
 KEPT = {
     ORIENTATION,
     *RESOLUTION,
@@ -60,15 +61,15 @@ STORAGE = {
     *range(0x0211, 0x0215),
     0x8773,
 }
-# What is no longer true of an image of another size, or at another place in the file: the subject's place, maker notes
-# (which point to places in the file and in the image) and pixels per length of the sensor.
+# Tags that are no longer true if the image has another size or another place in the file: the subject's place, maker
+# notes (which point to places in the file and in the image) and pixels per length of the sensor.
 PLACES = {0x9214, 0xA214, 0x927C, 0xA20E, 0xA20F, 0xA210}
 RELATED_SIZE = {0x1001, 0x1002}  # in the directory `INTEROPERABILITY`
-STACKS = b'ImageJ=', b'{"shape"', b'shape=', b'<OME', b'<?xml'  # how descriptions of sizes and pages begin
+STACKS = b'ImageJ=', b'{"shape"', b'shape=', b'<OME', b'<?xml'  # how descriptions begin that give sizes and pages
 
 
 class Layout(NamedTuple):
-    """How the directories of a file are stored, all for `struct`."""
+    """How the directories of a file are stored, in the codes of `struct`."""
 
     number: str  # of entries
     entry: str
@@ -88,9 +89,9 @@ class Exif(NamedTuple):
 
 
 def read(file: BinaryIO) -> tuple[Exif, list[str]]:
-    """The `Exif` in an open `file`, a TIFF or BigTIFF file or EXIF data; and the names of what of it is not kept.
+    """The `Exif` in an open `file`, a TIFF or BigTIFF file or EXIF data; and the names of the tags that are not kept.
 
-    Orientation is reset: the image is taken to be upright. Raises ValueError if they are no such data.
+    The orientation is reset, because the image is turned upright. Raises ValueError for other data.
     """
     begin = exactly(file, 8)
     lost: list[str] = []
@@ -118,17 +119,25 @@ def read(file: BinaryIO) -> tuple[Exif, list[str]]:
     return Exif(order, tags), sorted(set(lost)) + ['thumbnail'] * bool(more)
 
 
-def directory(file: BinaryIO, order: str, at: int, lost: Any, layout: Any = CLASSIC, within: Any = (PHOTO, GPS)) -> Any:
-    """The directory at the offset `at` of `file`, and the offset of the next, or 0. Names of tags that are damaged are
-    added to the list `lost`."""
-    inline = struct.calcsize('=' + layout.offset)  # bytes of a value that stands in its entry
+def directory(
+    file: BinaryIO,
+    order: str,
+    at: int,
+    lost: list[str],
+    layout: Layout = CLASSIC,
+    within: tuple[int, ...] = (PHOTO, GPS),
+) -> tuple[dict[int, Any], int]:
+    """The directory at the offset `at` of `file`, and the offset of the next one, or 0. The names of damaged tags are
+    added to `lost`. `within`: the tags that hold nested directories."""
+    inline = struct.calcsize('=' + layout.offset)  # most bytes of a value that is stored in its entry
     file.seek(at)
     (count,) = struct.unpack(order + layout.number, exactly(file, struct.calcsize('=' + layout.number)))
     if count > LARGEST:
         raise ValueError('damaged')
     table = exactly(file, struct.calcsize('=' + layout.entry) * count)
     more = file.read(inline)
-    tags, total = {}, 0
+    tags: dict[int, Any] = {}
+    total = 0
     for tag, kind, count, value in struct.iter_unpack(order + layout.entry, table):
         size = layout.sizes.get(kind, 0) * count
         try:
@@ -173,16 +182,16 @@ def encode(exif: Exif) -> bytes:
     return head(exif.order, 8) + encode_directory(exif.tags, exif.order, 8)
 
 
-BEGIN_BIG = {'<': b'II+\0\x08\0\0\0', '>': b'MM\0+\0\x08\0\0'}  # and then the offset, of 64 bits
+BEGIN_BIG = {'<': b'II+\0\x08\0\0\0', '>': b'MM\0+\0\x08\0\0'}  # followed by the offset, of 64 bits
 
 
 def head(order: str, start: int) -> bytes:
-    """The first eight bytes of a file or data whose first directory stands at the offset `start`."""
+    """The first eight bytes of a file or of EXIF data whose first directory is at the offset `start`."""
     return {'<': b'II*\0', '>': b'MM\0*'}[order] + struct.pack(order + 'L', start)
 
 
 def encode_directory(tags: dict, order: str, start: int) -> bytes:
-    """The bytes of a directory and of all that it points to, to stand at the offset `start` of a file."""
+    """The bytes of a directory, and of all that it points to, for the offset `start` of a file."""
     table, beyond = b'', b''
     after = start + 2 + 12 * len(tags) + 4
     for tag, value in sorted(tags.items()):
@@ -211,15 +220,15 @@ def undefined(data: bytes) -> tuple[int, int, bytes]:
     return UNDEFINED, len(data), data
 
 
-def with_size(exif: Exif, size: tuple[int, int]) -> Exif:
-    """`exif` that tells, if it told a size, that of an image of `size` (h, w)."""
+def with_size(exif: Exif, size: Sequence[int]) -> Exif:
+    """`exif` in which the size of the image, if it is given, is `size` (h, w)."""
     photo = exif.tags.get(PHOTO, {})
     told = {tag: long(exif.order, n) for tag, n in zip((HEIGHT, WIDTH), size) if tag in photo}
     return exif._replace(tags={**exif.tags, PHOTO: {**photo, **told}}) if told else exif
 
 
 def with_resolution(exif: Exif, dpi: tuple[float, float]) -> Exif:
-    """`exif` with a resolution of `dpi` (x, y) dots an inch."""
+    """`exif` with a resolution of `dpi` (x, y) dots per inch."""
     told = {
         tag: (RATIONAL, 1, struct.pack(exif.order + '2L', round(n * 10000), 10000)) for tag, n in zip(RESOLUTION, dpi)
     }

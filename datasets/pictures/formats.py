@@ -1,4 +1,4 @@
-"""The formats of image files: which can be read and written here, and what the others would need."""
+"""The formats of image files: which ones can be read and written, and which packages the others need."""
 
 import contextlib
 import importlib
@@ -9,7 +9,7 @@ from PIL import Image
 
 from datasets.pictures.row_files import CollectedFile, PngFile, TiffFile
 
-Image.init()  # before, `Image.open` does not know all formats by name
+Image.init()  # without this, `Image.open` does not know all formats by name
 with contextlib.suppress(ImportError):
     importlib.import_module('pillow_heif').register_heif_opener()
 for plugin in ('pillow_jxl', 'pillow_avif'):
@@ -18,18 +18,18 @@ for plugin in ('pillow_jxl', 'pillow_avif'):
 
 
 class Format(NamedTuple):
-    """A format that is written."""
+    """A format that can be written."""
 
     name: str  # Pillow's
-    longest: int  # side, in pixels
+    longest: int  # largest side, in pixels
     file: type = CollectedFile
     options: dict = {}
     alpha: bool = False
     grey: bool = True
-    bits: int = 8  # a sample, at most
+    bits: int = 8  # per sample, at most
     icc: bool = True
-    labels: bool = False  # those of `datasets/pictures/colour.py`
-    exif: float = math.inf  # bytes, at most
+    labels: bool = False  # whether it holds those of `datasets/pictures/colour.py`
+    exif: float = math.inf  # bytes of EXIF data, at most
     dpi: bool = True
 
 
@@ -46,7 +46,7 @@ OPTIONAL = {  # by Pillow's names
     'AVIF': Optional('AVIF', ('.avif', '.avifs'), 'Pillow 11.3 or newer, or the package pillow-avif-plugin'),
     'JXL': Optional('JPEG XL', ('.jxl',), 'the package pillow-jxl-plugin'),
 }
-# Pillow without AVIF registers that it opens it, to say so.
+# Pillow without AVIF registers an opener for it all the same, which only says so.
 LACKING = {name: kind for name, kind in OPTIONAL.items() if name not in (Image.SAVE if name == 'AVIF' else Image.OPEN)}
 READABLE = ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', *(name for name in OPTIONAL if name not in LACKING)]
 
@@ -69,7 +69,7 @@ def readable_suffixes() -> set[str]:
 
 
 def what_is_lacking(begin: bytes) -> str | None:
-    """For a file that begins with these bytes and is of a format that cannot be read here: what would be needed."""
+    """What is needed to read a file that begins with these bytes; None if its format can be read or is not known."""
     brands = [begin[8:12], *(begin[at : at + 4] for at in range(16, min(int.from_bytes(begin[:4], 'big'), 256), 4))]
     if begin[4:8] == b'ftyp' and {b'avif', b'avis'} & set(brands):
         name = 'AVIF'
@@ -83,7 +83,7 @@ def what_is_lacking(begin: bytes) -> str | None:
 
 
 def bits_in(begin: bytes) -> int:
-    """Bits a sample of an AVIF or HEIC file that begins with these bytes; 8 if it does not tell.
+    """Bits per sample of an AVIF or HEIC file that begins with these bytes; 8 if they do not say.
 
     Source: AV1 Codec ISO Media File Format Binding, section 2.3.3; ISO/IEC 14496-15, section 8.3.3.1.
     """
@@ -95,5 +95,5 @@ def bits_in(begin: bytes) -> int:
 
 
 def words(kind: Optional) -> str:
-    """What a format of `LACKING` needs."""
+    """What a format of `LACKING` needs, in words."""
     return f'{kind.name} needs {kind.needs}'

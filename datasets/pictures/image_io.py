@@ -1,4 +1,4 @@
-"""Single images as people have them: read to tensors, written back in their own kind."""
+"""Reading and writing image files, with everything in them that can be kept."""
 
 import contextlib
 import io
@@ -6,11 +6,12 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import tifffile
 import torch
 from PIL import Image, PngImagePlugin
 
@@ -19,50 +20,50 @@ from datasets.pictures import tiff
 from datasets.pictures.colour import cmyk_to_rgb, container_labels, png_labels, unlike_srgb
 from datasets.pictures.formats import FORMATS, LACKING, READABLE, Format, bits_in, what_is_lacking, words
 from datasets.pictures.jpeg import without_its_end
-from datasets.pictures.row_files import CollectedFile, Header
+from datasets.pictures.row_files import CollectedFile, Header, PngFile, TiffFile
 from datasets.pictures.transparency import over_white, with_colour_everywhere
 from utils import UserError, atomic_path, error_prefix, suggestion
 
-INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow speaks of a bomb
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # bytes that text and profiles may unpack to
-BEGIN = 2**16  # bytes of a file that tell its kind
+INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow suspects a bomb
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # most bytes of unpacked text and profiles
+BEGIN = 2**16  # bytes of a file that are read to find its kind
 LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC'}
 
 
 class Picture(NamedTuple):
-    """An image with what decides how it is written."""
+    """An image and all that decides how it is written."""
 
     rgb: torch.Tensor  # (3, H, W) float32 in [0, 1]; of a grey image, three equal channels
     alpha: torch.Tensor | None = None  # (1, H, W) float32 in [0, 1], 1 is opaque
     grey: bool = False
-    bits: int = 8  # a sample: 8 or 16
+    bits: int = 8  # per sample: 8 or 16
     icc: bytes | None = None  # colour profile
     exif: tags.Exif | None = None
-    dpi: tuple | None = None  # dots an inch, (x, y)
-    labels: dict = {}  # of the colours, beside the profile: see `datasets/pictures/colour.py`
+    dpi: tuple | None = None  # dots per inch, (x, y)
+    labels: dict = {}  # that describe the colours besides the profile, see `datasets/pictures/colour.py`
 
 
 class Decoded(NamedTuple):
-    """What an image file holds."""
+    """The content of an image file."""
 
     samples: np.ndarray  # (H, W, C) uint8 or uint16: grey, grey and alpha, RGB or RGBA, as stored, not turned
-    orientation: int = 1  # as EXIF data tell: 1..8, anything else counts as 1
+    orientation: int = 1  # from the EXIF data: 1..8, anything else counts as 1
     icc: bytes | None = None
     exif: tags.Exif | None = None
     dpi: tuple | None = None
     labels: dict = {}
-    notes: list = []  # on what of the file is not in it
+    notes: list = []  # on what was in the file and is not kept
 
 
 # ---------------------------------------------------------------- reading
 
 
 def read_image(file: str | os.PathLike | BinaryIO, name: str | None = None) -> tuple[Picture, list[str]]:
-    """Read the image in `file`: a `Picture`, turned upright by its EXIF orientation, and a list of notes on what of
-    the file is not in it.
+    """Read the image in `file`: a `Picture`, turned upright by its EXIF orientation, and a list of notes on what was in
+    the file and is not kept.
 
-    Palette and CMYK images come as RGB, transparent colours as alpha, of several frames only the first. Where an image
-    is fully transparent, its colour is that of what is near: see `with_colour_everywhere`.
+    Palette and CMYK images become RGB, and transparent colours become alpha. Only the first of several frames is read.
+    Where an image is fully transparent, it gets the colour of what is near: see `with_colour_everywhere`.
     Arguments and errors are those of `read_samples`.
     """
     decoded = read_samples(file, name)
@@ -79,10 +80,10 @@ def read_image(file: str | os.PathLike | BinaryIO, name: str | None = None) -> t
 
 
 def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) -> Decoded:
-    """Decode the image in `file`, a path or an open binary file, which an error calls `name`, if given.
+    """Decode the image in `file`, a path or an open binary file. Errors call it `name`, if that is given.
 
-    Raises UserError for a file that is missing, no image, damaged, of more than `INPUT_LIMIT` pixels, of a format that
-    needs a package that is not installed, or whose samples are not whole numbers of at most 16 bits.
+    Raises UserError for a file that is missing, damaged, not an image, larger than `INPUT_LIMIT` pixels or of a format
+    that needs a package that is not installed, and for samples that are not whole numbers of at most 16 bits.
     """
     name = name or str(file)
     with warnings.catch_warnings(record=True) as caught, contextlib.ExitStack() as stack:
@@ -101,15 +102,15 @@ def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) ->
             raise UserError(f'{name}: not an image of a known format ({", ".join(READABLE)})') from error
         except MemoryError as error:
             raise UserError(f'{name}: needs more memory than there is') from error
-        except Exception as error:  # on damaged files, decoders raise whatever comes to pass
+        except Exception as error:  # decoders raise errors of any kind on damaged files
             said = ' '.join(str(error).split()) or type(error).__name__
             raise UserError(f'{name}: unreadable image ({said})') from error
     warned = (' '.join(str(warning.message).split()) for warning in caught)
     return decoded._replace(notes=list(dict.fromkeys([*decoded.notes, *warned])))
 
 
-def opened(path: Any) -> Any:
-    """The file `path`, open. Raises UserError if that cannot be."""
+def opened(path: str | os.PathLike) -> BinaryIO:
+    """The file at `path`, open for reading. Raises UserError if it cannot be opened."""
     if not os.path.isfile(path):
         leads_nowhere = 'a link that leads to no file' if os.path.islink(path) else 'no such file'
         raise UserError('not an image file' if os.path.exists(path) else leads_nowhere)
@@ -120,8 +121,8 @@ def opened(path: Any) -> Any:
 
 
 @contextlib.contextmanager
-def silent_stderr() -> Any:
-    """What C libraries write to stderr goes nowhere: libtiff and libpng tell there what is raised as well."""
+def silent_stderr() -> Iterator[None]:
+    """Discard what C libraries write to stderr: libtiff and libpng print errors there that are raised as well."""
     kept = os.dup(2)
     try:
         with open(os.devnull, 'wb') as nowhere:
@@ -132,8 +133,8 @@ def silent_stderr() -> Any:
         os.close(kept)
 
 
-def decode(file: Any) -> Any:
-    """The `Decoded` of an open file that may still turn out to be damaged."""
+def decode(file: BinaryIO) -> Decoded:
+    """Decode an open file. Errors of any kind are raised for damaged files."""
     begin = file.read(BEGIN)
     lacking = what_is_lacking(begin)
     if lacking:
@@ -141,19 +142,21 @@ def decode(file: Any) -> Any:
     file.seek(0)
     if begin.startswith(tiff.SIGNATURES):
         page, pages = tiff.first_page(file)
-        check_size((page.imagewidth, page.imagelength))
+        check_input_limit((page.imagewidth, page.imagelength))
         if tiff.is_for_tifffile(page):
             return decode_by_tifffile(file, page, pages)
         file.seek(0)
     return decode_by_pillow(file, begin)
 
 
-def check_size(size: Any) -> None:
+def check_input_limit(size: tuple[int, int]) -> None:
+    """Raise DecompressionBombError, as Pillow does, for an image of more than `INPUT_LIMIT` pixels."""
     if math.prod(size) > INPUT_LIMIT:
         raise Image.DecompressionBombError
 
 
-def decode_by_tifffile(file: BinaryIO, page: Any, pages: int) -> Any:
+def decode_by_tifffile(file: BinaryIO, page: tifffile.TiffPage, pages: int) -> Decoded:
+    """Decode the first `page` of `pages` in an open TIFF file."""
     samples, notes = tiff.read(page)
     icc, said = profile(None if page.photometric == tiff.CMYK else page.iccprofile)
     exif, lost = exif_in(file)
@@ -162,13 +165,14 @@ def decode_by_tifffile(file: BinaryIO, page: Any, pages: int) -> Any:
     return Decoded(samples, page.tags.valueof(274, 1), icc, exif, resolution(tiff.resolution(page)), notes=notes)
 
 
-def decode_by_pillow(file: BinaryIO, begin: Any) -> Any:
+def decode_by_pillow(file: BinaryIO, begin: bytes) -> Decoded:
+    """Decode an open file that starts with the bytes `begin`."""
     notes: list[str] = []
     labels: dict = {}
     damaged: list[str] = []
-    image: Any
+    image: Image.Image
     with Image.open(file, formats=READABLE) as image, silent_stderr():
-        check_size(image.size)
+        check_input_limit(image.size)
         frames = getattr(image, 'n_frames', 1)
         try:
             image.load()
@@ -191,7 +195,7 @@ def decode_by_pillow(file: BinaryIO, begin: Any) -> Any:
     if image.format in ('AVIF', 'HEIF'):
         labels = {} if image.info.get('icc_profile') else container_labels(begin)
         if bits_in(begin) > 8:
-            notes.append(f'of its {bits_in(begin)} bits a sample 8 are read')
+            notes.append(f'of its {bits_in(begin)} bits per sample, only 8 are read')
     samples = with_transparent_colour(samples, image)
     icc, said = profile(None if image.mode == 'CMYK' else image.info.get('icc_profile'))
     exif, orientation, lost = metadata(image, file)
@@ -200,22 +204,24 @@ def decode_by_pillow(file: BinaryIO, begin: Any) -> Any:
     return Decoded(samples, orientation, icc, exif, resolution(image.info.get('dpi')), labels, notes)
 
 
-def in_16_bits(file: BinaryIO) -> Any:
-    """The samples of an open PNG file of 16 bits a sample, of which Pillow keeps 8: as `in_8_bits`, uint16."""
-    import imagecodecs  # large, and needed for nothing else
+def in_16_bits(file: BinaryIO) -> np.ndarray:
+    """The samples, `(H, W, C)` uint16, of an open PNG file with 16 bits per sample; Pillow would keep only 8."""
+    import imagecodecs  # a large package, needed only here
 
     file.seek(0)
     samples = imagecodecs.png_decode(file.read())
     return samples.reshape(*samples.shape[:2], -1)
 
 
-def in_8_bits(image: Any, begin: Any) -> Any:
-    """A loaded PIL image as `(H, W, C)` uint8 (of PPM also uint16): grey or RGB, with alpha or without; and notes."""
+def in_8_bits(image: Image.Image, begin: bytes) -> tuple[np.ndarray, list[str]]:
+    """A loaded image as `(H, W, C)` uint8 (a PPM may be uint16), grey or RGB, with or without alpha; and notes."""
     notes: list[str] = []
     grey = image.info.get('transparency')
-    if image.format == 'PNG' and image.mode in ('1', 'L') and isinstance(grey, int):  # told as samples are stored
+    if (
+        image.format == 'PNG' and image.mode in ('1', 'L') and isinstance(grey, int)
+    ):  # in the units of the stored samples
         image.info['transparency'] = min(255, grey * {1: 255, 2: 85, 4: 17}.get(begin[24], 1))
-    if image.mode.startswith('I') and image.format == 'PPM':  # grey of up to 16 bits, which Pillow brings to 16
+    if image.mode.startswith('I') and image.format == 'PPM':  # grey of up to 16 bits, which Pillow scales to 16
         return np.asarray(image).astype(np.uint16)[..., None], notes
     if image.mode.startswith('I') or image.mode == 'F':
         raise UserError('its samples are of more than 8 bits, which are read of PNG and TIFF only')
@@ -231,9 +237,9 @@ def in_8_bits(image: Any, begin: Any) -> Any:
     return samples, notes
 
 
-def with_transparent_colour(samples: np.ndarray, image: Any) -> np.ndarray:
-    """`samples (H, W, C)` of grey or RGB with an alpha channel, 0 where a pixel is of the colour that the PIL `image`
-    declares transparent, if it does."""
+def with_transparent_colour(samples: np.ndarray, image: Image.Image) -> np.ndarray:
+    """`samples (H, W, C)`, grey or RGB, with an alpha channel if `image` declares a colour transparent; alpha is 0
+    where a pixel has that colour."""
     colour = image.info.get('transparency')
     if colour is None or samples.shape[-1] in (2, 4):
         return samples
@@ -242,7 +248,7 @@ def with_transparent_colour(samples: np.ndarray, image: Any) -> np.ndarray:
 
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """`samples (H, W, C)`, stored in the EXIF `orientation` 1..8 (anything else counts as 1), upright."""
+    """`samples (H, W, C)` turned upright from the EXIF `orientation`, 1..8 (anything else counts as 1)."""
     if orientation in (5, 6, 7, 8):
         samples = samples.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -252,9 +258,9 @@ def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     return samples
 
 
-def metadata(image: Any, file: BinaryIO) -> Any:
-    """Of a loaded PIL image, from the open `file`: its EXIF data or None, its orientation, and the names of what it has
-    besides and is not kept, a list."""
+def metadata(image: Image.Image, file: BinaryIO) -> tuple[tags.Exif | None, int, list[str]]:
+    """The EXIF data (or None) and the orientation of a loaded image from the open `file`, and a list of the names of
+    other metadata, which is not kept."""
     lost = [LOST[name] for name in image.info if name in LOST and image.info[name]]
     lost += ['text'] if set(getattr(image, 'text', ())) - set(LOST) else []
     exif, orientation, data = None, 1, image.info.get('exif')
@@ -263,14 +269,14 @@ def metadata(image: Any, file: BinaryIO) -> Any:
         if data or image.format == 'TIFF':
             exif, more = exif_in(io.BytesIO(data.removeprefix(b'Exif\0\0')) if data else file, bool(data))
             lost += more
-    except Exception:  # on damaged data, as above
+    except Exception:  # anything, for damaged data, as above
         lost.append('damaged EXIF data')
     return exif, orientation, list(dict.fromkeys(lost))
 
 
-def exif_in(file: BinaryIO, thumbnail: bool = False) -> Any:
-    """The EXIF data in an open TIFF file, or in EXIF data, or None; and the names of what is not kept of them. The page
-    after the first is a `thumbnail`, or it is not."""
+def exif_in(file: BinaryIO, thumbnail: bool = False) -> tuple[tags.Exif | None, list[str]]:
+    """The EXIF data in `file`, an open TIFF file or EXIF data, or None; and the names of the parts that are not kept.
+    `thumbnail`: whether the page after the first is a thumbnail."""
     file.seek(0)
     try:
         exif, lost = tags.read(file)
@@ -279,8 +285,8 @@ def exif_in(file: BinaryIO, thumbnail: bool = False) -> Any:
     return exif if exif.tags else None, [name for name in lost if thumbnail or name != 'thumbnail']
 
 
-def profile(icc: Any) -> Any:
-    """The colour profile, or None if it is damaged, and notes."""
+def profile(icc: bytes | None) -> tuple[bytes | None, list[str]]:
+    """The colour profile, or None if it is missing or damaged, and notes."""
     if not icc:
         return None, []
     if len(icc) < 128 or icc[36:40] != b'acsp':
@@ -288,8 +294,8 @@ def profile(icc: Any) -> Any:
     return icc, []
 
 
-def resolution(dpi: Any) -> Any:
-    """Dots an inch, (x, y), that a file tells, or None; 1 stands in for what is not known."""
+def resolution(dpi: Any) -> tuple[float, float] | None:
+    """The dots per inch in a file's metadata as (x, y), or None; values of 1 mean that they are not known."""
     try:
         x, y = map(float, dpi)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -301,9 +307,9 @@ def resolution(dpi: Any) -> Any:
 
 
 def check_output(path: str | os.PathLike, size: tuple[int, ...] = (1, 1)) -> Format:
-    """The format that the extension of `path` tells.
+    """The format that the extension of `path` stands for.
 
-    Raises UserError, before any work, if an image of `size` (h, w) could not be written there.
+    Raises UserError, before any work, if an image of `size` (h, w) could not be written to `path`.
     """
     path = Path(path)
     kind = FORMATS.get(path.suffix.lower())
@@ -328,9 +334,9 @@ def check_output(path: str | os.PathLike, size: tuple[int, ...] = (1, 1)) -> For
 def open_writer(path: str | os.PathLike, size: tuple[int, ...], picture: Picture) -> Iterator['Writer']:
     """Write an image of `size` (h, w) to `path`, completely or not at all, some rows at a time: gives a `Writer`.
 
-    `picture`, of any size, tells the kind of the image: grey or colour, with or without alpha, bits, profile, labels,
-    EXIF data and resolution; the extension tells the format. PNG and TIFF take little memory, the others that of all
-    rows. Raises UserError where it cannot be written.
+    `picture`, of any size, determines the kind of image: grey or colour, with or without alpha, bits, profile, labels,
+    EXIF data and resolution. The extension determines the format. PNG and TIFF take little memory; for the other
+    formats all rows are held in memory. Raises UserError if the image cannot be written.
     """
     kind = check_output(path, size)
     header, notes = described(kind, size, picture)
@@ -343,8 +349,8 @@ def open_writer(path: str | os.PathLike, size: tuple[int, ...], picture: Picture
 
 
 @contextlib.contextmanager
-def written(path: Any) -> Any:
-    """As `atomic_path`; what prevents writing is a UserError."""
+def written(path: str | os.PathLike) -> Iterator[Path]:
+    """As `atomic_path`, with a UserError for whatever prevents writing."""
     try:
         with atomic_path(path) as temporary:
             yield temporary
@@ -354,14 +360,14 @@ def written(path: Any) -> Any:
 
 
 class Writer:
-    """Takes the rows of an image in order. `notes`: what of the image is not in the file."""
+    """Takes the rows of an image in order. `notes` say what of the image the file cannot hold."""
 
-    def __init__(self, file: Any, notes: list[str], grey: bool, alpha: bool):
+    def __init__(self, file: PngFile | TiffFile | CollectedFile, notes: list[str], grey: bool, alpha: bool):
         self.file, self.notes, self.grey, self.alpha = file, notes, grey, alpha
         self.done = 0
 
     def write(self, rows: torch.Tensor) -> None:
-        """The next rows, `(C, k, w)`, clamped to [0, 1]: RGB, and alpha as a fourth if the image has it."""
+        """Write the next rows, `(C, k, w)`, clamped to [0, 1]: RGB, and alpha as a fourth channel if there is any."""
         planes, alpha = rows[:3].clamp(0, 1), rows[3:].clamp(0, 1)
         if self.grey:
             planes = planes.mean(0, keepdim=True)
@@ -373,7 +379,7 @@ class Writer:
         self.done += len(samples)
 
     def close(self) -> None:
-        """End the file. Raises ValueError if rows are missing."""
+        """Finish the file. Raises ValueError if rows are missing."""
         if self.done != self.file.header.size[0]:
             raise ValueError(f'{self.done} rows of {self.file.header.size[0]}')
         if isinstance(self.file, CollectedFile) and len(self.file.parts) > 1:
@@ -381,13 +387,13 @@ class Writer:
         self.file.close()
 
 
-def described(kind: Any, size: Any, picture: Picture) -> Any:
-    """The `Header` of an image of `size` (h, w) and the `Format` kind, and notes on what it cannot tell."""
+def described(kind: Format, size: Sequence[int], picture: Picture) -> tuple[Header, list[str]]:
+    """The `Header` of an image of `size` (h, w) in the format `kind`, and notes on what the format cannot hold."""
     notes, bits, alpha = [], min(picture.bits, kind.bits), picture.alpha is not None
     if alpha and not kind.alpha:
         notes.append(f'{kind.name} has no alpha: laid over white')
     if bits < picture.bits:
-        notes.append(f'{kind.name} is written with {bits} bits a sample, not {picture.bits} as PNG and TIFF would be')
+        notes.append(f'{kind.name} is written with {bits} bits per sample, not {picture.bits} as PNG and TIFF would be')
     icc = picture.icc
     if icc and (not kind.icc or not kind.grey and icc[16:20] == b'GRAY'):
         icc = None
@@ -407,9 +413,9 @@ def described(kind: Any, size: Any, picture: Picture) -> Any:
 
 
 def write_image(path: str | os.PathLike, picture: Picture) -> list[str]:
-    """Write a `Picture`, clamped to [0, 1], to `path` completely or not at all; the extension tells the format.
+    """Write a `Picture`, clamped to [0, 1], to `path`, completely or not at all, in the format of the extension.
 
-    Returns a list of notes on what of the image is not in the file. Raises UserError where it cannot be written.
+    Returns notes on what of the image the file cannot hold. Raises UserError if the image cannot be written.
     """
     with open_writer(path, picture.rgb.shape[-2:], picture) as writer:
         writer.write(picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha]))
@@ -417,8 +423,8 @@ def write_image(path: str | os.PathLike, picture: Picture) -> list[str]:
 
 
 def write_figure(path: str | os.PathLike, figure: Image.Image | np.ndarray, labels: dict | None = None) -> list[str]:
-    """Write 8-bit RGB, a PIL image or `(H, W, 3)`, as it is to `path`, completely or not at all; `labels` as of a
-    `Picture`.
+    """Write 8-bit RGB, a PIL image or `(H, W, 3)`, unchanged to `path`, completely or not at all; `labels` are those of
+    a `Picture`.
 
     Returns notes and raises errors as `write_image` does.
     """

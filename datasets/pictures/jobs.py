@@ -1,11 +1,11 @@
-"""Which images a program is to work on, and where each result goes."""
+"""Which images a program works on, and where each result goes."""
 
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datasets.pictures.formats import FORMATS, LACKING, readable_suffixes, words
 from datasets.pictures.image_io import check_output
@@ -15,7 +15,7 @@ SYSTEM = {'thumbs.db', 'ehthumbs.db', 'desktop.ini', '__macosx', '@eadir', '$rec
 
 
 class Job(NamedTuple):
-    """An image, and the files that are made of it."""
+    """An image, and the files that are made from it."""
 
     source: Path
     target: Path
@@ -23,16 +23,16 @@ class Job(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether all of it exists: files are written completely or not at all."""
+        """Whether all of its files exist: they are written completely or not at all."""
         return os.path.exists(self.target) and (self.compare is None or os.path.exists(self.compare))
 
 
 class Plan(NamedTuple):
-    """What a program is to do."""
+    """The work of a program."""
 
     jobs: list[Job]
-    into_folder: bool  # or the result of the only job is a file
-    others: Counter  # how many files in folders were left out, by their extensions in lower case
+    into_folder: bool  # otherwise the result of the only job is a file
+    others: Counter  # how many files in folders were left out, by extension in lower case
     problems: list[UserError]  # inputs, and folders in them, that cannot be read
 
 
@@ -44,10 +44,10 @@ def find_images(
 ) -> tuple[list[tuple[Path, Path]], Counter, list[UserError]]:
     """The image files that `inputs` stand for: files, folders and patterns (`*`, `?`, `[..]`, `**`).
 
-    Returns a list of (file, place), its place in the output folder being its name or, within a folder, its path from
-    there, after the folder's name if that is not the only input; and `others` and `problems` as in `Plan`. Hidden and
-    system files, links to folders and the folders `apart` are not looked at.
-    Raises UserError for a folder in `apart`, a pattern that nothing matches, and if no file is found.
+    Returns a list of (file, place in the output folder), and `others` and `problems` as in `Plan`. The place of a file
+    is its name; that of a file in an input folder is its path within that folder, after the folder's name if there are
+    other inputs. Hidden and system files, links to folders and the folders `apart` are skipped.
+    Raises UserError for a folder in `apart`, for a pattern that nothing matches, and if no file is found.
     """
     given = [path for text in inputs for path in expanded(text)]
     folders = {os.path.realpath(folder) for folder in apart}
@@ -74,7 +74,7 @@ def find_images(
 
 
 def expanded(text: str) -> list[Path]:
-    """The paths that a pattern matches, sorted; of anything else, the one that it names."""
+    """The paths that a pattern matches, sorted; for anything that is not a pattern, the path that it names."""
     if not text:
         raise UserError('an input has no name')
     if text == '-' and not os.path.lexists(text):
@@ -88,9 +88,9 @@ def expanded(text: str) -> list[Path]:
     return paths
 
 
-def images_below(folder: Path, apart: Any) -> Any:
-    """The image files in a folder and its folders, sorted; how many others there are, by extension; and errors, of the
-    folders that cannot be read."""
+def images_below(folder: Path, apart: Collection[str]) -> tuple[list[Path], Counter, list[UserError]]:
+    """The image files in a folder and its subfolders, sorted; how many others there are, by extension; and an error for
+    each folder that cannot be read. The folders `apart` are skipped."""
     suffixes = readable_suffixes()
     images: list[Path] = []
     others: Counter = Counter()
@@ -114,7 +114,7 @@ def images_below(folder: Path, apart: Any) -> Any:
 
 
 def in_words(others: Counter) -> str:
-    """How many files were left out, by their kinds: '12 .heic (HEIC needs the package pillow-heif), 3 .txt'."""
+    """How many files of each kind were left out: '12 .heic (HEIC needs the package pillow-heif), 3 .txt'."""
     lacking = {suffix: kind for kind in LACKING.values() for suffix in kind.suffixes}
     return ', '.join(
         f'{count} {suffix or "without extension"}' + (f' ({words(lacking[suffix])})' if suffix in lacking else '')
@@ -136,15 +136,16 @@ def plan(
     compare: Path | None = None,
     overwrite: bool = False,
     shard: tuple[int, int] | None = None,
-    check: Callable = check_output,
+    check: Callable[[Path], object] = check_output,
 ) -> Plan:
     """The `Plan` of `inputs` (see `find_images`).
 
-    `output` is a folder if it is one, ends with a slash or has no extension. There, results are named like the inputs,
-    with the extension `suffix` or, if that is None, their own where it can be written and else `.png`; `compare` is a
-    folder for the figures beside bicubic, or None; `shard` (i, n), only every n-th job from the i-th on, from 1 on.
-    Otherwise `output` and `compare` are files that `check` finds can be written, and that may only exist if they are
-    to be `overwrite`n. Raises UserError for whatever is in the way.
+    `output` is a folder if it exists as one, ends with a slash or has no extension. Results in it are named like the
+    inputs, with the extension `suffix` or, if that is None, with their own if it can be written and `.png` otherwise.
+    `compare` is then a folder for the figures beside bicubic, or None, and `shard` (i, n) selects every n-th job from
+    the i-th on, counted from 1.
+    Otherwise `output` and `compare` are files. `check(path)` raises UserError if one cannot be written, and they may
+    exist already only with `overwrite`. Raises UserError for whatever prevents the work.
     """
     target = Path(output)
     if '-' in (output, str(compare)):
@@ -178,7 +179,7 @@ def single(
     compare: Path | None,
     overwrite: bool,
     shard: tuple[int, int] | None,
-    check: Callable[..., Any],
+    check: Callable[[Path], object],
 ) -> Job:
     """The `Job` of one image whose result is a file. Arguments and errors are those of `plan`."""
     job = Job(source, target, compare)
@@ -195,7 +196,7 @@ def single(
 
 
 def check_jobs(jobs: list[Job]) -> None:
-    """Raise UserError if a file would be written twice, or written and read."""
+    """Raise UserError if a file would be written twice, or both read and written."""
     use = {normal(job.source): job for job in jobs}
     for job in jobs:
         for path in filter(None, (job.target, job.compare)):

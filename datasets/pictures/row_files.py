@@ -1,9 +1,9 @@
 """Image files written a few rows at a time: PNG and TIFF in little memory, the others collected for Pillow.
 
-PNG and TIFF are our own because Pillow writes neither in strips nor with 16 bits of RGB, and tifffile writes no EXIF
-directories and asks for strips where they are handed over here.
-All three classes are made from an open `file`, whose format's name is `kind`, and a `Header`. `write(samples)` takes
-the next rows, `(k, w, C)`; `close()` ends the file when all are there.
+PNG and TIFF are our own because Pillow can write neither strips nor RGB with 16 bits, and tifffile writes no EXIF
+directories and asks for strips, which here are handed over.
+All three classes are made from an open `file`, a `Header` and the format's name, `kind`. `write(samples)` takes the
+next rows, `(k, w, C)`; `close()` finishes the file after the last rows.
 """
 
 import struct
@@ -17,19 +17,19 @@ from datasets.pictures import exif as tags
 from utils import UserError
 
 AT_ONCE = 2**18  # bytes of samples that are filtered and compressed at a time
-LARGEST_TIFF = 2**32 - 2**26  # bytes of samples: offsets have 32 bits, and there is more than samples
+LARGEST_TIFF = 2**32 - 2**26  # bytes of samples: offsets have 32 bits, and a file holds more than samples
 
 
 class Header(NamedTuple):
-    """What a file's reader is told before the samples, uint8 or uint16."""
+    """What a file says about its samples, which are uint8 or uint16."""
 
     size: tuple  # h, w
     channels: int  # 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
-    bits: int = 8  # a sample: 8 or 16
+    bits: int = 8  # per sample: 8 or 16
     icc: bytes | None = None  # colour profile
     exif: tags.Exif | None = None
     dpi: tuple | None = None  # x, y
-    labels: dict = {}  # PNG's, of the colours: chunks' names and data
+    labels: dict = {}  # PNG's chunks that describe the colours: names and data
 
     @property
     def row_bytes(self) -> int:
@@ -44,7 +44,7 @@ class Header(NamedTuple):
 
 
 class PngFile:
-    """Each row filtered as suits it best. Source: PNG specification, third edition, sections 9, 11 and 12.7."""
+    """PNG, with the best filter for each row. Source: PNG specification, third edition, sections 9, 11 and 12.7."""
 
     def __init__(self, file: BinaryIO, header: Header, kind: str = 'PNG'):
         self.file, self.header = file, header
@@ -82,8 +82,8 @@ class PngFile:
 
 
 def filtered(rows: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
-    """`rows (k, n)`, bytes of which a pixel has `step`, below the row `above (n)`: `(k, 1 + n)`, each row as the filter
-    leaves it that makes the sum of its magnitudes smallest, after the filter's number."""
+    """Filter `rows (k, n)` of bytes, `step` per pixel, below the row `above (n)`: `(k, 1 + n)`, in each row the number
+    of a filter and then its result. The filter is the one that gives the smallest sum of magnitudes."""
     up = np.concatenate([above[None], rows[:-1]])
     left, corner = np.zeros_like(rows), np.zeros_like(rows)
     left[:, step:], corner[:, step:] = rows[:, :-step], up[:, :-step]
@@ -101,7 +101,7 @@ def filtered(rows: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
 
 
 class TiffFile:
-    """Strips of rows, differences of neighbours compressed by deflate, and the directory behind them. Source: TIFF 6.0,
+    """Strips of rows, as differences of neighbours compressed by deflate, followed by the directory. Source: TIFF 6.0,
     sections 2 to 8 and 14.
 
     Raises UserError for an image that may be too large for 32-bit offsets.

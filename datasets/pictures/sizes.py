@@ -1,22 +1,51 @@
-"""Output sizes as people state them: each `by_...` reads an option's text and gives a function from the input's (h, w)
-to the output's, not yet rounded; for text that makes no sense it raises `argparse.ArgumentTypeError`."""
+"""Scales and output sizes as people state them.
+
+Each `by_...` reads the text of an option and returns a function from the input's (h, w) to the output's, not yet
+rounded. It raises `argparse.ArgumentTypeError` for text that makes no sense.
+"""
 
 import math
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from datasets.resize import parse_scale
 from utils import UserError
 
-OUTPUT_LIMIT = 10**9  # pixels; more is taken for a slip of the finger
+OUTPUT_LIMIT = 10**9  # pixels; more is taken for a typing mistake
 Size = Callable[[tuple[int, ...]], tuple[float, ...]]
+Scale = float | Sequence[float]  # one number, or (sy, sx)
+
+
+def scale_pair(scale: object) -> tuple[float, ...]:
+    """A number or a pair, which may be text, as (sy, sx). Raises UserError if they are not positive and finite."""
+    try:
+        pair = tuple(float(s) for s in (scale if isinstance(scale, (list, tuple)) else (scale, scale)))
+    except (TypeError, ValueError):
+        pair = ()
+    if len(pair) != 2 or not all(math.isfinite(s) and s > 0 for s in pair):
+        raise UserError(f'a scale is a positive number, or two of them (height, width), not {scale!r}')
+    return pair
+
+
+def parse_scale(text: str) -> tuple[float, ...]:
+    """The (sy, sx) that people type: '3.3' or '2x' for both, '2,3.5' or '2x3.5' for height and width. Raises UserError
+    as `scale_pair` does.
+    """
+    parts = [part.strip() for part in re.split('[,x×]', text.lower())]
+    if parts[1:] == [''] and ',' not in text:
+        parts = parts[:1]
+    try:
+        return scale_pair(parts if parts[1:] else parts[0])
+    except UserError as error:
+        raise UserError(
+            f'a scale is a positive number, or two of them as 2x3.5 or 2,3.5 (height, width), not {text!r}'
+        ) from error
 
 
 def output_size(input_size: tuple[int, ...], wanted: Size) -> tuple[int, ...]:
-    """The output's (h, w), whole numbers, for an image of `input_size` (h, w), by what a `by_...` gave.
+    """The output's (h, w) in whole pixels, for an image of `input_size` (h, w); `wanted` is the result of a `by_...`.
 
-    Raises UserError for an empty size and one of more than `OUTPUT_LIMIT` pixels.
+    Raises UserError for an empty size and for more than `OUTPUT_LIMIT` pixels.
     """
     size = wanted(input_size)
     if math.prod(size) > OUTPUT_LIMIT:
@@ -27,7 +56,7 @@ def output_size(input_size: tuple[int, ...], wanted: Size) -> tuple[int, ...]:
 
 
 def by_scale(text: str) -> Size:
-    """'3.7', or '2,3.5' for (height, width): what `parse_scale` reads."""
+    """'3.7', or '2,3.5' for (height, width), as in `parse_scale`."""
     try:
         y, x = parse_scale(text)
     except UserError as error:
@@ -36,7 +65,7 @@ def by_scale(text: str) -> Size:
 
 
 def by_resolution(text: str) -> Size:
-    """'720,1280', or '720,' or ',1280' for one side and the ratio kept."""
+    """'720,1280' for height and width; '720,' or ',1280' for one side, where the other keeps the ratio."""
     sides = re.fullmatch(r'\s*(\d{1,9})\s*[x×*]\s*(\d{1,9})\s*', text, re.ASCII | re.IGNORECASE)
     if sides:
         first, second = sides.groups()

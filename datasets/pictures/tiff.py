@@ -1,4 +1,4 @@
-"""TIFF images whose samples Pillow does not read as they are, those of more than 8 bits and in planes apart."""
+"""TIFF images whose samples Pillow does not read unchanged: those of more than 8 bits or in separate planes."""
 
 import logging
 import math
@@ -11,21 +11,21 @@ from PIL import Image
 from datasets.pictures.colour import cmyk_to_rgb
 from utils import UserError
 
-logging.getLogger('tifffile').addHandler(logging.NullHandler())  # or it writes to stderr what it raises as well
+logging.getLogger('tifffile').addHandler(logging.NullHandler())  # or errors are printed to stderr as well as raised
 
 SIGNATURES = b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'
 UNSIGNED, UNDEFINED = 1, 4  # kinds of samples
 KINDS = {2: 'signed whole numbers', 3: 'floating-point numbers', 5: 'complex numbers', 6: 'complex numbers'}
-GREYS, COLOURS, CMYK = (0, 1), 2, 5  # photometric interpretations; of grey, 0: white is 0
-PREMULTIPLIED, STRAIGHT = 1, 2  # what extra samples are, if alpha
-WAY_OUT = 'saved as whole numbers from 0 up, of 8 or 16 bits a sample, it can be read'
+GREYS, COLOURS, CMYK = (0, 1), 2, 5  # photometric interpretations; in the first kind of grey, white is 0
+PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of extra samples that are alpha
+WAY_OUT = 'saved as whole numbers from 0 up, with 8 or 16 bits per sample, it can be read'
 
 
 def first_page(file: BinaryIO) -> tuple[tifffile.TiffPage, int]:
     """The first page of an open TIFF file, and the number of pages.
 
-    Raises UserError for samples that are not whole numbers from 0 up of at most 16 bits, and for missing rows; whatever
-    comes to pass for damaged files.
+    Raises UserError for missing rows and for samples that are not whole numbers from 0 up of at most 16 bits; raises
+    errors of any kind for damaged files.
     """
     pages = tifffile.TiffFile(file).pages
     page = pages[0].aspage()
@@ -39,7 +39,7 @@ def first_page(file: BinaryIO) -> tuple[tifffile.TiffPage, int]:
 
 
 def is_for_tifffile(page: tifffile.TiffPage) -> bool:
-    """Whether Pillow, or its oldest version allowed, would not read all of the samples."""
+    """Whether Pillow, or the oldest version of it that is allowed, would not read all of the samples."""
     if not isinstance(page.bitspersample, int) or page.bitspersample < 8:
         return False
     apart = page.planarconfig == 2 and page.samplesperpixel > 1
@@ -52,11 +52,11 @@ def is_for_tifffile(page: tifffile.TiffPage) -> bool:
 
 def read(page: tifffile.TiffPage) -> tuple[np.ndarray, list[str]]:
     """The samples of a page that `is_for_tifffile`, `(H, W, C)` uint8 or uint16: grey, grey and alpha, RGB or RGBA; and
-    notes. Raises UserError for colours of another kind; whatever comes to pass for damaged files."""
+    notes. Raises UserError for colours of another kind, and errors of any kind for damaged files."""
     bits, photometric, notes = page.bitspersample, int(page.photometric), []
     if photometric not in (*GREYS, COLOURS, CMYK):
         kind = tifffile.PHOTOMETRIC(photometric).name
-        raise UserError(f'its colours are of the kind {kind}, with {bits} bits a sample; saved as RGB it can be read')
+        raise UserError(f'its colours are of the kind {kind}, with {bits} bits per sample; saved as RGB it can be read')
     stored = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (planes, H, W, samples of a plane)
     samples = np.moveaxis(stored, 0, 2).reshape(*stored.shape[1:3], -1)
     if 8 < bits < 16:
@@ -81,21 +81,21 @@ def read(page: tifffile.TiffPage) -> tuple[np.ndarray, list[str]]:
 
 
 def of_cmyk(samples: np.ndarray, icc: bytes | None) -> tuple[np.ndarray, list[str]]:
-    """RGB of 8 bits, and notes, of CMYK `samples (H, W, 4)`."""
-    notes = ['of the 16 bits a sample of CMYK 8 are read'] if samples.dtype == np.uint16 else []
+    """CMYK `samples (H, W, 4)` as 8-bit RGB, and notes."""
+    notes = ['of the 16 bits per sample of CMYK, only 8 are read'] if samples.dtype == np.uint16 else []
     narrow = np.ascontiguousarray(samples >> 8 if notes else samples, np.uint8)
     image, note = cmyk_to_rgb(Image.frombytes('CMYK', narrow.shape[1::-1], narrow.tobytes()), icc)
     return np.asarray(image), [*notes, note]
 
 
 def divided(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """`colour (H, W, C)`, which is multiplied by `alpha (H, W, 1)`, without that."""
+    """`colour (H, W, C)` divided by `alpha (H, W, 1)`, by which it had been multiplied."""
     peak = np.iinfo(colour.dtype).max
     return (colour / np.maximum(alpha, 1, dtype=np.float64) * peak).round().clip(0, peak).astype(colour.dtype)
 
 
 def resolution(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Dots an inch, (x, y), if the page tells."""
+    """Dots per inch, (x, y), or None if the page does not say."""
     unit = {2: 1, 3: 2.54}.get(page.tags.valueof(296, 2))
     try:
         x, y = (n / d for n, d in (page.tags.valueof(tag) for tag in (282, 283)))

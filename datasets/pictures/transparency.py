@@ -1,31 +1,30 @@
 """Colour and alpha of transparent images."""
 
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 
 
-def over_white(planes: Any, alpha: Any) -> Any:
-    """`planes (C, H, W)` seen through `alpha (1, H, W)` before white."""
+def over_white(planes: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """`planes (C, H, W)` with `alpha (1, H, W)`, laid over white."""
     return planes * alpha + (1 - alpha)
 
 
-def with_colour_everywhere(planes: Any, alpha: Any) -> Any:
-    """`planes (C, H, W)` whose pixels that are fully transparent by `alpha (1, H, W)` have the colour of what is near.
+def with_colour_everywhere(planes: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """`planes (C, H, W)` in which the pixels that are fully transparent by `alpha (1, H, W)` take the colour of what is
+    near.
 
-    What stands there unseen, black most often, would bleed into the edges: models look at neighbours. To multiply by
-    alpha beforehand and divide by it afterwards keeps it out as well, but darkens what the model sees towards every
-    edge, and where little alpha is left divides its errors by next to nothing.
+    The invisible colour that is stored there, most often black, would bleed into the edges, because models look at
+    neighbours. Multiplying by alpha beforehand and dividing by it afterwards would keep it out as well, but would
+    darken what the model sees near every edge, and divide its errors by nearly nothing where alpha is small.
     """
     if alpha.all() or not alpha.any():
         return planes
     return torch.where(alpha > 0, planes, spread(planes * alpha, alpha))
 
 
-def spread(colour: Any, weight: Any) -> Any:
-    """Weighted means of colour, `colour / weight`, `(C, H, W)`; where there is no weight `(1, H, W)`, those of ever
-    larger squares around. Source: Gortler et al., The Lumigraph (SIGGRAPH 1996), section 3.4, pull-push."""
+def spread(colour: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted means of colour, `colour / weight`, `(C, H, W)`; where `weight (1, H, W)` is 0, the means over ever
+    larger squares around the pixel. Source: Gortler et al., The Lumigraph (SIGGRAPH 1996), section 3.4, pull-push."""
     means = colour / weight.clamp_min(torch.finfo(weight.dtype).tiny)
     if weight.all():
         return means

@@ -1,1 +1,1 @@
-"""Obtaining data sets: downloads, and files in archives."""
+"""Obtaining datasets: downloads, and files in archives."""

@@ -1,4 +1,4 @@
-"""Read the files of a folder or an archive one at a time, without unpacking the archive to disk."""
+"""Reading the files of a folder or an archive one at a time, without unpacking the archive to disk."""
 
 import contextlib
 import stat
@@ -25,12 +25,12 @@ class Damaged(UserError):
 
 @contextlib.contextmanager
 def open_files(path: str | Path) -> Iterator[dict[str, Callable[[], bytes]]]:
-    """The files of a folder, a zip or a tar archive (also compressed), as a dict of names, `folder/sub/file.png`, to
+    """The files of a folder or of a zip or tar archive (also compressed): a dict from names (`folder/sub/file.png`) to
     functions that return a file's bytes. They are in the order of the archive, which is the fastest to read.
 
-    A name begins with that of the folder, or that of the archive without its ending. Links in an archive are skipped.
-    Raises UserError if `path` is missing, damaged, too large, neither a folder nor an archive, or an archive with
-    members that lie outside it. The functions raise UserError for damaged and too large files.
+    A name begins with the name of the folder, or of the archive without its extensions. Links in an archive are
+    skipped. Raises UserError if `path` is missing, damaged, too large, neither a folder nor an archive, or an archive
+    with members that lie outside it. The functions raise UserError for files that are damaged or too large.
     """
     path = Path(path)
     if path.is_dir():
@@ -71,7 +71,7 @@ def open_files(path: str | Path) -> Iterator[dict[str, Callable[[], bytes]]]:
 
 
 def members_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar archive. As finding them means decompressing it, this ends beyond `ARCHIVE_LIMIT`."""
+    """The members of a tar archive. Because finding them means decompressing it, this stops beyond `ARCHIVE_LIMIT`."""
     total = 0
     for info in archive:
         yield info
@@ -92,7 +92,7 @@ def read(path: Path, name: str, reader: Callable, args: list) -> bytes:
 
 @contextlib.contextmanager
 def damage(path: Path, member: str = '') -> Iterator[None]:
-    """Turn any error in this context into `Damaged`, which names `path` and a `member` of it."""
+    """Turn any error in this context into a `Damaged` that names `path` and a `member` of it."""
     try:
         yield
     except UserError as error:

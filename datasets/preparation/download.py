@@ -18,8 +18,8 @@ BLOCK = 2**16  # bytes
 def download(url: str, path: Path) -> None:
     """Download an HTTP or HTTPS `url` to `path`, which exists only once it is complete.
 
-    Until then the bytes are in `<path>.part`, and the server's name for this version of the file is in `<path>.tag`.
-    Another call continues the download if the server still has that version, and starts again if not.
+    Until then its bytes are in `<path>.part`, and the server's name for this version of the file is in `<path>.tag`.
+    Another call continues the download if the server still has that version, and otherwise starts again.
     Raises UserError if the server cannot be reached, refuses, or ends the transfer early.
     """
     part, tag = (path.with_name(path.name + ending) for ending in ('.part', '.tag'))

@@ -7,13 +7,13 @@ from torch.nn import functional as F
 
 from utils import UserError, suggestion
 
-LUMA = (65.738, 129.057, 25.064)  # of 256, for RGB in [0, 1]; MATLAB's rgb2ycbcr
-EXTRA_SHAVE = {'benchmark': 0, 'div2k': 6}  # pixels besides ceil(scale)
-WINDOW = 11  # pixels of SSIM's window, a side
+LUMA = (65.738, 129.057, 25.064)  # weights of RGB in [0, 1], times 256; as MATLAB's rgb2ycbcr
+EXTRA_SHAVE = {'benchmark': 0, 'div2k': 6}  # pixels more than ceil(scale)
+WINDOW = 11  # side of SSIM's window, in pixels
 
 
 def border(protocol: str, scale: tuple[float, float]) -> tuple[int, int]:
-    """Pixels that the protocol leaves out at each border, (rows, columns), at `scale` (sy, sx).
+    """How many pixels the protocol leaves out at each border, (rows, columns), at `scale` (sy, sx).
 
     Raises UserError for an unknown protocol.
     """
@@ -23,8 +23,8 @@ def border(protocol: str, scale: tuple[float, float]) -> tuple[int, int]:
     return rows, columns
 
 
-def check_size(size: tuple[int, int], protocol: str, scale: tuple[float, float]) -> None:
-    """Raise UserError if of an image of `size` (h, w) too little is left without the border for SSIM's window."""
+def check_large_enough(size: tuple[int, int], protocol: str, scale: tuple[float, float]) -> None:
+    """Raise UserError if an image of `size` (h, w) without its border is smaller than SSIM's window."""
     rows, columns = border(protocol, scale)
     if min(size[0] - 2 * rows, size[1] - 2 * columns) < WINDOW:
         raise UserError(
@@ -34,9 +34,9 @@ def check_size(size: tuple[int, int], protocol: str, scale: tuple[float, float])
 
 
 def shave(image: torch.Tensor, protocol: str, scale: tuple[float, float]) -> torch.Tensor:
-    """`(..., h, w)` without the protocol's border. Raises UserError as `check_size` does."""
+    """`(..., h, w)` without the protocol's border. Raises UserError as `check_large_enough` does."""
     (rows, columns), (h, w) = border(protocol, scale), image.shape[-2:]
-    check_size((h, w), protocol, scale)
+    check_large_enough((h, w), protocol, scale)
     return image[..., rows : h - rows, columns : w - columns]
 
 
@@ -49,7 +49,7 @@ def psnr(sr: torch.Tensor, hr: torch.Tensor, protocol: str, scale: tuple[float, 
     """PSNR in dB: of luma under 'benchmark', of RGB under 'div2k'; infinite for equal images.
 
     `sr`, `hr` `(3, h, w)` in [0, 1], already clamped (and rounded, where 8-bit figures are wanted); `scale` (sy, sx).
-    Raises UserError as `check_size` does.
+    Raises UserError as `check_large_enough` does.
     """
     error = sr.double() - hr.double()
     error = shave(luma(error) if protocol == 'benchmark' else error, protocol, scale)
@@ -61,7 +61,7 @@ def ssim(sr: torch.Tensor, hr: torch.Tensor, protocol: str, scale: tuple[float, 
     """SSIM of luma in 0..255, as MATLAB's `ssim_index`: 11x11 Gaussian of sigma 1.5, K1 0.01, K2 0.03, valid region.
 
     Arguments as in `psnr`. Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural
-    Similarity, 2004. Raises UserError as `check_size` does.
+    Similarity, 2004. Raises UserError as `check_large_enough` does.
     """
     x, y = (shave(16 + 255 * luma(image), protocol, scale) for image in (sr, hr))
     offset = torch.arange(WINDOW, dtype=torch.float64, device=x.device) - WINDOW // 2

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from torch import nn
+
+from models.rendering.implicit import ImplicitModel
 from models.rendering.render import FULLEST
 
 FORMAT = 1
@@ -20,7 +23,7 @@ SOME = (
 )
 
 
-def describe(model: Any, encode: Any, decode: Any) -> dict[str, Any]:
+def describe(model: ImplicitModel, encode: nn.Module, decode: nn.Module) -> dict[str, Any]:
     """What is told of a model and its graphs, but for the weights' file, the files written, and how they are stored."""
     scales = [float(model.meta.get(key, default)) for key, default in zip(('scale_min', 'scale_max'), SCALES)]
     features = value('features', 'float32', ["H'", "W'", 'F'], "of the tile; H' = H + 2 pad, W' = W + 2 pad")
@@ -54,7 +57,7 @@ def describe(model: Any, encode: Any, decode: Any) -> dict[str, Any]:
     }
 
 
-def whole_image_only(model: Any) -> bool:
+def whole_image_only(model: ImplicitModel) -> bool:
     """Whether tiles of an image are not encoded as parts of it: FEM wraps around, or windows start at multiples."""
     return model.spec['args'].get('fem') == 'circular' or hasattr(model.encoder, 'window')
 

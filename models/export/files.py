@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -19,24 +19,28 @@ from models.export.description import describe
 from models.export.graphs import graphs
 from models.export.runtime import Runtime, axes, needs
 from models.rendering import grid
+from models.rendering.implicit import ImplicitModel
 from models.rendering.render import FULLEST
 from utils import UserError, atomic_path, write_text
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 OPSET = 20  # the first with the exact GELU as one operation
 DECODE_INPUTS = ('features', 'y', 'x', 'y_offset', 'x_offset', 'y_slot', 'x_slot', 'relative_cell')
-FEWEST_DB = 45  # between the pictures of weights stored in fewer bytes and of those in float32
-PHOTO, SCALE = Path(__file__).resolve().parents[2] / 'scripts' / 'demo.png', (2.5, 3.3)  # that they are seen in
+FEWEST_DB = 45  # smallest PSNR between the images that weights in fewer bytes and in float32 give
+PHOTO, SCALE = Path(__file__).resolve().parents[2] / 'scripts' / 'demo.png', (2.5, 3.3)  # by which they are compared
 
 
 def export(
-    model: Any, folder: Path | str, weights: Path | str, precision: str = 'fp32', licence: str | None = None
+    model: ImplicitModel, folder: Path | str, weights: Path | str, precision: str = 'fp32', licence: str | None = None
 ) -> dict[str, Any]:
     """Write `encode.onnx`, `decode.onnx` and `model.json`, the description, to a folder that exists.
 
     `weights`: the file that the model was loaded from. `precision`: how weights are stored, 'fp32', 'fp16' or 'int8';
     in all three runtimes compute in float32. Returns the description. Raises UserError for a model that has no graphs,
-    for packages that are missing, and, with nothing written, where weights stored so do not give the picture that those
-    in float32 give (`FEWEST_DB`).
+    for packages that are missing, and, with nothing written, if the stored weights give another image than the float32
+    ones (`FEWEST_DB`).
     """
     folder, weights = Path(folder), Path(weights)
     protos, told = made(model)
@@ -48,8 +52,8 @@ def export(
         compared = decibels(*(loaded(pair, told) for pair in (protos, stored)))
         if compared < FEWEST_DB:
             raise UserError(
-                f'stored in {precision}, these weights give a picture {compared:.1f} dB from that of '
-                f'float32, less than {FEWEST_DB} dB; nothing is written'
+                f'stored in {precision}, these weights give an image of {compared:.1f} dB against that of float32, '
+                f'less than {FEWEST_DB} dB; nothing is written'
             )
         protos = stored
     for name, proto in protos.items():
@@ -71,20 +75,20 @@ def export(
     return told
 
 
-def exported(model: Any) -> Runtime:
+def exported(model: ImplicitModel) -> Runtime:
     """A model in onnxruntime, without files."""
     return loaded(*made(model))
 
 
-def made(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def made(model: ImplicitModel) -> tuple[dict[str, 'ModelProto'], dict[str, Any]]:
     """The ONNX models of a model's graphs, by name, and what is to be told of them."""
     needs('onnx', 'onnxscript')
     encode, decode = graphs(model)
     return ({'encode': encode_proto(encode), 'decode': decode_proto(encode, decode)}, describe(model, encode, decode))
 
 
-def loaded(protos: dict[str, Any], told: dict[str, Any]) -> Runtime:
-    return Runtime(*(protos[name].SerializeToString() for name in ('encode', 'decode')), told)
+def loaded(protos: dict[str, 'ModelProto'], told: dict[str, Any]) -> Runtime:
+    return Runtime(protos['encode'].SerializeToString(), protos['decode'].SerializeToString(), told)
 
 
 def digest(content: bytes) -> str:
@@ -92,7 +96,7 @@ def digest(content: bytes) -> str:
 
 
 def decibels(*runtimes: Runtime) -> float:
-    """PSNR in dB between the pictures that two runtimes make of the bundled photo, values from 0 to 1."""
+    """PSNR in dB between the images that two runtimes make of the bundled photo, with values in [0, 1]."""
     lr = to_tensor(Image.open(PHOTO).convert('RGB'))[None]
     size = [round(n * scale) for n, scale in zip(lr.shape[-2:], SCALE)]
     first, second = (runtime.render(lr, size).clamp(0, 1).double() for runtime in runtimes)
@@ -102,7 +106,7 @@ def decibels(*runtimes: Runtime) -> float:
 # ---------------------------------------------------------------- graphs
 
 
-def encode_proto(encode: torch.nn.Module) -> Any:
+def encode_proto(encode: torch.nn.Module) -> 'ModelProto':
     any_size = torch.export.Dim.DYNAMIC
     return traced(
         encode,
@@ -114,12 +118,12 @@ def encode_proto(encode: torch.nn.Module) -> Any:
     )
 
 
-def decode_proto(encode: torch.nn.Module, decode: torch.nn.Module) -> Any:
+def decode_proto(encode: torch.nn.Module, decode: torch.nn.Module) -> 'ModelProto':
     any_size, lr = torch.export.Dim.DYNAMIC, torch.rand(1, 3, 20, 23)
     with torch.no_grad():
         told = {'features': encode(lr)}
-    blocks = [grid.Blocks(*axis, fullest=FULLEST) for axis in ((20, 47), (23, 71))]
-    told |= {name: torch.from_numpy(values) for name, values in axes(*blocks, (20, 23), (47, 71)).items()}
+    rows, columns = grid.Blocks(20, 47, fullest=FULLEST), grid.Blocks(23, 71, fullest=FULLEST)
+    told |= {name: torch.from_numpy(values) for name, values in axes(rows, columns, (20, 23), (47, 71)).items()}
     arguments = tuple(told[name] for name in DECODE_INPUTS)
     shapes = {name: {axis: any_size for axis in range(value.ndim)} for name, value in zip(DECODE_INPUTS, arguments)}
     shapes |= {'features': {0: any_size, 1: any_size}, 'relative_cell': None}
@@ -144,7 +148,7 @@ def traced(
     output: str,
     shapes: dict[str, Any],
     names: dict[str, tuple[str, ...]],
-) -> Any:
+) -> 'ModelProto':
     """The ONNX model of a graph, its sizes called `names` where they are dynamic, '' where they are not."""
     with quiet():
         program = torch.onnx.export(
@@ -186,7 +190,7 @@ def quiet() -> Iterator[None]:
 # ---------------------------------------------------------------- licence
 
 
-def licence_of(model: Any, weights: Path | str) -> str | None:
+def licence_of(model: ImplicitModel, weights: Path | str) -> str | None:
     """The licence of a weight file: what the file or the card beside it, `NAME.md`, says; None where neither does."""
     if isinstance(model.meta.get('licence'), str):
         return model.meta['licence']

@@ -32,11 +32,11 @@ from models.lte import LTE
 from models.mlp import Linear
 from models.msit import MSIT
 from models.rendering import grid
-from models.rendering.implicit import to_image, to_network
+from models.rendering.implicit import ImplicitModel, to_image, to_network
 from utils import UserError
 
 
-def graphs(model: Any) -> tuple[nn.Module, nn.Module]:
+def graphs(model: ImplicitModel) -> tuple[nn.Module, nn.Module]:
     """The modules `encode` and `decode` of a model. Raises UserError for a kind of model that has none."""
     if not has_graphs(model):
         raise UserError(f'{model.spec["name"]!r} cannot be exported: there is no graph for this kind of model')
@@ -45,7 +45,7 @@ def graphs(model: Any) -> tuple[nn.Module, nn.Module]:
     return encode(plain), decode(plain)
 
 
-def has_graphs(model: Any) -> bool:
+def has_graphs(model: ImplicitModel) -> bool:
     """Whether a model is of a kind that can be exported, and not of one derived from it."""
     return type(model) in KINDS
 
@@ -59,7 +59,7 @@ def in_plain_operations(model: nn.Module) -> nn.Module:
     return model
 
 
-def plain(part: Any) -> nn.Module:
+def plain(part: nn.Module) -> nn.Module:
     """A part, or what computes the same for inputs of all sizes in the same way."""
     if isinstance(part, SIM):
         return nn.Sequential(with_norm(part), part.act, part.project)
@@ -67,7 +67,8 @@ def plain(part: Any) -> nn.Module:
         return Sinusoid(part)
     made: nn.Module
     if isinstance(part, Conv2d):
-        made = nn.Conv2d(part.in_channels, part.out_channels, part.kernel_size, padding=part.padding)
+        side = part.weight.shape[-1]
+        made = nn.Conv2d(part.in_channels, part.out_channels, side, padding=side // 2)
     elif isinstance(part, Linear):
         made = nn.Linear(part.in_features, part.out_features, bias=part.bias is not None)
     else:
@@ -88,7 +89,7 @@ def with_norm(sim: SIM) -> nn.Conv2d:
 class Sinusoid(nn.Module):
     """`SinusoidBias` with angles from -pi to pi: graphics cards are exact for no others, and here they reach 7161."""
 
-    def __init__(self, bias: Any):
+    def __init__(self, bias: SinusoidBias):
         super().__init__()
         weight = bias.proj.weight
         quarter = weight.shape[1] // 4
@@ -113,7 +114,7 @@ class Sinusoid(nn.Module):
 class EncodeMSIT(nn.Module):
     """Features: the LR image in [-1, 1], the border continued, then query-and-key and value, zeros around."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: MSIT):
         super().__init__()
         self.encoder, self.project, self.msno, self.mssa = model.encoder, model.project, model.msno, model.mssa
         self.pad = model.radius
@@ -133,7 +134,7 @@ class DecodeMSIT(nn.Module):
     many numbers are held at a time for each block, and for each place of an output pixel in it.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: MSIT):
         super().__init__()
         first = model.imnet.layers[0]
         self.radius = self.reads = model.radius
@@ -219,7 +220,7 @@ class EncodeLIIF(nn.Module):
 
     pad = 0
 
-    def __init__(self, model: Any):
+    def __init__(self, model: LIIF):
         super().__init__()
         first = model.imnet.layers[0]
         self.encoder = model.encoder
@@ -236,7 +237,7 @@ class EncodeLTE(nn.Module):
 
     pad = 0
 
-    def __init__(self, model: Any):
+    def __init__(self, model: LTE):
         super().__init__()
         self.encoder, self.coef, self.freq = model.encoder, model.coef, model.freq
 
@@ -295,7 +296,7 @@ class LocalEnsemble(nn.Module):
 
 
 class DecodeLIIF(LocalEnsemble):
-    def __init__(self, model: Any):
+    def __init__(self, model: LIIF):
         super().__init__()
         self.where = nn.Parameter(model.imnet.layers[0].weight[:, -4:].contiguous())
         self.after_first = model.imnet.layers[1:]
@@ -308,7 +309,7 @@ class DecodeLIIF(LocalEnsemble):
 
 
 class DecodeLTE(LocalEnsemble):
-    def __init__(self, model: Any):
+    def __init__(self, model: LTE):
         super().__init__()
         self.phase, self.imnet, self.waves = model.phase, model.imnet, model.coef.out_channels
         self.floats_per_pixel = 6 * self.waves

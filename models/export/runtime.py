@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models.rendering import grid
-from models.rendering.render import FULLEST, chunks, cut, tiles
+from models.rendering.render import FULLEST, blocks_between, chunks, tiles
 from utils import UserError
 
 TILE = 256  # LR pixels to a side that are encoded at a time, besides the margin
@@ -61,10 +61,13 @@ class Runtime:
         blocks = [grid.Blocks(*axis, fullest=FULLEST) for axis in zip(lr_size, size)]
         side = max(lr_size) if told['whole_image_only'] else TILE
         margin, out = told['receptive_field'], np.empty((*size, 3), np.float32)
-        for top, bottom, left, right in tiles(*lr_size, side, side):
+        for top, bottom, left, right in tiles((0, lr_size[0], 0, lr_size[1]), side, side):
             y, x = (slice(max(first - margin, 0), last + margin) for first, last in ((top, bottom), (left, right)))
             (features,) = self.encoder.run(None, {'lr': np.ascontiguousarray(lr[:, :, y, x].numpy())})
-            rows, columns = cut(blocks[0], top, bottom, y.start), cut(blocks[1], left, right, x.start)
+            rows, columns = (
+                blocks_between(blocks[0], top, bottom, y.start),
+                blocks_between(blocks[1], left, right, x.start),
+            )
             pixels = rows.size * columns.size
             each = told['floats_per_block'] + pixels * told['floats_per_output_pixel']
             for part in chunks(len(rows.pixels), len(columns.pixels), max(1, FLOATS / each)):

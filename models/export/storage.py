@@ -1,14 +1,17 @@
 """Weights of an ONNX model in fewer bytes: runtimes turn them into float32 when they load or run it."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 SMALLEST = 256  # numbers; smaller weights stay as they are
 KINDS = 'fp32', 'fp16', 'int8'
 
 
-def stored(proto: Any, kind: str) -> Any:
+def stored(proto: 'ModelProto', kind: str) -> 'ModelProto':
     """A copy of an ONNX model with its large float32 weights in half precision ('fp16') or as whole numbers from -127
     to 127 with a scale for each output channel ('int8')."""
     from onnx import helper, numpy_helper
@@ -43,7 +46,7 @@ def stored(proto: Any, kind: str) -> Any:
     return made
 
 
-def output_channels(proto: Any) -> dict[str, int]:
+def output_channels(proto: 'ModelProto') -> dict[str, int]:
     """Which axis of a weight the output channels lie along, by its name: the last one where a product has it on the
     right, else the first."""
     axes = {}

@@ -1,4 +1,4 @@
-"""The convolutions that keep height and width, each in the fastest of three ways, and with gradients of two."""
+"""Convolutions that keep height and width, each computed in the fastest way: one of three, or of two with gradients."""
 
 from typing import Any
 

@@ -45,5 +45,13 @@ class FEM(nn.Module):
     def forward(self, x: torch.Tensor, padded: bool = False) -> torch.Tensor:
         """`padded`: `x` is `(B, C, H + 2, W + 2)`, with what lies beyond the border."""
         if not padded:
-            x = F.pad(x, (1, 1, 1, 1), mode=self.padding)
+            x = continued(continued(x, 2, self.padding), 3, self.padding)
         return F.conv2d(x, self.kernel, groups=len(self.kernel))
+
+
+def continued(x: torch.Tensor, axis: int, padding: str) -> torch.Tensor:
+    """`x` with a pixel more at both ends of an axis. `F.pad` does the same, but inductor (torch 2.14, CPU) fails on the
+    gradient of its mode 'replicate'."""
+    n = x.shape[axis]
+    first, last = x.narrow(axis, 0, 1), x.narrow(axis, n - 1, 1)
+    return torch.cat([last, x, first] if padding == 'circular' else [first, x, last], dim=axis)

@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 SMALLEST_KERNEL = 21  # measured on a CPU: with smaller ones direct convolution is faster
 SMALLEST_WORK = 7e5  # pixels times taps of a kernel: with less work direct convolution is faster
-MOST_KERNELS = 1024  # pairs of channels: the spectra of so many take 70 MB
-LENGTH = 128  # at most, of the blocks that an image is cut into, along an axis
+MOST_KERNELS = 1024  # pairs of channels; their spectra take 70 MB
+LENGTH = 128  # largest side of the blocks that an image is cut into
 
 
 def is_faster(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -19,14 +19,16 @@ def is_faster(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 def fft_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """The convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
-    (O,)` give `(B, O, H, W)`, the channels last in memory. Rounding is relative to the largest values of a block.
+    """A convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
+    (O,)` give `(B, O, H, W)`, channels last in memory. Rounding errors are relative to the largest values of a block.
 
-    The image is cut into blocks that overlap by the kernel, and the spectra of these are multiplied with the kernels'
-    (overlap-save, a method of signal processing).
+    The image is cut into blocks that overlap by the kernel's size, and their spectra are multiplied by those of the
+    kernels (the overlap-save method of signal processing).
     """
     (batch, _, height, width), (channels, _, k, _) = x.shape, weight.shape
-    (high, row_step, row_length), (wide, column_step, column_length) = (cut(n, k // 2) for n in (height, width))
+    (high, row_step, row_length), (wide, column_step, column_length) = (
+        overlapping_blocks(n, k // 2) for n in (height, width)
+    )
     size = row_length, column_length
     below = (high - 1) * row_step + row_length - k // 2 - height
     right = (wide - 1) * column_step + column_length - k // 2 - width
@@ -37,14 +39,14 @@ def fft_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tor
     product = torch.bmm(kernel, image).permute(1, 2, 0)
     product = product.reshape(channels, batch, high, wide, row_length, -1)
     blocks = torch.fft.irfft2(product, s=size)[..., :row_step, :column_step]  # (O, B, high, wide, rows, columns)
-    out = blocks.permute(1, 2, 4, 3, 5, 0).contiguous() + bias  # the channels are the last in memory
+    out = blocks.permute(1, 2, 4, 3, 5, 0).contiguous() + bias  # channels last in memory
     return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)[:, :, :height, :width]
 
 
-def cut(n: int, margin: int) -> tuple[int, int, int]:
-    """An axis of `n` pixels cut into equal blocks: their number, the step from one to the next, and their length.
+def overlapping_blocks(n: int, margin: int) -> tuple[int, int, int]:
+    """How to cut an axis of `n` pixels into equal blocks: their number, the step from one to the next, their length.
 
-    A single block has a margin only before it: what is read beyond its end wraps around to that margin.
+    A single block needs a margin only at its beginning: what is read beyond its end wraps around to that margin.
     """
     whole = in_eights(max(n + margin, 2 * margin + 1))
     length = max(LENGTH, in_eights(8 * margin))

@@ -29,7 +29,7 @@ class MSNO(nn.Module):
         self.receptive_field = self.msc.receptive_field + (0 if fem is None else FEM.receptive_field)
 
     def forward(self, x: torch.Tensor, around: torch.Tensor | None = None) -> torch.Tensor:
-        """`around (B, C, H + 2, W + 2)`, where given, is `x` with what FEM is to see beyond the border."""
+        """`around (B, C, H + 2, W + 2)`: `x` with the pixels that FEM sees beyond its border, where these are known."""
         scales = self.scales(x) if around is None else self.scales(around)
         if self.fem is not None:
             scales = self.fem(scales, padded=around is not None)

@@ -43,7 +43,8 @@ class MSSA(nn.Module):
         return self.sim(self.msc(self.inner(z))), self.value(z)
 
     def bias_along(self, axis: int, offset: torch.Tensor, radius: int) -> torch.Tensor:
-        """What the offsets along `axis` (0: y, 1: x) add to the logits of a window; the bias is the sum of both axes.
+        """The part of the position bias that the offset along `axis` (0: y, 1: x) adds to the logits of a window; the
+        bias is the sum of both axes' parts.
 
         `offset (...)`, from the nearest LR pixel to the point, in LR pixels, gives `(..., heads, K)`, the window's `K =
         (2 radius + 1)^2` pixels with its rows outermost.

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.device import widest
 from utils import UserError, is_whole
 
 
@@ -28,11 +29,12 @@ class SinusoidBias(nn.Module):
         self.max_exponent = max_exponent
 
     def along(self, axis: int, offset: torch.Tensor) -> torch.Tensor:
-        """The part of the bias that `axis` (0: y, 1: x) gives, the constant left out: `(...)` to `(..., heads)`."""
+        """The part of the bias that depends on the offset along `axis` (0: y, 1: x): `(...)` to `(..., heads)`."""
         with torch.autocast(offset.device.type, enabled=False):
             weight = self.proj.weight.to(torch.promote_types(self.proj.weight.dtype, torch.float32))
             quarter = weight.shape[1] // 4
-            j = torch.arange(quarter, dtype=torch.float64)
+            exact = weight.device if widest(weight.device) == torch.float64 else 'cpu'
+            j = torch.arange(quarter, dtype=torch.float64, device=exact)
             frequency = (2 ** (self.max_exponent * j / (quarter - 1)) - 1).to(weight)
             angle = offset.to(weight.dtype)[..., None] * frequency
             of_sine, of_cosine = (
@@ -42,5 +44,5 @@ class SinusoidBias(nn.Module):
             return F.linear(angle.sin(), of_sine) + F.linear(angle.cos(), of_cosine)
 
     def constant(self) -> torch.Tensor:
-        """The part of the bias that no offset changes, `(heads,)`."""
+        """The part of the bias that does not depend on the offset, `(heads,)`."""
         return self.proj.bias

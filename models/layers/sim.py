@@ -1,10 +1,10 @@
-"""SIM, scale integration: mixes what the kernel sizes of MSC saw."""
+"""SIM, scale integration: mixes the results of MSC's kernel sizes."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-FEWEST_CHANNELS = 16  # of a group
+FEWEST_CHANNELS = 16  # in a group
 
 
 class SIM(nn.Module):
@@ -24,12 +24,12 @@ class SIM(nn.Module):
         return self.project(self.act(self.norm(self.expand(x)) if self.training else self.expand_normed(x)))
 
     def expand_normed(self, x: torch.Tensor) -> torch.Tensor:
-        """`norm(expand(x))` in evaluation, where the norm is folded into the convolution."""
+        """`norm(expand(x))` in evaluation mode, as one convolution."""
         weight, bias, groups = self.normed()
         return F.conv2d(x, weight, bias, groups=groups)
 
     def normed(self) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Weight, bias and groups of the convolution that `expand` and `norm` are together in evaluation."""
+        """Weight, bias and groups of the convolution that equals `expand` and `norm` in evaluation mode."""
         expand, norm = self.expand, self.norm
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = (expand.bias - norm.running_mean) * gain + norm.bias
@@ -39,8 +39,7 @@ class SIM(nn.Module):
 
 def merged(weight: torch.Tensor, groups: int) -> tuple[torch.Tensor, int]:
     """The `weight (O, C / groups, 1, 1)` of a grouped convolution rewritten for fewer groups, with zeros between
-    channels of different groups, and the number of groups that are left: on a CPU groups of few channels take
-    longer."""
+    channels of different groups, and the number of groups that are left. On a CPU, groups of few channels are slow."""
     each = weight.shape[1]
     many = max(n for n in range(1, groups + 1) if groups % n == 0 and n * each <= max(FEWEST_CHANNELS, each))
     apart = weight.reshape(groups // many, many, -1, each)

@@ -103,11 +103,11 @@ def colours(
     plan: Any, features: Any, near: torch.Tensor, index: torch.Tensor, i: torch.Tensor, j: torch.Tensor
 ) -> torch.Tensor:
     """The MLP's output for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in
-    `models.rendering.first_layer.first_layer`, of a plan with `Layers`."""
-    return perceptron(plan.layer, first_layer(plan, features, near, index, i, j))[..., :3]
+    `models.rendering.first_layer.before_activation`, of a plan with `Layers`."""
+    return perceptron(plan.layer, first_layer_in_blocks(plan, features, near, index, i, j))[..., :3]
 
 
-def first_layer(
+def first_layer_in_blocks(
     plan: Any, features: Any, near: torch.Tensor, index: torch.Tensor, i: torch.Tensor, j: torch.Tensor
 ) -> torch.Tensor:
     """The first layer before its activation: `(blocks of hidden, N, m, COLUMNS)`."""
@@ -148,7 +148,7 @@ def first_layer(
 
 
 def room_for(n: int, m: int, window: int, d: int) -> int:
-    """How many numbers `first_layer` needs room for."""
+    """How many numbers `first_layer_in_blocks` needs room for."""
     attention = n * m * in_blocks(window, SIZES['UNIT'])
     return (18 + d + SIZES['ROWS']) * wide(window, d) + attention + SIZES['GROUP'] * window * SIZES['COLUMNS']
 

@@ -1,7 +1,7 @@
-"""Convolution of small kernels by Winograd's method, as compiled code for a CPU.
+"""Convolution with small kernels by Winograd's method, as compiled code for a CPU.
 
-Source: Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, arXiv 1509.09308, section 4.3, F(4x4, 3x3);
-that other points than the usual ones are more accurate is from Barabasz et al., arXiv 1803.10986.
+Source: Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, arXiv 1509.09308, section 4.3, F(4x4, 3x3).
+Barabasz et al., arXiv 1803.10986, show that other points than the usual ones are more accurate.
 """
 
 import functools
@@ -14,15 +14,15 @@ from torch.nn import functional as F
 from models.native import library
 from models.native.library import SIZES, pointers
 
-LARGEST_KERNEL = 9  # measured: beyond, direct convolution is as fast,
-FEWEST_CHANNELS = 32  # as it is for fewer channels
-FEWEST_PIXELS = 256  # and in smaller images, where transforming the kernels takes longer than it saves
-MOST_NUMBERS = 1e7  # of the transformed kernels: 40 MB in float32
+LARGEST_KERNEL = 9  # measured: with larger kernels, direct convolution is as fast
+FEWEST_CHANNELS = 32  # measured: with fewer channels, direct convolution is as fast
+FEWEST_PIXELS = 256  # in smaller images, transforming the kernels takes longer than it saves
+MOST_NUMBERS = 1e7  # in the transformed kernels: 40 MB in float32
 
 
 def is_faster(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether `winograd_conv2d` can be used and is faster: without gradients and in full precision. It takes a quarter
-    of the multiplications of 3 x 3 and 9 x 9 kernels, two fifths of those between."""
+    """Whether `winograd_conv2d` can be used and is faster: without gradients and in full precision. It needs a quarter
+    of the multiplications for 3 x 3 and 9 x 9 kernels, and two fifths for those in between."""
     k, area, channels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[:2]
     if not 3 <= k <= LARGEST_KERNEL or min(channels) < FEWEST_CHANNELS or area < FEWEST_PIXELS:
         return False
@@ -49,8 +49,8 @@ def works(dtype: torch.dtype) -> bool:
 
 
 def winograd_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """The convolution that keeps height and width, for as many channels as come in whole UNITs: `x (B, C, H, W)`,
-    `weight (O, C, k, k)` with an odd `k` and `bias (O,)` give `(B, O, H, W)`, the channels last in memory."""
+    """A convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
+    (O,)` give `(B, O, H, W)`, channels last in memory. `C` and `O` are multiples of UNIT."""
     (batch, channels, height, width), (out_channels, _, k, _) = x.shape, weight.shape
     x, weight, bias = with_channels_last(x), weight.contiguous(), bias.contiguous()
     threads, parts = torch.get_num_threads(), -(-k // 3)
@@ -77,13 +77,13 @@ def winograd_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -
 
 
 def with_channels_last(x: torch.Tensor) -> torch.Tensor:
-    """`x (B, C, H, W)` so that the channels of a pixel lie side by side."""
+    """`x (B, C, H, W)` with the channels of a pixel side by side in memory."""
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
 def is_faster_with_gradients(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether `WinogradConv2d` can be used and is faster: where `winograd_conv2d` would be without gradients, for
-    kernels of 3 x 3 and images that have their channels last already."""
+    """Whether `WinogradConv2d` can be used and is faster: with 3 x 3 kernels, images whose channels are already last in
+    memory, and everything else as in `is_faster`."""
     if weight.shape[-1] != 3 or x.stride(1) != 1:
         return False
     with torch.no_grad():
@@ -91,7 +91,7 @@ def is_faster_with_gradients(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 class WinogradConv2d(torch.autograd.Function):
-    """`winograd_conv2d` of 3 x 3 kernels whose gradients are taken by the same method, for training in float32:
+    """`winograd_conv2d` with 3 x 3 kernels for training in float32; gradients are computed by the same method.
     `x (B, C, H, W)`, `weight (O, C, 3, 3)` and `bias (O,)` give `(B, O, H, W)`."""
 
     @staticmethod
@@ -116,8 +116,8 @@ class WinogradConv2d(torch.autograd.Function):
 
 
 def gradient_of_weight(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """That of 3 x 3 kernels, `(O, C, 3, 3)`, from `x (B, C, H, W)` and the `gradient (B, O, H, W)` of the result, both
-    with their channels last. The same to the last bit for the same number of threads."""
+    """The gradient of 3 x 3 kernels, `(O, C, 3, 3)`, from `x (B, C, H, W)` and the `gradient (B, O, H, W)` of the
+    result, both with their channels last. With the same number of threads it is the same to the last bit."""
     (batch, channels, height, width), out_channels = x.shape, gradient.shape[1]
     threads = torch.get_num_threads()
     result = x.new_empty(out_channels, channels, 3, 3)
@@ -129,6 +129,7 @@ def gradient_of_weight(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
 
 
 def multiply_adds(x: torch.Tensor, weight: torch.Tensor) -> int:
-    """Those of the products in `winograd_conv2d`: 36 for 16 pixels, instead of 144 with a kernel of 3 x 3."""
+    """How many multiply-adds the products in `winograd_conv2d` take: 36 for 16 pixels, instead of 144, with 3 x 3
+    kernels."""
     tiles, parts = len(x) * -(-x.shape[-2] // 4) * -(-x.shape[-1] // 4), -(-weight.shape[-1] // 3)
     return 36 * tiles * parts**2 * weight.shape[0] * weight.shape[1]

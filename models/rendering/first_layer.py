@@ -17,7 +17,7 @@ class Layer(NamedTuple):
     constant: torch.Tensor  # (hidden,): the layer's bias and what the relative cell adds to it
 
 
-def first_layer(
+def before_activation(
     plan: Any, features: Any, near: torch.Tensor, index: torch.Tensor, i: torch.Tensor, j: torch.Tensor
 ) -> torch.Tensor:
     """The first layer of the MLP, before its activation, for the output pixels of `N` LR pixels: `(N, m, hidden)`.

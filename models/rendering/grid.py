@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from models.device import numbers, widest
 from utils import UserError
 
 
@@ -20,17 +21,25 @@ def pixel_centres(h: int, w: int, device: torch.device | str = 'cpu') -> torch.T
 
 def to_device(device: torch.device | str, positions: torch.Tensor) -> torch.Tensor:
     """Positions in float64 on a device; in float32 on MPS, which has no float64."""
-    return positions.to(device, torch.float32 if torch.device(device).type == 'mps' else torch.float64)
+    return positions.to(device, widest(device))
 
 
-def cell_size(h: int, w: int) -> torch.Tensor:
-    """The size of a pixel in an image of `h x w`, for `query`: `(2,)`, (2/h, 2/w), float64."""
-    return torch.tensor([2 / h, 2 / w], dtype=torch.float64)
+def centres_of(index: torch.Tensor, h: int, w: int) -> torch.Tensor:
+    """Coordinates of some of the pixels of `pixel_centres(h, w)`, by their numbers `y * w + x`: `(...)` int64 to
+    `(..., 2)`, on its device, without a table of all."""
+    y, x = (at.to(widest(index.device)) for at in (index // w, index % w))
+    return torch.stack([(2 * y + 1) / h - 1, (2 * x + 1) / w - 1], dim=-1)
 
 
-def relative_cell(lr_size: Sequence[int], size: Sequence[int]) -> torch.Tensor:
-    """The size of an output pixel where an LR pixel counts 2: `(2,)`, (2/scale_y, 2/scale_x), float64."""
-    return torch.tensor([2 * n_lr / n for n_lr, n in zip(lr_size, size)], dtype=torch.float64)
+def cell_size(h: int, w: int, device: torch.device | str = 'cpu') -> torch.Tensor:
+    """The size of a pixel in an image of `h x w`, for `query`: `(2,)`, (2/h, 2/w), float64 where `device` has it."""
+    return numbers((2 / h, 2 / w), device, widest(device))
+
+
+def relative_cell(lr_size: Sequence[int], size: Sequence[int], device: torch.device | str = 'cpu') -> torch.Tensor:
+    """The size of an output pixel where an LR pixel counts 2: `(2,)`, (2/scale_y, 2/scale_x), float64 where `device`
+    has it."""
+    return numbers([2 * n_lr / n for n_lr, n in zip(lr_size, size)], device, widest(device))
 
 
 def nearest_index(n_lr: int, n_out: int, chosen: range | None = None) -> torch.Tensor:
@@ -70,10 +79,11 @@ class Blocks:
     `chosen`, a range: only these of the `n_out` output pixels. `fullest`: blocks of more output pixels are cut evenly
     into blocks of at most so many, of the same LR pixel.
 
-    Attributes, all on the CPU:
+    Attributes, on the CPU until `to` moves them:
     `size`: output pixels of the fullest block;
     `pixels (P,)` int64: the LR pixels that have any (all of them from x1 up), and for each of these
-    `offset (P, size)` float64: from the LR pixel's centre to the output pixel's, in LR pixels, in [-1/2, 1/2];
+    `offset (P, size)` float64 (on MPS float32): from the LR pixel's centre to the output pixel's, in LR pixels, in
+    [-1/2, 1/2];
     `output (P, size)` int64: the output pixels, counted from the first chosen one, the last one repeated where there
     are fewer than `size`.
     """
@@ -99,6 +109,15 @@ class Blocks:
         part.size, part.pixels = self.size, self.pixels[first:last] - origin
         part.offset, part.output = self.offset[first:last], self.output[first:last]
         return part
+
+    def to(self, device: torch.device | str) -> 'Blocks':
+        """The same blocks with their tensors on a device; themselves if they are there."""
+        if self.pixels.device == torch.device(device):
+            return self
+        moved = object.__new__(Blocks)
+        moved.size, moved.offset = self.size, to_device(device, self.offset)
+        moved.pixels, moved.output = self.pixels.to(device), self.output.to(device)
+        return moved
 
     def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The LR pixels of blocks `index (B, P)`, `(B, P)`, and the offsets in them, `(B, P, size)`, on its device."""
@@ -136,7 +155,7 @@ def points(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The arguments of `query` in LR pixels: `y` and `x (B, Q)`, 0 at the first pixel's centre, and the relative cell,
     `(B, Q, 2)` or with sizes of 1 where it does not vary. See `models.rendering.implicit.ImplicitModel.query`."""
-    size = coord.new_tensor(lr_size)
+    size = numbers(lr_size, coord.device, coord.dtype)
     y, x = (((coord + 1) * size - 1) / 2).unbind(-1)
     cell = cell.to(coord)
     return y, x, (cell if cell.ndim == 3 else cell.reshape(-1, 1, 2)) * size

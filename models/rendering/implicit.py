@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.device import numbers
 from models.rendering import grid, strips
 from models.rendering.memory import peak_floats
 from models.rendering.render import check_image, render
@@ -35,6 +36,8 @@ class ImplicitModel(nn.Module, abc.ABC):
 
     encoder: Any
     imnet: Any
+    spec: dict  # that the model was built from (`models.build`)
+    meta: dict  # what its weight file says about it
 
     # ------------------------------------------------------------ what a model gives
 
@@ -80,7 +83,7 @@ class ImplicitModel(nn.Module, abc.ABC):
         y, x = torch.broadcast_tensors((y[..., None] + dy)[..., :, None], (x[..., None] + dx)[..., None, :])
         batch, size = features_shape(features)
         points = torch.stack([y.flatten(1), x.flatten(1)], dim=-1).expand(batch, -1, -1)  # (B, P * my * mx, 2)
-        extent = points.new_tensor(size)
+        extent = numbers(size, points.device, points.dtype)
         coord, cell = (2 * points + 1) / extent - 1, plan.relative_cell.to(extent) / extent
         return self.query(features, coord, cell).unflatten(1, (i.shape[1], -1))
 

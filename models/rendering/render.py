@@ -55,11 +55,12 @@ def render(
     precision, and when there is not enough memory for the smallest tile.
     """
     lr = check_input(model, lr)
-    check(lr, size, tile, precision, part)
+    check_options(lr, size, tile, precision, part)
     (height, width), (h, w) = lr.shape[-2:], map(int, size)
     part = part or (range(h), range(w))
     axes = [grid.Blocks(*axis, FULLEST) for axis in zip((height, width), (h, w), part)]
-    relative_cell = grid.relative_cell((height, width), (h, w)) * torch.tensor([chosen.step for chosen in part])
+    cells = grid.relative_cell((height, width), (h, w), lr.device)
+    relative_cell = torch.stack([cell * chosen.step for cell, chosen in zip(cells, part)])
     try:
         out = lr.new_empty(lr.shape[0], 3, *map(len, part))
     except RuntimeError as error:
@@ -130,9 +131,10 @@ def check_image(lr: torch.Tensor, like: torch.Tensor) -> None:
         raise UserError(f'the LR image is on {lr.device}, the model on {like.device}')
 
 
-def check(
+def check_options(
     lr: torch.Tensor, size: Sequence[int], tile: int | None, precision: str, part: Sequence[range] | None = None
 ) -> None:
+    """Raise UserError if an option of `render` makes no sense for `lr`."""
     if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
         raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
     if tile is not None and (int(tile) != tile or tile < 1):
@@ -187,11 +189,10 @@ class Rendering:
     def regions(self, tile: int | None) -> list[Region]:
         """The parts of the LR image that are encoded one after the other: `tile` pixels to a side, or as large as
         memory allows."""
-        first = [int(blocks.pixels[0]) for blocks in self.axes]
-        extent = [int(blocks.pixels[-1]) + 1 - at for blocks, at in zip(self.axes, first)]
-        if tile:
-            return tiles(*extent, tile, tile, *first)
-        return tiles(*extent, *(self.region_size if self.stages else self.tile_size)(extent), *first)
+        (top, bottom), (left, right) = ((int(blocks.pixels[0]), int(blocks.pixels[-1]) + 1) for blocks in self.axes)
+        extent = bottom - top, right - left
+        size = (tile, tile) if tile else (self.region_size if self.stages else self.tile_size)(extent)
+        return tiles((top, bottom, left, right), *size)
 
     def region_size(self, extent: Sequence[int]) -> tuple[int, int]:
         """Height and width of the largest regions that can be encoded in strips; the features take at most half of what
@@ -203,7 +204,7 @@ class Rendering:
             held = h * w * channels
             return held <= floats / 2 and held + w * strips.floats_per_column(self.stages, rows) <= floats
 
-        return largest(*extent, self.model.receptive_field, fits)
+        return largest(extent[0], extent[1], self.model.receptive_field, fits)
 
     @property
     def strip(self) -> int:
@@ -219,7 +220,7 @@ class Rendering:
         most = floats / max(each, 3)
         if self.on_cpu:
             most = min(most, max(USEFUL, (USEFUL_MARGINS + 2) * self.margin) ** 2)
-        return largest(*extent, self.margin, lambda h, w: h * w <= most)
+        return largest(extent[0], extent[1], self.margin, lambda h, w: h * w <= most)
 
     # ------------------------------------------------------------ a region
 
@@ -230,7 +231,7 @@ class Rendering:
         if not self.stages:
             return self.render_tile(region, self.whole_maps)
         maps_in = functools.cache(functools.partial(self.strip_maps, region))
-        for part in tiles(*extent, *(extent if tile else self.tile_size(extent)), top, left):
+        for part in tiles(region, *(extent if tile else self.tile_size(extent))):
             self.render_tile(part, maps_in)
 
     def strip_maps(self, region: Region, precision: str) -> Known:
@@ -238,7 +239,7 @@ class Rendering:
         top, bottom, left, right = region
         margin = self.model.receptive_field + math.lcm(self.model.window, 2) - 1  # a tile starts at such a multiple
         y, x = (with_margin(*ends, margin, self.model.window) for ends in ((top, bottom), (left, right)))
-        blocks = [cut(axis, *ends, 0) for axis, ends in zip(self.axes, ((top, bottom), (left, right)))]
+        blocks = [blocks_between(axis, *ends, 0) for axis, ends in zip(self.axes, ((top, bottom), (left, right)))]
         shares, begun = self.shares * math.prod(len(axis.pixels) for axis in blocks), self.bar.n
         height, width = self.lr[0, 0, y, x].shape
 
@@ -256,7 +257,8 @@ class Rendering:
         """As `render_region`; `maps_in(precision)` gives the encoder's features, where they are not the tile's own."""
         top, bottom, left, right = region
         y, x = (with_margin(*ends, self.margin, self.model.window) for ends in ((top, bottom), (left, right)))
-        rows, columns = cut(self.axes[0], top, bottom, y.start), cut(self.axes[1], left, right, x.start)
+        rows = blocks_between(self.axes[0], top, bottom, y.start)
+        columns = blocks_between(self.axes[1], left, right, x.start)
         if not len(rows.pixels) or not len(columns.pixels):
             return
         maps = maps_in(self.precision)
@@ -282,25 +284,26 @@ class Rendering:
         with autocast(lr, precision):
             features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
         with torch.autocast(lr.device.type, enabled=False):  # whatever the caller set: the position bias is exact
-            plan = model.plan(features, rows, columns, self.relative_cell)
+            plan = model.plan(features, rows.to(lr.device), columns.to(lr.device), self.relative_cell)
         size = (CHUNK_CPU if self.on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
         todo = iter(chunks(len(rows.pixels), len(columns.pixels), max(1, size)))
         one_at_a_time, stop = threading.Lock(), threading.Event()
 
         def decoded(top, bottom, left, right):
-            finite = decode_blocks(model, features, plan, top, bottom, left, right, self.out)
+            finite = decode_blocks(model, features, plan, (rows, columns), (top, bottom, left, right), self.out)
             with one_at_a_time:
                 self.bar.update((PARTS - self.shares) * (bottom - top) * (right - left))
             return finite
 
         def work():
             with torch.inference_mode(), autocast(lr, precision):
-                return all([decoded(*blocks) for blocks in todo if not stop.is_set()])
+                finite = [decoded(*blocks) for blocks in todo if not stop.is_set()]
+                return bool(torch.stack(finite).all()) if finite else True  # what waits for the device comes last
 
         return all(on_each_thread(work, stop) if self.on_cpu else [work()])
 
 
-def cut(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
+def blocks_between(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
     """The blocks of the LR pixels `first` to `last - 1`, these counted from `origin`."""
     at = torch.searchsorted(blocks.pixels, torch.tensor([first, last]))
     return blocks.part(int(at[0]), int(at[1]), origin)
@@ -332,7 +335,7 @@ def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:
     wide = -(-n_columns // max(1, round(n_columns / size)))
     high = max(1, round(size / wide))
     high = -(-n_rows // -(-n_rows // high))
-    return tiles(n_rows, n_columns, high, wide)
+    return tiles((0, n_rows, 0, n_columns), high, wide)
 
 
 def on_each_thread(work: Callable[[], bool], stop: threading.Event) -> list[bool]:
@@ -353,16 +356,22 @@ def on_each_thread(work: Callable[[], bool], stop: threading.Event) -> list[bool
 
 
 def decode_blocks(
-    model: Any, features: Any, plan: Any, top: int, bottom: int, left: int, right: int, out: torch.Tensor
-) -> bool:
-    """Write the output pixels of a rectangle of the plan's blocks to `out (B, 3, h, w)`. Returns whether they are
-    finite."""
-    rows, columns = plan.rows.part(top, bottom), plan.columns.part(left, right)
-    pairs = torch.cartesian_prod(torch.arange(top, bottom), torch.arange(left, right)).to(out.device)
+    model: Any,
+    features: Any,
+    plan: Any,
+    axes: Sequence[grid.Blocks],
+    region: Region,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """Write the output pixels of a `region` of the plan's blocks, which are `axes` on the CPU, to `out (B, 3, h, w)`.
+    Returns whether they are finite, a bool `()`."""
+    top, bottom, left, right = region
+    rows, columns = axes[0].part(top, bottom), axes[1].part(left, right)
+    pairs = torch.cartesian_prod(*(torch.arange(*ends, device=out.device) for ends in ((top, bottom), (left, right))))
     colour = model.query_blocks(features, plan, pairs[None, :, 0], pairs[None, :, 1])
     colour = colour.reshape(len(out), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
     colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (B, 3, rows * my, columns * mx)
     colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
     y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
     out[:, :, y : y + colour.shape[2], x : x + colour.shape[3]] = colour
-    return bool(colour.isfinite().all())
+    return colour.isfinite().all()

@@ -8,12 +8,13 @@ Region = tuple[int, int, int, int]  # of pixels or blocks: top, bottom, left, ri
 SMALLEST_TILE = 16  # LR pixels to a side; below it, running out of memory is final
 
 
-def tiles(height: int, width: int, high: int, wide: int, top: int = 0, left: int = 0) -> list[Region]:
-    """The tiles of a rectangle that starts at (top, left): (top, bottom, left, right), bottom and right exclusive."""
+def tiles(region: Region, high: int, wide: int) -> list[Region]:
+    """`region` in tiles, each at most `high` and `wide`, row by row."""
+    top, bottom, left, right = region
     return [
-        (y, min(y + high, top + height), x, min(x + wide, left + width))
-        for y in range(top, top + height, high)
-        for x in range(left, left + width, wide)
+        (y, min(y + high, bottom), x, min(x + wide, right))
+        for y in range(top, bottom, high)
+        for x in range(left, right, wide)
     ]
 
 
@@ -23,7 +24,7 @@ def cut_in_four(region: Region) -> list[Region]:
     if max(bottom - top, right - left) <= SMALLEST_TILE:
         return []
     high, wide = -(-(bottom - top) // 2), -(-(right - left) // 2)
-    return tiles(bottom - top, right - left, high, wide, top, left)
+    return tiles(region, high, wide)
 
 
 def with_margin(first: int, last: int, margin: int, window: int) -> slice:

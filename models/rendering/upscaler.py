@@ -2,17 +2,33 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from models.device import free_memory
 from models.native import in_use
-from models.rendering.render import check
+from models.rendering.implicit import ImplicitModel
+from models.rendering.render import check_options
 from models.rendering.self_ensemble import render_ensemble
 from utils import UserError, is_out_of_memory
 
 BYTES = 80  # that an output pixel takes until it is written: copies of its colour and alpha in float32
+P = TypeVar('P', bound='Planes')
+
+
+class Planes(Protocol):
+    """What is rendered of a `datasets.pictures.Picture`, a named tuple."""
+
+    @property
+    def rgb(self) -> torch.Tensor:
+        """`(3, H, W)` in [0, 1]"""
+
+    @property
+    def alpha(self) -> torch.Tensor | None:
+        """`(1, H, W)` in [0, 1], or None if the picture is opaque"""
+
+    def _replace(self: P, **planes: torch.Tensor | None) -> P: ...
 
 
 class Upscaler:
@@ -22,8 +38,10 @@ class Upscaler:
     Raises UserError for options that make no sense.
     """
 
-    def __init__(self, model: Any, device: torch.device, ensemble: bool = False, **options: Any):
-        check(torch.empty(1, 3, 1, 1, device=device), (1, 1), options.get('tile'), options.get('precision', 'fp32'))
+    def __init__(self, model: ImplicitModel, device: torch.device, ensemble: bool = False, **options: Any):
+        check_options(
+            torch.empty(1, 3, 1, 1, device=device), (1, 1), options.get('tile'), options.get('precision', 'fp32')
+        )
         self.model, self.device = model.to(device), device
         self.full = options.get('precision', 'fp32') == 'fp32'  # the model's own precision
         render = functools.partial(render_ensemble, self.model) if ensemble else self.model.render
@@ -35,7 +53,7 @@ class Upscaler:
         dtype = next((parameter.dtype for parameter in self.model.parameters()), None)
         return 'compiled' if self.device.type == 'cpu' and self.full and dtype and in_use(dtype) else 'torch'
 
-    def __call__(self, picture, size, rows=None):
+    def __call__(self, picture: P, size: Sequence[int], rows: range | None = None) -> P:
         """`picture` at `size` (h, w), or these `rows` of it, a range; alpha by the same model, as a grey image.
 
         Raises UserError if there is not enough memory or the model makes values that are not finite.
@@ -51,7 +69,7 @@ class Upscaler:
             raise
         return picture._replace(rgb=rgb, alpha=alpha)
 
-    def plane(self, plane: torch.Tensor, size: Sequence[int], part: Sequence[range] | None) -> torch.Tensor:
+    def plane(self, plane: torch.Tensor, size: Sequence[int], part: Sequence[range]) -> torch.Tensor:
         """Colour `(3, H, W)` or alpha `(1, H, W)` rendered, on the CPU. Alpha that is the same everywhere stays so."""
         if len(plane) == 1 and plane.min() == plane.max():
             return plane[:, :1, :1].expand(-1, *map(len, part))

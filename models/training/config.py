@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from utils import UserError, check_complete, check_keys, error_prefix, is_number
 
 SCHEMA: dict[str, Any] = {
     'model': {'name': None, 'args': None},
-    'init': None,  # weights that the first stage starts from
+    'init': None,  # weights that the first stage starts from: of the model, or {part: file}
     'train_dataset': {'name': None, 'args': None},
     'patch': None,
     'queries': None,
     'draw': None,
+    'filter': None,  # that LR images are made with
     'batch_size': None,
     'accumulate': None,
     'workers': None,
@@ -32,9 +34,11 @@ SCHEMA: dict[str, Any] = {
     'clip_grad': None,
     'ema_decay': None,
     'max_bad_steps': None,  # steps in a row that may be skipped
-    'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None},
+    'validation': {'dataset': {'name': None, 'args': None}, 'protocol': None, 'scales': None, 'degrade': None},
     'validate_every': None,
     'save_every': None,
+    'keep': None,  # how many of these checkpoints are kept; null: all
+    'wandb': None,  # a project of Weights & Biases that is told what TensorBoard is
 }
 WHOLE = {
     'patch': 1,
@@ -48,12 +52,19 @@ WHOLE = {
     'max_bad_steps': 0,
 }  # the smallest that makes sense
 DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'train' / 'base.yaml'
-OPTIONAL = {'optimizer': optimizers.DEFAULT, 'cudnn_benchmark': False, 'tf32': None}  # what they are if left out
+OPTIONAL = {
+    'optimizer': optimizers.DEFAULT,
+    'filter': 'bicubic',
+    'cudnn_benchmark': False,
+    'tf32': None,
+    'keep': None,
+    'wandb': None,
+}  # what they are if left out
 # What a run that is resumed cannot change.
-FIXED = ('model', 'patch', 'queries', 'draw', 'batch_size', 'seed', 'optimizer')
+FIXED = ('model', 'patch', 'queries', 'draw', 'filter', 'batch_size', 'seed', 'optimizer')
 
 
-def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
+def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
     """The config at `path`, with `settings` laid over it (`models.training.overrides`), its keys checked.
 
     Raises UserError for what is missing, unknown or makes no sense.
@@ -70,11 +81,16 @@ def read_config(path: str | Path, settings: Iterable[str] = ()) -> dict:
                 raise UserError(f'{key} is true or false, not {config[key]!r}')
         if not isinstance(config.get('tf32'), (bool, type(None))):
             raise UserError(f'tf32 is true, false or null, not {config["tf32"]!r}')
-        optimizers.check(optional(config, 'optimizer'))
+        if config.get('keep') is not None and not is_whole(config['keep']):
+            raise UserError(f'keep is a whole number from 1 up or null, not {config["keep"]!r}')
+        if not isinstance(config.get('wandb'), (str, type(None))):
+            raise UserError(f'wandb is the name of a project or null, not {config["wandb"]!r}')
+        if config.get('wandb') and find_spec('wandb') is None:
+            raise UserError('wandb needs a package that is not installed: pip install wandb')
+        optimizers.check_optimizer(optional(config, 'optimizer'))
         if config['precision'] not in tuple(PRECISIONS):
             raise UserError(f'precision is one of {", ".join(PRECISIONS)}, not {config["precision"]!r}')
-        if not isinstance(config['init'], (str, type(None))):
-            raise UserError(f'init is a weight file or null, not {config["init"]!r}')
+        check_init(config['init'])
         for key, largest in (('clip_grad', math.inf), ('ema_decay', 1)):
             value = config[key]
             if value is not None and not (is_number(value) and 0 < value < largest):
@@ -91,7 +107,16 @@ def optional(config: dict, key: str) -> Any:
     return OPTIONAL.get(key) if config.get(key) is None else config[key]
 
 
-def check_stages(named: Any) -> None:
+def check_init(init: object) -> None:
+    """Raise UserError if `init` is no weight file, no mapping of parts of the model to weight files, and not null."""
+    files = init.values() if isinstance(init, dict) else () if init is None else (init,)
+    if not all(isinstance(name, str) for name in (*files, *(init if isinstance(init, dict) else ()))):
+        raise UserError(
+            f'init is a weight file, parts of the model with one each as {{encoder: FILE}}, or null, not {init!r}'
+        )
+
+
+def check_stages(named: object) -> None:
     """Raise UserError if `named` is no mapping of names to stages."""
     if not isinstance(named, dict) or not named:
         raise UserError('stages is a mapping with at least one stage')
@@ -100,17 +125,20 @@ def check_stages(named: Any) -> None:
         with error_prefix(f'stage {name!r}'):
             if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name) or name in ('best', 'last'):
                 raise UserError('its name is that of a file: letters, digits, _ and -, and neither best nor last')
-            stages.check(stage)
+            stages.check_stage(stage)
 
 
 def check_validation(validation: dict) -> None:
     """Raise UserError if a key of `validation` is missing or makes no sense."""
     for key in SCHEMA['validation']:
-        if not validation or validation.get(key) is None:
+        if not validation or (key != 'degrade' and validation.get(key) is None):
             raise UserError(f'validation: the key {key!r} is missing')
     scales = validation['scales']
     if not isinstance(scales, list) or not all(is_number(scale) and scale > 0 for scale in scales):
         raise UserError(f'validation: scales is a list of numbers above 0, not {scales!r}')
+    cases = validation.get('degrade')
+    if cases is not None and not (isinstance(cases, list) and cases):
+        raise UserError(f'validation: degrade is a list of degradations, not {cases!r}')
 
 
 def changes(before: dict, after: dict, above: str = '') -> Iterator[tuple[str, object, object]]:

@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from utils import UserError
 
@@ -45,7 +45,7 @@ class Lock:
             self.release()
             raise UserError(f'{self.path}: cannot be written ({error.strerror})') from error
 
-    def claim(self, file: Any) -> None:
+    def claim(self, file: TextIO) -> None:
         file.seek(0)
         number, _, host = file.read().strip().partition(' ')
         try:
@@ -59,7 +59,7 @@ class Lock:
             who = f'process {number} on {host}' if number else 'another process'
             raise UserError(f'{self.path.parent}: {who} is training in this folder; a run has one process at a time')
 
-    def is_at_path(self, file: Any) -> bool:
+    def is_at_path(self, file: TextIO) -> bool:
         try:
             return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
         except FileNotFoundError:

@@ -33,8 +33,8 @@ class L1(Loss):
 class RMSE(Loss):
     """The mean over patches of the root of a patch's mean squared difference.
 
-    Between L1 and the logarithm that PSNR takes (HINet, arXiv 2105.06086): within a patch what cannot be known comes
-    out as the mean of what it may be, and no patch outweighs the others. Below 1e-4 a difference counts no more.
+    It lies between L1 and PSNR's logarithm (HINet, arXiv 2105.06086): within a patch, uncertain detail comes out as the
+    mean of what is possible, and no patch outweighs the others. Differences below 1e-4 hardly count.
     """
 
     def forward(self, colour: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ class WeightedSum(nn.Module):
 
     def __init__(self, named: str | Mapping[str, float]):
         super().__init__()
-        self.weights = weights(named)
+        self.weights = loss_weights(named)
         self.parts = nn.ModuleDict({name: losses.entries[name]() for name in self.weights})
 
     def forward(self, colour: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -116,7 +116,7 @@ def images(queries: torch.Tensor) -> torch.Tensor:
     return queries.unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
-def weights(named: str | Mapping[str, float]) -> dict[str, float]:
+def loss_weights(named: str | Mapping[str, float]) -> dict[str, float]:
     """Names and weights of the losses that a config names. Raises UserError for what is none."""
     given = {named: 1} if isinstance(named, str) else named
     if not isinstance(given, Mapping) or not given:
@@ -131,8 +131,8 @@ def weights(named: str | Mapping[str, float]) -> dict[str, float]:
     return dict(given)
 
 
-def check(named: str | Mapping[str, float], draw: str) -> None:
+def check_loss(named: str | Mapping[str, float], draw: str) -> None:
     """Raise UserError if what a config names is no loss of the queries that `draw` gives."""
-    for name in weights(named):
+    for name in loss_weights(named):
         if getattr(losses.entries[name], 'of_images', False) and draw != 'patch':
             raise UserError(f'the loss {name!r} compares images: it needs the draw patch, not {draw}')

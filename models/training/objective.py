@@ -1,12 +1,12 @@
 """What training minimises: the difference of colours at a batch's queries."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from models.layers.fem import FEM
 from models.rendering import grid
 from models.training.losses import WeightedSum
 
@@ -19,11 +19,11 @@ class Objective(nn.Module):
     Source: MSIT (arXiv 2403.06536), L1.
     """
 
-    def __init__(self, model: Any, draw: str, loss: Any = 'l1'):
+    def __init__(self, model: nn.Module, draw: str, loss: str | Mapping[str, float] = 'l1'):
         super().__init__()
         self.model, self.draw, self.losses = model, draw, WeightedSum(loss)
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         colour, target = self.predict(batch)
         return self.losses(colour.to(target.dtype), target)
 
@@ -33,8 +33,7 @@ class Objective(nn.Module):
         h, w = hr.shape[-2:]
         features = self.model.encode(lr)
         if self.draw != 'block':
-            coord = grid.pixel_centres(h, w, lr.device)[index]
-            colour = self.model.query(features, coord, grid.cell_size(h, w).to(lr.device))
+            colour = self.model.query(features, grid.centres_of(index, h, w), grid.cell_size(h, w, lr.device))
         else:
             colour, index = self.blocks(features, index, lr.shape[-2:], (h, w))
         target = hr.flatten(2).transpose(1, 2)  # (B, h * w, 3)
@@ -45,22 +44,23 @@ class Objective(nn.Module):
         self, features: Any, index: torch.Tensor, lr_size: Sequence[int], size: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Colours of all HR pixels of LR pixels `index (B, P)`, `(B, P, m, 3)`, and their numbers, `(B, P, m)`."""
-        (height, width), (h, w) = lr_size, size
-        rows, columns = grid.Blocks(height, h), grid.Blocks(width, w)
-        y, x = index // width, index % width
-        plan = self.model.plan(features, rows, columns, grid.relative_cell((height, width), (h, w)))
+        rows, columns, relative_cell = layout(tuple(lr_size), tuple(size), index.device)
+        y, x = index // lr_size[1], index % lr_size[1]
+        plan = self.model.plan(features, rows, columns, relative_cell)
         colour = self.model.query_blocks(features, plan, y, x)
-        at = rows.output.to(index.device)[y][..., :, None] * w + columns.output.to(index.device)[x][..., None, :]
+        at = rows.output[y][..., :, None] * size[1] + columns.output[x][..., None, :]
         return colour, at.flatten(2)
 
 
-def compile_parts(module: nn.Module) -> None:
-    """Compile the parts of a model in place, which changes neither weights nor their names; copies are not compiled.
+@functools.lru_cache(maxsize=512)
+def layout(lr_size: tuple[int, int], size: tuple[int, int], device: torch.device) -> grid.Layout:
+    """Where the HR pixels of a patch lie, on `device`: the same for all patches of these sizes, so that they are kept
+    there. A training has a few hundred sizes, of some kilobytes each."""
+    rows, columns = (grid.Blocks(*axis).to(device) for axis in zip(lr_size, size))
+    return grid.Layout(rows, columns, grid.relative_cell(lr_size, size, device))
 
-    FEM is left out: inductor (torch 2.15, CPU) fails on the gradient of its padding.
-    """
+
+def compile_parts(module: nn.Module) -> None:
+    """Compile the parts of a model in place, which changes neither weights nor their names; copies are not compiled."""
     for part in module.children():
-        if any(isinstance(inner, FEM) for inner in part.modules()):
-            compile_parts(part)
-        else:
-            part.compile()
+        part.compile()

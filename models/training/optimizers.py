@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from torch import nn
 
+from models.weights.parts import check_parts, longest_part
 from utils import UserError, check_keys, suggestion
 
 DEFAULT = {'name': 'adam'}
@@ -15,8 +17,8 @@ FUSED = ('adam', 'adamw')  # whose steps torch takes in one go on these devices
 FUSED_ON = ('cpu', 'cuda')
 
 
-def make_optimizer(model: Any, spec: Mapping, lr: float) -> torch.optim.Optimizer:
-    """The optimizer of a model's parameters that a checked `spec` describes (`check`), with the learning rate `lr`.
+def make_optimizer(model: nn.Module, spec: Mapping, lr: float) -> torch.optim.Optimizer:
+    """The optimizer that `spec`, already checked (`check_optimizer`), describes, with the learning rate `lr`.
 
     `spec`: `name`, one of timm's; `args`, its own; `lr`: parts of the model to factors of the learning rate, as
     `{encoder: 0.1}`; `weight_decay`: a number, or parts of the model to numbers. A part is the beginning of parameters'
@@ -42,25 +44,36 @@ def make_optimizer(model: Any, spec: Mapping, lr: float) -> torch.optim.Optimize
         raise UserError(f'optimizer {name!r} cannot be made ({type(error).__name__}: {error})') from error
 
 
+def step_if(finite: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take a step of the optimizer if `finite`, a bool `()` on the device, is true.
+
+    Fused optimizers look at it on the device, where gradient scaling leaves the same for them. For any other it is
+    read here, and the CPU waits.
+    """
+    if all(group.get('fused') for group in optimizer.param_groups):
+        fused: Any = optimizer
+        fused.grad_scale, fused.found_inf = None, (~finite).float()
+        optimizer.step()
+        del fused.grad_scale, fused.found_inf
+    elif finite:
+        optimizer.step()
+
+
 def by_part(setting: Mapping | float | None, parameters: Mapping, key: str) -> dict[str, float]:
     """Parts of a model to their numbers; a single number is that of the part '', all of it."""
     if not isinstance(setting, Mapping):
         return {} if setting is None else {'': setting}
-    known = {name[:at] for name in parameters for at, letter in enumerate(name) if letter == '.'}
-    for part in setting:
-        if part not in known:
-            tops = {name.split('.')[0] for name in parameters}
-            raise UserError(f'optimizer: {key}: the model has no part {part!r}{suggestion(part, tops)}')
+    check_parts(setting, parameters, f'optimizer: {key}')
     return dict(setting)
 
 
 def part_of(name: str, numbers: Mapping[str, float], otherwise: float) -> float:
     """The number of the longest part that holds the parameter `name`."""
-    parts = [part for part in numbers if not part or name.startswith(f'{part}.')]
-    return numbers[max(parts, key=len)] if parts else otherwise
+    part = longest_part(name, numbers)
+    return otherwise if part is None else numbers[part]
 
 
-def check(spec: Mapping) -> None:
+def check_optimizer(spec: Mapping) -> None:
     """Raise UserError if `spec` describes no optimizer, whatever the model."""
     if not isinstance(spec, Mapping):
         raise UserError(f'optimizer is a mapping of {", ".join(KEYS)}, not {spec!r}')

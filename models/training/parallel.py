@@ -5,13 +5,13 @@ import datetime
 import gc
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.device import choose_device
+from models.rendering.implicit import ImplicitModel
 from utils import UserError
 
 TIMEOUT = datetime.timedelta(hours=2)  # for what one rank does while the others wait, as decoding a data set
@@ -22,17 +22,15 @@ def join(name: str | None = None) -> torch.device:
 
     Raises UserError if the device is absent, or there are more ranks than CUDA devices.
     """
-    device = choose_device(name)
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
-        return device
+        return choose_device(name)
+    local = int(os.environ['LOCAL_RANK'])
+    device = choose_device(name, local)
     if device.type == 'cuda':
-        local = int(os.environ['LOCAL_RANK'])
-        if device.index is not None or local >= torch.cuda.device_count():
+        if device.index != local:
             raise UserError(
                 f'torchrun gives each process a CUDA device of its own; there are {torch.cuda.device_count()} here'
             )
-        device = torch.device('cuda', local)
-        torch.cuda.set_device(device)
     elif device.type != 'cpu':
         raise UserError(f'training on several devices is for cuda and cpu, not for {device.type}')
     distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', timeout=TIMEOUT)
@@ -65,30 +63,35 @@ def wrapped(module: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(module, device_ids=[device] if device.type == 'cuda' else None)
 
 
-def with_synchronised_norm(model: Any, device: torch.device) -> nn.Module:
+def plain(module: nn.Module) -> nn.Module:
+    """What `wrapped` was given."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def with_synchronised_norm(model: ImplicitModel, device: torch.device) -> ImplicitModel:
     """`model` whose batch norm takes its statistics over all ranks, where the device can: on CUDA."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks() > 1 and device.type == 'cuda' else model
 
 
-def mean(number: float) -> float:
-    """The mean of the ranks' numbers, the same on all of them."""
-    return reduced(number, distributed.ReduceOp.SUM) / ranks()
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean of the ranks' tensors, on their device, the same on all of them."""
+    if ranks() == 1:
+        return values
+    total = values.clone()
+    distributed.all_reduce(total, distributed.ReduceOp.SUM)
+    return total / ranks()
 
 
 def largest(number: int) -> int:
     """The largest of the ranks' whole numbers, on all of them."""
-    return int(reduced(number, distributed.ReduceOp.MAX))
-
-
-def reduced(number: float, operation: Any) -> float:
     if ranks() == 1:
-        return number
-    value = torch.tensor(number, dtype=torch.float64)
-    distributed.all_reduce(value, operation)
-    return value.item()
+        return int(number)
+    value = torch.tensor(int(number))
+    distributed.all_reduce(value, distributed.ReduceOp.MAX)
+    return int(value)
 
 
-def gathered(value: Any) -> list:
+def gathered(value: object) -> list:
     """The values of all ranks, a list in their order, on all ranks."""
     if ranks() == 1:
         return [value]

@@ -2,10 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from models.device import synchronize
 from models.training.run import Run
@@ -13,23 +13,22 @@ from models.training.run import Run
 WARM_UP, STEPS = 3, 10
 
 
-def profile(run: Run) -> str:
-    """Take some steps of the run's present stage and return a table of where their time went, lines of text."""
+def profile(run: Run, resume: bool = False) -> str:
+    """Take some steps of the run's first stage, or with `resume` of the stage in which the run in its folder stopped,
+    and return a table of where their time went, lines of text. Nothing is written."""
     clock = Clock(run.device)
-    part: Callable = contextlib.nullcontext
-    steps = min(WARM_UP + STEPS, run.stages[run.stage]['steps'])
-    with run.batches() as batches:
-        for run.step in range(steps):
-            if run.step == min(WARM_UP, steps - 1):
-                if not run.config['compile']:  # a compiled part is no sum of its children
-                    clock.watch(run.model)
-                part = clock.part
-            with part('waiting for data'):
-                parts = run.next_batches(batches)
-            run.train_step(parts, part)
+    with run.rehearsal(resume) as (model, steps, take_step):
+        warm_up = min(WARM_UP, steps - 1)
+        counted = min(STEPS, steps - warm_up)
+        for _ in range(warm_up):
+            take_step()
+        if not run.config['compile']:  # compiled children are not called one by one
+            clock.watch(model)
+        for _ in range(counted):
+            take_step(clock.part)
     if not run.config['compile']:
         clock.seconds['decoding, loss'] = clock.seconds.pop('forward')
-    return clock.table(steps - min(WARM_UP, steps - 1))
+    return clock.table(counted)
 
 
 class Clock:
@@ -63,7 +62,7 @@ class Clock:
         yield
         self.leave()
 
-    def watch(self, model: Any) -> None:
+    def watch(self, model: nn.Module) -> None:
         """Make parts of the children of `model`, by their names; the MLP, which belongs to the decoding, is none."""
         for name, child in model.named_children():
             if name != 'imnet':

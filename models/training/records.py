@@ -21,7 +21,7 @@ from utils import UserError
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """That `path` cannot be written, as on a full disk, becomes a UserError that names it."""
+    """Turn an error that `path` cannot be written, as on a full disk, into a UserError that names it."""
     try:
         yield
     except OSError as error:
@@ -54,7 +54,7 @@ class Log:
                     raise
 
     def mend(self) -> None:
-        """Remove the beginning of a line in whose writing the run was killed."""
+        """Remove an unfinished last line, left when the run was killed while writing it."""
         with parallel.together():
             if parallel.rank() > 0 or not self.path.exists():
                 return
@@ -63,11 +63,29 @@ class Log:
                 file.truncate(content.rfind(b'\n') + 1)
 
 
-def describe(images: Any) -> list[dict]:
-    """Name, size in pixels and, of files, size in bytes of each image of a data set, in its order.
+def prune(folder: Path, stages: list[str], keep: int) -> None:
+    """Remove the checkpoints `<stage>-<step>.pth` of a run but the last `keep`; `stages`: the names, in order. Results
+    of stages, which may have such a name, are left alone. Raises UserError if one cannot be removed."""
+    found = []
+    for path in folder.glob('[!.]*.pth'):
+        stage, _, step = path.stem.rpartition('-')
+        if stage in stages and step.isdecimal() and path.stem not in stages:
+            found.append((stages.index(stage), int(step), path))
+    for _, _, path in sorted(found)[:-keep]:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise UserError(f'{path}: cannot be removed ({error.strerror})') from error
 
-    `images`: a data set as `datasets.image_folder.ImageFolder`; what it repeats is told once.
+
+def describe(images: Any) -> list[dict]:
+    """The name, the size in pixels and, if it is a file, the size in bytes of each image of a dataset, in its order.
+
+    `images`: a dataset of single images, or of pairs with their `folders`; repetitions are left out.
     """
+    if hasattr(images, 'folders'):  # pairs
+        parts = ((name, describe(folder)) for name, folder in images.folders.items())
+        return [{**image, 'name': f'{name}/{image["name"]}'} for name, part in parts for image in part]
     described = []
     for i in range(len(images) // getattr(images, 'repeat', 1)):
         described.append({'name': images.name(i), 'size': list(images.size(i))})

@@ -1,6 +1,7 @@
 """What a training run reports as it goes: the progress bar, `log.jsonl`, TensorBoard."""
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from models.training import parallel
 from models.training.records import Log, writing
+from utils import UserError
 
 LOG_EVERY = 100  # steps
 
@@ -25,14 +27,14 @@ class Meter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """What is done in this block is waiting for data."""
+        """Count the time that this block takes as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """What is done in this block is no training."""
+        """Leave out the time that this block takes."""
         began = time.perf_counter()
         yield
         self.began += time.perf_counter() - began
@@ -78,13 +80,13 @@ class Report:
             self.log.add(stage=self.stage, step=step, **numbers)
             self.meter = Meter()
 
-    def validated(self, step: int, scores: dict[str, float], pictures: dict[str, torch.Tensor]) -> None:
-        """The result after `step` steps has these PSNR values; `pictures (3, h, w)` in [0, 1] show it."""
+    def validated(self, step: int, scores: dict[str, float], images: dict[str, torch.Tensor]) -> None:
+        """Log the PSNR of each validation set after `step` steps, and show `images (3, h, w)`, in [0, 1]."""
         with parallel.together():
             if self.writer:
                 with writing(Path(self.writer.log_dir)):
-                    for name, picture in pictures.items():
-                        self.writer.add_image(f'{self.stage}/{name}', picture, step)
+                    for name, image in images.items():
+                        self.writer.add_image(f'{self.stage}/{name}', image, step)
         self.add_scalars(step, {f'PSNR {name}': value for name, value in scores.items()})
         self.log.add(stage=self.stage, step=step, psnr=scores)
         if self.writer:
@@ -100,11 +102,34 @@ class Report:
 
 
 @contextlib.contextmanager
+def weights_and_biases(folder: Path, project: str | None, config: dict) -> Iterator[None]:
+    """In this context Weights & Biases is told what TensorBoard's writers, made within it, are told of the run in
+    `folder`, as a run of `project` that goes on where it stopped; on rank 0, if there is a project. Raises UserError on
+    all ranks, at the beginning."""
+    run = None
+    with parallel.together():
+        if project and parallel.rank() == 0:
+            import wandb
+
+            name = hashlib.sha256(str(folder.resolve()).encode(errors='surrogateescape')).hexdigest()[:16]
+            told = {'name': folder.name, 'id': name, 'resume': 'allow', 'dir': str(folder), 'config': config}
+            try:
+                run = wandb.init(project=project, sync_tensorboard=True, **told)
+            except (wandb.Error, OSError) as error:
+                raise UserError(f'wandb: the run cannot be told ({error})') from error
+    try:
+        yield
+    finally:
+        if run:
+            run.finish()
+
+
+@contextlib.contextmanager
 def tensorboard(folder: Path) -> Iterator[SummaryWriter | None]:
     """TensorBoard's writer to `folder` on rank 0, None on the others.
 
-    What its thread cannot write is told by the next call of the writer, and not by the thread as well. Raises UserError
-    on all ranks, at the beginning.
+    If its thread cannot write something, the next call of the writer raises the error, and the thread prints nothing.
+    Raises UserError, on all ranks, if the folder cannot be written at the beginning.
     """
     writer, show = None, threading.excepthook
     with parallel.together():

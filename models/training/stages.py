@@ -1,10 +1,9 @@
 """What a stage of training is: its keys in a config, its length in steps, its learning rate."""
 
-from typing import Any
-
 import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
+from datasets.degradations import Degradations
 from models.training import losses
 from utils import UserError, is_number, is_whole, suggestion
 
@@ -23,10 +22,12 @@ KEYS = (
     'loss',
     'blocks',
     'shrink',
+    'degrade',
+    'freeze',
 )
 
 
-def check(stage: Any) -> None:
+def check_stage(stage: object) -> None:
     """Raise UserError if the keys of a stage, a mapping with some of `KEYS`, do not fit together.
 
     A key that is null is absent.
@@ -60,25 +61,30 @@ def check(stage: Any) -> None:
     for key in ('warmup_lr', 'warmup_steps', 'warmup_epochs'):
         if key in given and not (is_number(stage[key]) and stage[key] >= 0):
             raise UserError(f'{key} is a number from 0 up, not {stage[key]!r}')
-    losses.weights(stage.get('loss') or 'l1')
+    losses.loss_weights(stage.get('loss') or 'l1')
     if 'blocks' in given and not is_whole(stage['blocks']):
         raise UserError(f'blocks is a whole number from 1 up, not {stage["blocks"]!r}')
     if 'shrink' in given and not (is_number(stage['shrink']) and 0 < stage['shrink'] <= 1):
         raise UserError(f'shrink is above 0 and at most 1, not {stage["shrink"]!r}')
+    if 'degrade' in given:
+        Degradations(stage['degrade'])  # which checks it
+    freeze = stage.get('freeze') or {}
+    if not isinstance(freeze, dict) or not all(is_number(length) and length > 0 for length in freeze.values()):
+        raise UserError(f'freeze is parts of the model with numbers of {unit(stage)} above 0, not {freeze!r}')
     milestones = stage.get('milestones') or []
     if not isinstance(milestones, list) or not all(map(is_number, milestones)) or milestones != sorted(milestones):
         raise UserError(f'milestones is an ascending list of {unit(stage)}, not {milestones!r}')
 
 
 def unit(stage: dict) -> str:
-    """What the lengths of a stage are counted in."""
+    """The unit of the lengths of a stage."""
     return 'epochs' if stage.get('epochs') is not None else 'steps'
 
 
 def in_steps(stage: dict, steps_per_epoch: float) -> dict:
-    """The checked `stage` with all its keys, and all its lengths in whole steps.
+    """The checked `stage` with all its keys, and with all its lengths in whole steps.
 
-    Raises UserError where the warm-up takes it all.
+    Raises UserError if the warm-up leaves no steps.
     """
 
     def steps(length):
@@ -97,13 +103,15 @@ def in_steps(stage: dict, steps_per_epoch: float) -> dict:
         'loss': stage.get('loss') or 'l1',
         'blocks': stage.get('blocks'),
         'shrink': stage.get('shrink') or 1,
+        'degrade': stage.get('degrade'),
+        'freeze': {str(part): steps(length) for part, length in (stage.get('freeze') or {}).items()},
     }
     if planned['warmup_steps'] >= planned['steps']:
         raise UserError(f'{planned["steps"]} steps leave none after a warm-up of {planned["warmup_steps"]} steps')
     return planned
 
 
-def schedule(optimizer: torch.optim.Optimizer, stage: dict) -> Any:
+def schedule(optimizer: torch.optim.Optimizer, stage: dict) -> CosineLRScheduler | MultiStepLRScheduler:
     """The learning rate of a stage of `in_steps`: `.step_update(step)` sets that of any step, whatever was set before.
 
     Warm-up from `warmup_lr` to `lr`; then 'cosine' to 0 at the last step, or 'multi-step', `gamma` times as much from

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
 
 NAMES = ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has the first two
@@ -47,7 +46,7 @@ def silence(descriptor: int) -> None:
     os.close(nowhere)
 
 
-def leave(signum: int, _: Any) -> None:
+def leave(signum: int, _: object) -> None:
     """Handler for a program that has nothing to save: it ends at once, tidily."""
     if signum == signal.SIGINT:
         raise KeyboardInterrupt

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models.training.config import changes
 from utils import UserError, load_config
@@ -24,6 +24,7 @@ class Summary(NamedTuple):
     seconds: float  # that the run was at work, as far as the log tells
     parameters: int | None
     curve: list[tuple[int, float]]  # the steps of all stages, and the mean PSNR there
+    losses: list[tuple[int, float]]  # these steps, and the mean loss since the one before
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:
@@ -46,7 +47,7 @@ def summarise(folder: Path) -> Summary:
     stages = list(config.get('stages') or {})
     done, base, last = 0, 0, None
     psnr: dict[str, float] = {}
-    best, curve, parameters = None, [], None
+    best, curve, losses, parameters = None, [], [], None
     for entry in log:
         parameters = entry.get('parameters', parameters)
         stage, step = entry.get('stage'), entry.get('step')
@@ -55,6 +56,8 @@ def summarise(folder: Path) -> Summary:
         if stage != last:
             base, last, best = done, stage, None
         done = max(done, base + step)
+        if 'loss' in entry:
+            losses.append((base + step, entry['loss']))
         if entry.get('psnr'):
             psnr = entry['psnr']
             curve.append((base + step, psnr['mean']))
@@ -70,6 +73,7 @@ def summarise(folder: Path) -> Summary:
         seconds=working_seconds(log),
         parameters=parameters,
         curve=curve,
+        losses=losses,
     )
 
 
@@ -106,11 +110,16 @@ def working_seconds(log: Sequence[dict]) -> float:
 
 
 def table(runs: Sequence[Summary]) -> str:
-    """The runs as a Markdown table, one that is not finished marked; runs that differ in their seed alone have a
+    """`table_rows` as a Markdown table."""
+    head, *rows = table_rows(runs)
+    return '\n'.join(f'| {" | ".join(row)} |' for row in (head, ['---'] * len(head), *rows))
+
+
+def table_rows(runs: Sequence[Summary]) -> list[list[str]]:
+    """A row of names and then one a run, one that is not finished marked; runs that differ in their seed alone have a
     row of their own with mean and standard deviation."""
     sets = list(dict.fromkeys(name for run in runs for name in run.psnr if name != 'mean'))
     rows = [['run', *(f'PSNR {name}' for name in sets), 'mean', 'best', 'steps', 'seconds', 'parameters']]
-    rows.append(['---'] * len(rows[0]))
     for run in runs:
         numbers = [run.psnr.get(name) for name in (*sets, 'mean')] + [run.best]
         scores = ['' if number is None else f'{number:.3f}' for number in numbers]
@@ -123,7 +132,7 @@ def table(runs: Sequence[Summary]) -> str:
             of_seeds.append(f'{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}' if values[1:] else '')
         seconds = statistics.mean(run.seconds for run in same)
         rows.append([f'{name} and {len(same) - 1} more seeds', *of_seeds, '', '', f'{seconds:.0f}', ''])
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+    return rows
 
 
 def seed_sweeps(runs: Sequence[Summary]) -> list[tuple[str, list[Summary]]]:
@@ -141,23 +150,26 @@ def seed_sweeps(runs: Sequence[Summary]) -> list[tuple[str, list[Summary]]]:
 
 
 def plot(runs: Sequence[Summary], path: Path) -> None:
-    """Write the validations of the runs, mean PSNR over steps, as one figure to `path`. Raises UserError if it cannot
-    be written."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    """Write `curves` of the runs to `path`. Raises UserError if it cannot be written."""
     try:
-        for run in runs:
-            if run.curve:
-                axes.plot(*zip(*run.curve), marker='.', label=run.name)
-        axes.set(xlabel='steps', ylabel='mean PSNR of the validation sets, dB')
-        if axes.lines:
-            axes.legend(fontsize='small')
-        figure.savefig(path, bbox_inches='tight', dpi=150)
+        curves(runs).savefig(path, bbox_inches='tight', dpi=150)
     except (OSError, ValueError) as error:
         raise UserError(f'{path}: cannot be written ({error})') from error
-    finally:
-        pyplot.close(figure)
+
+
+def curves(runs: Sequence[Summary], loss: bool = False) -> Any:
+    """A figure of matplotlib with the validations of the runs, mean PSNR over steps; with `loss`, that as well."""
+    from matplotlib.figure import Figure  # here, since it is slow and few programs need it
+
+    figure = Figure(figsize=(12 if loss else 8, 5))
+    left, *right = figure.subplots(1, 1 + loss, squeeze=False)[0]
+    for run in runs:
+        if run.curve:
+            left.plot(*zip(*run.curve), marker='.', label=run.name)
+        for axes in right if run.losses else ():
+            axes.semilogy(*zip(*run.losses))
+            axes.set(xlabel='steps', ylabel='loss')
+    left.set(xlabel='steps', ylabel='mean PSNR of the validation sets, dB')
+    if left.lines:
+        left.legend(fontsize='small')
+    return figure

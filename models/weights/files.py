@@ -1,16 +1,16 @@
 """Weight files: `{'model': {'name', 'args', 'sd'}, 'meta': {...}}`, plain tensors, numbers and strings.
 
-What `load` reads, besides files of this form as `save` writes them:
+`save` writes files of this form. `load` also reads:
 
-- The same as `.safetensors`: the weights are its tensors, and its metadata has `spec` (`{'name', 'args'}`) and `meta`,
-  both as JSON.
-- Training checkpoints, own ones and others': of several sets of weights in a file, an average over the training (EMA)
-  comes first, as it is what validations use.
+- The same content in `.safetensors`: the tensors are the weights, and the metadata holds `spec` (`{'name', 'args'}`)
+  and `meta`, both as JSON.
+- Training checkpoints of this project and of others. If a file holds several sets of weights, the average over the
+  training (EMA) is used, because validations use it too.
 - Weights whose names have the prefixes of a wrapped model (`module.`, `_orig_mod.`, or one that all names share).
-- Weights alone, without a spec: if the caller gives the spec, or if their names and shapes are those of a model of
-  `configs/train`, and of one only.
+- Weights alone, without a spec, if the caller gives the spec, or if their names and shapes fit exactly one model of
+  `configs/train`.
 
-All but the first is reported by a `utils.Note`.
+A `utils.Note` reports all of these but the first.
 """
 
 import json
@@ -26,25 +26,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.registry import build, models
+from models.rendering.implicit import ImplicitModel
 from models.weights.published import from_published, is_published
-from models.weights.surgery import Model, fitted, fold
+from models.weights.surgery import fitted, fold
 from utils import Note, UserError, atomic_path, error_prefix, is_number, load_config
 
 WITHOUT_WEIGHTS = ('bicubic',)
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'train'
 SAFETENSORS = '.safetensors'
-# Under which names files of several projects keep weights; averages first.
+# The keys under which files of several projects keep weights, averages first.
 AVERAGES = ('ema', 'params_ema', 'state_dict_ema', 'ema_state_dict', 'model_ema')
 WEIGHTS = (*AVERAGES, 'sd', 'params', 'state_dict', 'model_state_dict', 'model')
-WRAPPERS = ('module', '_orig_mod')  # of DataParallel, DistributedDataParallel and AveragedModel; of torch.compile
+WRAPPERS = ('module', '_orig_mod')  # DataParallel, DistributedDataParallel, AveragedModel; torch.compile
 
 
 # ---------------------------------------------------------------- writing
 
 
-def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
-    """Write a model's weights, spec and `meta` (strings and numbers; those of the model if None) to `path`, all or
-    nothing: a safetensors file if it ends in `.safetensors`, else one of `torch.save`."""
+def save(path: str | Path, model: ImplicitModel, meta: dict | None = None) -> None:
+    """Write a model's weights, spec and `meta` (strings and numbers; the model's own if None) to `path`, completely or
+    not at all: as safetensors if the name ends in `.safetensors`, otherwise by `torch.save`."""
     spec, state, meta = model.spec, model.state_dict(), dict(model.meta if meta is None else meta)
     with atomic_path(path) as temporary:
         if Path(path).suffix.lower() == SAFETENSORS:
@@ -58,13 +59,15 @@ def save(path: str | Path, model: Model, meta: dict | None = None) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None = None) -> Model:
-    """The model of a weight file or training checkpoint, own or published, ready for inference; or by its name, of
-    `WITHOUT_WEIGHTS`, one that has nothing to load. `spec`, `{'name', 'args'}`, is for a file without one.
+def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None = None) -> ImplicitModel:
+    """The model in a weight file or training checkpoint, of this project or published, ready for inference. `path` may
+    also be a name in `WITHOUT_WEIGHTS`, of a model that has nothing to load. `spec`, `{'name', 'args'}`, is for a file
+    without one.
 
-    In evaluation mode on the CPU, with parameters of `dtype`, RIM folded (in that precision) into plain convolutions,
-    with `.spec` and `.meta`. What is not plainly a weight file of this project is reported by a `utils.Note`.
-    Raises UserError for a file that is missing, truncated, of another kind, carries code, or does not fit its own spec.
+    The model is in evaluation mode on the CPU and has parameters of `dtype`, `.spec` and `.meta`. RIM is folded, in
+    that precision, into plain convolutions. A `utils.Note` reports a file that is not plainly a weight file of this
+    project. Raises UserError for a file that is missing, truncated or of another kind, that carries code, or that does
+    not fit its own spec.
     """
     if str(path) in WITHOUT_WEIGHTS:
         return build({'name': str(path), 'args': {}}).eval()
@@ -84,9 +87,9 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32, spec: dict | None
 
 
 def read(path: str | Path) -> Any:
-    """The content of a file of torch.save, on the CPU, or the same of a safetensors file. Raises UserError if it is not
-    whole or not plain data."""
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # to open a pipe is to wait
+    """The content of a file written by `torch.save` or of a safetensors file, on the CPU. Raises UserError if the file
+    is not whole or not plain data."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # opening a pipe would wait
         raise UserError(f'{path}: not a regular file')
     try:
         file = open(path, 'rb')
@@ -109,15 +112,16 @@ def read(path: str | Path) -> Any:
 
 
 def is_safetensors(file: BinaryIO) -> bool:
-    """Whether an open file, at its beginning, is of that kind or should be by its name: a length, then JSON."""
+    """Whether an open file, at its beginning, is a safetensors file (a length, then JSON) or is named as one."""
     head = file.read(9)
     file.seek(0)
     named = Path(file.name).suffix.lower() == SAFETENSORS
-    return not head.startswith(b'PK') and (head[8:] == b'{' or named)  # files of torch.save start with PK
+    return not head.startswith(b'PK') and (head[8:] == b'{' or named)  # files written by torch.save start with PK
 
 
 def read_safetensors(path: str | Path) -> dict:
-    """As `read`: with the metadata `spec` and `meta` as a weight file, without them the tensors alone."""
+    """The content of a safetensors file, in the form of a weight file if its metadata has a `spec`; otherwise the
+    tensors alone."""
     try:
         with safe_open(path, framework='pt') as file:
             card = file.metadata() or {}
@@ -139,13 +143,13 @@ def read_safetensors(path: str | Path) -> dict:
 
 
 def entries(content: Any) -> tuple[dict | None, dict, dict, list[str]]:
-    """Spec (None if there is none), weights and card that a file holds, and notes on which weights these are. Raises
-    UserError for content of another form."""
+    """From the content of a file: its spec (None if there is none), its weights, its card, and notes on which weights
+    these are. Raises UserError for content of another form."""
     content = content if isinstance(content, dict) else {}
     model = content.get('model')
     model = model if isinstance(model, dict) else {}
     own = next((place for place in (model, content) if 'name' in place), {})
-    key, state = weights(own, content, model)
+    key, state = find_weights(own, content, model)
     if state is None:
         raise UserError('holds no model; a weight file is {"model": {"name", "args", "sd"}}')
     name, args, meta = own.get('name', ''), own.get('args'), content.get('meta')
@@ -159,31 +163,31 @@ def entries(content: Any) -> tuple[dict | None, dict, dict, list[str]]:
     check_card(meta)
     notes = []
     if key in AVERAGES:
-        notes.append(f'of several sets of weights, the average over the training ({key}) is taken')
+        notes.append(f'of several sets of weights, the average over the training ({key}) is used')
     elif key not in ('sd', None):
-        notes.append(f'the weights are those under {key!r}')
+        notes.append(f'the weights under {key!r} are used')
     return {'name': name, 'args': args} if own else None, state, meta, notes
 
 
-def weights(own: dict, *places: dict) -> tuple[str | None, Any]:
-    """Under which key the weights lie that count, None for `places` themselves, and the weights, None if there are
-    none. What lies as `sd` beside the name, in `own`, need not be weights."""
+def find_weights(own: dict, *places: dict) -> tuple[str | None, Any]:
+    """The key of the weights to use, None if one of `places` is itself the weights; and the weights, None if there are
+    none. What is under `sd` in `own`, beside the model's name, is taken whatever it is."""
     for key in WEIGHTS:
         if key == 'sd' and 'sd' in own:
             return key, own['sd']
         for place in places:
-            if is_state(place.get(key)):
+            if is_state_dict(place.get(key)):
                 return key, place[key]
-    return None, next((place for place in places if is_state(place)), None)
+    return None, next((place for place in places if is_state_dict(place)), None)
 
 
-def is_state(value: Any) -> bool:
-    """Whether something is a dict of at least one tensor and nothing else."""
+def is_state_dict(value: Any) -> bool:
+    """Whether `value` is a dict that holds at least one tensor and nothing but tensors."""
     return isinstance(value, dict) and bool(value) and all(isinstance(part, torch.Tensor) for part in value.values())
 
 
 def check_card(meta: dict) -> None:
-    """Raise UserError for entries of a weight file's card of which programs make use and cannot."""
+    """Raise UserError if entries of a weight file's card that programs rely on make no sense."""
     for key in ('scale_min', 'scale_max'):
         value = meta.get(key, 1)
         if not is_number(value) or value <= 0:
@@ -196,9 +200,9 @@ def check_card(meta: dict) -> None:
 # ---------------------------------------------------------------- names and specs
 
 
-def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
-    """The model of `spec`, own or published, with the weights `state`, whose names may have prefixes, and notes on
-    these. Raises UserError, naming parameters, if they do not fit."""
+def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:
+    """The model of `spec`, of this project or published, with the weights `state`, and notes on prefixes that were
+    removed from their names. Raises UserError, naming parameters, if the weights do not fit."""
     if set(spec) != {'name', 'args'} or not isinstance(spec['args'], dict):
         raise UserError(f"a model's spec is {{name, args}}, not {spec!r}")
     try:
@@ -207,19 +211,20 @@ def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[Model, list[st
         plain, prefixes = unwrapped(state)
         if not prefixes:
             raise
-    note = f'the names of its weights are taken without {" and ".join(map(repr, prefixes))}, with which they were saved'
+    note = f'removed {" and ".join(map(repr, prefixes))} from the names of its weights'
     return fitted(*in_own_terms(spec, plain), dtype), [note]
 
 
 def in_own_terms(spec: dict, state: dict) -> tuple[dict, dict]:
+    """Spec and weights, translated if they are published ones."""
     if spec['name'] not in models.entries or is_published(spec['args']):
         return from_published(spec['name'], spec['args'], state)
     return spec, state
 
 
 def unwrapped(state: dict) -> tuple[dict, list[str]]:
-    """`state` under the names that its entries had in the model before that was wrapped, and the prefixes of which the
-    names are freed: those of `WRAPPERS`, wherever they are, and what then all names begin with."""
+    """`state` with the names that its entries had before the model was wrapped, and the prefixes that were removed:
+    those of `WRAPPERS`, wherever they stand in a name, and then those that all names share."""
     names = {key: key.split('.') for key in state}
     if all(parts[0] == 'module' for key, parts in names.items() if key != 'n_averaged'):
         names.pop('n_averaged', None)  # of AveragedModel
@@ -230,12 +235,12 @@ def unwrapped(state: dict) -> tuple[dict, list[str]]:
         names = {key: parts[1:] for key, parts in names.items()}
     plain = {'.'.join(parts): state[key] for key, parts in names.items()}
     if len(plain) < len(names):
-        return state, []  # wrapped weights and others in one, of which neither is told to be the right one
+        return state, []  # wrapped and other weights in one file, and nothing says which are the right ones
     return plain, [f'{prefix}.' for prefix in prefixes]
 
 
-def known(state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
-    """The model of weights without a spec: that of `configs/train` whose parameters have their names and shapes, and
+def known(state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:
+    """The model in `configs/train` whose parameters have the names and shapes of these weights, which lack a spec; and
     notes. Raises UserError if there is none, or if there are several that compute differently."""
     found: dict[str, tuple[dict, Path]] = {}
     for spec, config in known_specs():
@@ -246,7 +251,7 @@ def known(state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
         ((spec, config),) = found.values()
         model, notes = fitting(spec, state, dtype)
         return model, [
-            f'holds no spec: its weights are taken for the model of {config.name}, as they have its shapes'
+            f'holds no spec; its weights have the names and shapes of the model of {config.name}, which is used'
         ] + notes
     fit = (
         f'that fit several models ({", ".join(config.name for _, config in found.values())})'
@@ -260,7 +265,7 @@ def known(state: dict, dtype: torch.dtype) -> tuple[Model, list[str]]:
 
 
 def known_specs() -> list[tuple[dict, Path]]:
-    """The specs of the models that the configs in `configs/train` train, with RIM and blocks as in their stages."""
+    """The specs of the models that the configs in `configs/train` train, with RIM and the blocks of each stage."""
     specs = []
     for path in sorted(CONFIGS.glob('*.yaml')):
         config = load_config(path)

@@ -1,4 +1,4 @@
-"""Published weight files in the project's own terms: their specs and parameter names."""
+"""Published weight files, translated into this project's specs and parameter names."""
 
 import re
 
@@ -31,14 +31,14 @@ MSIT_NAMES = (
     (r'^pb_encoder\.proj\.', 'mssa.position_bias.proj.'),
     (r'^imnets\.0\.', 'imnet.'),
 )
-# Constants of the published modules that hold nothing learned.
+# Constants in published files, which are not learned.
 UNUSED = re.compile(
     r'^(encoder\.(sub_mean|add_mean)\.|amsno\.lem\.|encoder\.layers\..*\.(relative_position_index|attn_mask)$)'
 )
 
 
 def is_published(args: dict) -> bool:
-    """Whether `args` are those of a published model's file: all of these tell their encoder not to upsample."""
+    """Whether `args` come from a published file: all of those tell their encoder not to upsample."""
     encoder = args.get('encoder_spec')
     encoder_args = encoder.get('args') if isinstance(encoder, dict) else None
     return isinstance(encoder_args, dict) and 'no_upsampling' in encoder_args
@@ -47,8 +47,8 @@ def is_published(args: dict) -> bool:
 def from_published(name: str, args: dict, state: dict) -> tuple[dict, dict]:
     """The spec and state dict, in this project's terms, of a published checkpoint of one of `SPECS`.
 
-    Raises UserError for another model or a configuration that the published code could run but this project does not
-    describe.
+    Raises UserError for another model, and for a configuration that the published code can run but this project does
+    not support.
     """
     if name not in SPECS:
         raise UserError(f'no published model of the name {name!r} is known')
@@ -58,7 +58,7 @@ def from_published(name: str, args: dict, state: dict) -> tuple[dict, dict]:
 
 
 def check_fixed(name: str, args: dict, fixed: dict) -> None:
-    """Raise UserError if one of `args` is there and has another value than in `fixed`."""
+    """Raise UserError if one of `args` differs from its only supported value in `fixed`."""
     for key, value in fixed.items():
         if args.get(key, value) != value:
             raise UserError(f'published model {name!r} with {key} = {args[key]!r} is not supported, only {value!r}')
@@ -122,7 +122,7 @@ def encoder_spec(spec: dict) -> dict:
     args = dict(spec.get('args') or {})
     args.pop('no_upsampling', None)
     if spec['name'] == 'swinir':
-        args.pop('img_size', None)  # that of a buffer that holds nothing learned
+        args.pop('img_size', None)  # the size of a buffer that is not learned
     if spec['name'] == 'rdn':
         sizes = {'A': (20, 6, 32), 'B': (16, 8, 64)}[args.pop('RDNconfig', 'B')]
         return {'name': 'rdn', 'args': dict(zip(('n_blocks', 'n_convs', 'growth'), sizes), n_feats=args.pop('G0', 64))}
@@ -154,8 +154,8 @@ def rename(state: dict, names: tuple) -> dict:
 
 
 PUBLISHED_LMF = {'local_ensemble': True, 'cell_decode': True, 'cmsr_spec': None}
-# Published name to what makes its spec, the only values of some arguments, and the parameter names besides the
-# encoder's.
+# Published name to the function that makes the spec, the only supported values of some arguments, and the parameter
+# names except the encoder's.
 SPECS: dict[str, tuple] = {
     'amsit': (msit_spec, {'imnet_num': 1, 'conv_num': 1, 'is_cell': True, 'local_attn': True}, MSIT_NAMES),
     'liif': (liif_spec, {'local_ensemble': True, 'feat_unfold': True, 'cell_decode': True}, ()),

@@ -1,8 +1,6 @@
-"""Models made from models: that compute the same with plain kernels, with a fresh RIM, with a deeper encoder; and the
-average of several."""
+"""Models made from models: folded into plain kernels, with a fresh RIM, with a deeper encoder, averages of several."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,12 +8,11 @@ from torch import nn
 from models.edsr import EDSR
 from models.layers.rim import fold_state
 from models.registry import build
+from models.rendering.implicit import ImplicitModel
 from utils import UserError, is_number
 
-Model = Any  # a module with the `.spec` and `.meta` that `models.build` gives it
 
-
-def fitted(spec: dict, state: dict, dtype: torch.dtype = torch.float32) -> Model:
+def fitted(spec: dict, state: dict, dtype: torch.dtype = torch.float32) -> ImplicitModel:
     """The model of `spec` with the weights `state`. Raises UserError, naming parameters, if they do not fit."""
     model = build(spec).to(dtype)
     own = model.state_dict()
@@ -31,8 +28,8 @@ def fitted(spec: dict, state: dict, dtype: torch.dtype = torch.float32) -> Model
     return model
 
 
-def fold(model: Model) -> Model:
-    """The model with plain convolutions that computes the same; the model itself if it has no RIM."""
+def fold(model: ImplicitModel) -> ImplicitModel:
+    """A model with plain convolutions that computes the same as `model`; `model` itself if it has no RIM."""
     if not model.spec['args'].get('rim'):
         return model
     like = next(model.parameters())
@@ -41,9 +38,9 @@ def fold(model: Model) -> Model:
     return folded.train(model.training).to(like.device)
 
 
-def next_stage(model: Model) -> Model:
-    """The model that the next stage of cumulative training starts from: folded, then a fresh RIM on every kernel of
-    MSNO and MSSA. It computes what `model` computes. Source: MSIT (arXiv 2403.06536), cumulative training."""
+def next_stage(model: ImplicitModel) -> ImplicitModel:
+    """The model that the next stage of cumulative training starts from: folded, with a fresh RIM on every kernel of
+    MSNO and MSSA. It computes the same as `model`. Source: MSIT (arXiv 2403.06536), cumulative training."""
     folded = fold(model)
     like = next(model.parameters())
     staged = build({**folded.spec, 'args': {**folded.spec['args'], 'rim': True}}).to(like)
@@ -52,13 +49,13 @@ def next_stage(model: Model) -> Model:
     return staged.train(model.training)
 
 
-def deepened(model: Model, blocks: int) -> Model:
-    """`model` with `blocks` residual blocks in its EDSR encoder; itself if it has them. The last convolution of each
-    added one is zero, so that the outputs are the same.
+def deepened(model: ImplicitModel, blocks: int) -> ImplicitModel:
+    """`model` with `blocks` residual blocks in its EDSR encoder; `model` itself if it has as many. The last convolution
+    of each added block is zero, so that the outputs stay the same.
 
     Source of the idea: Net2Net (Chen et al., arXiv 1511.05641, section 2.3), here with residual blocks.
 
-    Raises UserError for another encoder, and for fewer blocks than it has.
+    Raises UserError for another encoder, and if it has more blocks already.
     """
     encoder = getattr(model, 'encoder', None)
     if not isinstance(encoder, EDSR):
@@ -83,13 +80,13 @@ def deepened(model: Model, blocks: int) -> Model:
     return result.train(model.training)
 
 
-def average(models: Sequence[Model], shares: Sequence[float] | None = None) -> Model:
-    """The model whose weights are the mean of those of `models`, which have one spec; by `shares`, one number from 0 up
-    for each, the weighted mean: their sum counts as 1. RIM is folded before.
+def average(models: Sequence[ImplicitModel], shares: Sequence[float] | None = None) -> ImplicitModel:
+    """The model with the mean of the weights of `models`, which must have the same spec. With `shares`, one number from
+    0 up for each model, it is the weighted mean; only the ratios of the shares matter. RIM is folded first.
 
-    The statistics of batch norm are averaged too, and whole numbers (their count of batches) rounded. Sums are taken in
-    float64. `.meta` has the entries that are the same in all of them, and the range of scales that all are trained for,
-    if there is one. Source of the idea: Model soups (Wortsman et al., arXiv 2203.05482).
+    The statistics of batch norm are averaged too, and whole numbers (its count of batches) are rounded. Sums are
+    computed in float64. `.meta` has the entries that all models share, and the range of scales that all are trained
+    for, if there is one. Source of the idea: Model soups (Wortsman et al., arXiv 2203.05482).
     Raises UserError for models of different specs, and for shares that make no sense.
     """
     models = [fold(model) for model in models]
@@ -117,7 +114,7 @@ def average(models: Sequence[Model], shares: Sequence[float] | None = None) -> M
 
 
 def common_card(cards: list[dict]) -> dict:
-    """What the cards of several weight files have in common, and the scales that all of them are trained for."""
+    """The entries that the cards of several weight files share, and the scales that all of them are trained for."""
     first, *others = cards
     card = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
     if all({'scale_min', 'scale_max'} <= set(each) for each in cards):

@@ -14,7 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from models.export import export, licence_of  # noqa: E402
-from utils import Parser, UserError, check_folder, error_prefix, run_main, write_json  # noqa: E402
+from models.weights.bundled import blended  # noqa: E402
+from utils import Parser, UserError, check_folder, run_main, write_json  # noqa: E402
 
 SERVED = '*.html', '*.css', '*.js'
 RUNTIME = (
@@ -81,7 +82,7 @@ def build(folder, modelzoo, runtime):
     light = next((modelzoo / name for name in LIGHT if (modelzoo / name).is_file()), None)
     if light is None:
         raise UserError(f'{modelzoo}: neither {LIGHT[0]} nor {LIGHT[1]} is there')
-    offered = [{'name': 'light', 'label': 'light: clean pictures', 'stops': [exported(light, folder, 'light', 0)]}]
+    offered = [{'name': 'light', 'label': 'light: clean images', 'stops': [exported(light, folder, 'light', 0)]}]
     cleaning = modelzoo / CLEANING
     if cleaning.is_file():
         stops = [exported(light, folder, f'photo_{round(100 * share)}', share, cleaning) for share in STOPS[1:]]
@@ -95,30 +96,16 @@ def build(folder, modelzoo, runtime):
     write_json(folder / 'weights.json', {'weights': offered})
 
 
-def exported(path, folder, name, share, other=None):
-    """Export the weights of `path`, blended with a `share` of those of `other`: a stop of the cleaning dial."""
+def exported(light, folder, name, clean, photo=None):
+    """Export a stop of the cleaning dial: the weights of `light`, of `photo` where `clean` is 1, or their blend."""
     print(f'exporting {name}', flush=True)
-    model = models.load(path)
-    licences = [licence_of(model, path)]
-    if other is not None:
-        cleaning = models.load(other)
-        blend(model, cleaning, share, other)
-        licences = [*(licences if share < 1 else []), licence_of(cleaning, other)]
+    model = blended(clean, light, photo)
+    ends = ([light] if clean < 1 else []) + ([photo] if clean > 0 else [])
+    licences = [licence_of(models.load(end), end) for end in ends]
     into = folder / 'models' / name
     into.mkdir(parents=True)
-    export(model, into, path if share < 1 else other, licence='; '.join(dict.fromkeys(filter(None, licences))) or None)
-    return {'clean': share, 'folder': f'models/{name}'}
-
-
-def blend(model, other, share, path):
-    """Move a model's weights by `share` of the way to those of `other`, which `path` holds."""
-    state, towards = model.state_dict(), other.state_dict()
-    if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in towards.items()}:
-        with error_prefix(path):
-            raise UserError('these weights are of another architecture than the light ones and cannot be blended')
-    for key, value in state.items():
-        if value.is_floating_point():
-            value.lerp_(towards[key], share)
+    export(model, into, ends[0], licence='; '.join(dict.fromkeys(filter(None, licences))) or None)
+    return {'clean': clean, 'folder': f'models/{name}'}
 
 
 if __name__ == '__main__':

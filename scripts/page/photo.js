@@ -5,7 +5,7 @@ export const MOST = 50e6;       // pixels
 /** Something that is to be read on the page as it stands. */
 export class Told extends Error {}
 
-/** A Blob's picture: { height, width, pixels }, `pixels` RGBA with what is transparent over white. */
+/** A Blob's image: { height, width, pixels }, `pixels` RGBA with what is transparent over white. */
 export async function read(blob) {
     let picture;
     try {

@@ -15,7 +15,8 @@ from PIL import Image
 
 import datasets
 from datasets.image_folder import ImageFolder, PairedImageFolders
-from datasets.resize import degrade, pil_resize
+from datasets.pictures.resize import pil_resize
+from datasets.reduction import reduced
 from datasets.wrappers import Evaluation, PairedEvaluation, Training
 from utils import Note, UserError
 
@@ -201,7 +202,7 @@ def test_arguments_of_the_wrong_kind_are_refused(folder, args, said):
 def pairs(folder, tmp_path):
     """A folder of LR images at x2 for `folder`, with one name of each kind."""
     for k, name in ((1, 'img_1.png'), (2, 'img_2x2.png'), (10, 'img_10_x2.bmp')):
-        save(tmp_path / 'lr', name, degrade(random_image(k, 20, 24, 3), 2)[0])
+        save(tmp_path / 'lr', name, reduced(random_image(k, 20, 24, 3), 2)[0])
     return tmp_path / 'lr'
 
 
@@ -213,7 +214,7 @@ def test_pairs_are_matched_by_name(folder, pairs, cache):
     assert names(dataset) == ['img_1', 'img_2', 'img_10'] * 2
     for i, (lr, hr) in enumerate(dataset):
         assert np.array_equal(hr, random_image((1, 2, 10)[i % 3], 20, 24, 3))
-        assert np.array_equal(lr, degrade(hr, 2)[0])
+        assert np.array_equal(lr, reduced(hr, 2)[0])
     with pytest.raises(IndexError):
         dataset[6]
 
@@ -221,7 +222,7 @@ def test_pairs_are_matched_by_name(folder, pairs, cache):
 def test_pairs_of_a_list_or_of_the_first(folder, pairs, tmp_path):
     (tmp_path / 'list.txt').write_text('img_10.png')
     listed = PairedImageFolders(pairs, folder, split_file=tmp_path / 'list.txt')
-    assert names(listed) == ['img_10'] and np.array_equal(listed[0][0], degrade(listed[0][1], 2)[0])
+    assert names(listed) == ['img_10'] and np.array_equal(listed[0][0], reduced(listed[0][1], 2)[0])
     assert names(PairedImageFolders(pairs, folder, first_k=2)) == ['img_1', 'img_2']
 
 
@@ -251,11 +252,11 @@ def test_folders_that_do_not_match_are_told(folder, pairs, tmp_path):
 def test_pairs_whose_names_differ_in_their_endings(tmp_path):
     for k, ending in enumerate(('png', 'bmp', 'tif')):
         save(tmp_path / 'hr', f'a.{ending}', random_image(k, 20, 24, 3))
-        save(tmp_path / 'lr', f'a{"x2" * (k > 0)}.{ending}', degrade(random_image(k, 20, 24, 3), 2)[0])
+        save(tmp_path / 'lr', f'a{"x2" * (k > 0)}.{ending}', reduced(random_image(k, 20, 24, 3), 2)[0])
     dataset = PairedImageFolders(tmp_path / 'lr', tmp_path / 'hr')
     assert sorted(names(dataset)) == ['a.bmp', 'a.png', 'a.tif']
     for lr, hr in dataset:
-        assert np.array_equal(lr, degrade(hr, 2)[0])
+        assert np.array_equal(lr, reduced(hr, 2)[0])
     (tmp_path / 'lr/a.png').rename(tmp_path / 'lr/a.webp')
     (tmp_path / 'lr/ax2.bmp').unlink()
     with pytest.raises(UserError, match='hr: a.bmp, a.png would all belong to the LR image a.webp of'):
@@ -297,7 +298,7 @@ def test_evaluation_degrades_by_the_protocol(folder, scale):
     assert len(dataset) == 3
     for i, k in enumerate((1, 2, 10)):
         item = dataset[i]
-        lr, hr = degrade(random_image(k, 20, 24, 3), scale)
+        lr, hr = reduced(random_image(k, 20, 24, 3), scale)
         assert np.array_equal(pixels(item['lr']), lr) and np.array_equal(pixels(item['hr']), hr)
         assert item['scale'] == (tuple(scale) if isinstance(scale, list) else (scale, scale))
         assert dataset.measure(i) == (item['name'], tuple(item['hr'].shape[1:]), item['scale'])

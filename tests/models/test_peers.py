@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import datasets
 import models
 import train
-from datasets.resize import matlab_resize
+from datasets.pictures.resize import matlab_resize
 from models.evaluation.loop import evaluate
 from models.rendering import grid
 from models.training.run import Run
@@ -247,7 +247,7 @@ def test_a_step_of_training_moves_every_parameter(program, config, tmp_path, spe
     config.update(model=spec, stages={'stage1': stage}, ema_decay=None, draw=draw)
     (tmp_path / 'peer.yaml').write_text(yaml.safe_dump(config))
     assert program('train.py', '-config', 'peer.yaml', '-device', 'cpu')[0] == 0
-    run = Run(train.read_config('peer.yaml'), tmp_path, torch.device('cpu'))
+    run = Run(train.read_training_config('peer.yaml'), tmp_path, torch.device('cpu'))
     run.begin_stage()
     trained = models.load('save/peer/stage1.pth')
     assert trained.spec == spec and trained.meta['step'] == 1

@@ -69,11 +69,11 @@ def both(plan, *rest, hidden_list=(9, 70), act='gelu'):
     layer = plan.layer
     imnet = MLP(1, 3, [len(layer.constant), *hidden_list], act).to(layer.weight.dtype)
     with torch.no_grad():
-        hidden = first_layer.first_layer(plan, *rest)
+        hidden = first_layer.before_activation(plan, *rest)
         there = hidden, imnet.after_first(hidden)
         layers = msit_decoder.layers(imnet, layer.weight, layer.constant, layer.row_bias, layer.column_bias)
         plan = SimpleNamespace(row_weight=plan.row_weight, column_weight=plan.column_weight, layer=layers)
-        blocks = msit_decoder.first_layer(plan, *rest)
+        blocks = msit_decoder.first_layer_in_blocks(plan, *rest)
         here = blocks.permute(1, 2, 0, 3).flatten(2)[..., : len(layer.constant)], msit_decoder.colours(plan, *rest)
     return there, here
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from datasets.image_folder import read_rgb
 from datasets.preparation import archives
-from datasets.resize import degrade
+from datasets.reduction import reduced
 
 NAMES = ['baby', 'bird', 'butterfly', 'head', 'woman']
 PROGRAM = 'scripts/prepare_data.py'
@@ -77,7 +77,7 @@ def assert_set5(root):
         for scale in (2, 3, 4):
             lr = read_rgb(root / f'Set5/LR_bicubic/X{scale}/{name}x{scale}.png')
             assert lr.shape == (25 // scale, 26 // scale, 3)
-            assert np.array_equal(lr, degrade(hr, scale)[0])
+            assert np.array_equal(lr, reduced(hr, scale)[0])
 
 
 @pytest.fixture

@@ -291,7 +291,7 @@ def test_published_sizes_encode_hardly_any_pixel_twice(monkeypatch, encoder):
             assert 4 * (held + extent[1] * columns) <= gigabytes * GB
             encoded += math.prod(extent) * (1 + 2 / rendering.strips.MARGINS)
             size = image.tile_size((region[1] - region[0], region[3] - region[2]))
-            for tile in rendering.tiles(region[1] - region[0], region[3] - region[2], *size, region[0], region[2]):
+            for tile in rendering.tiles(region, *size):
                 pixels = math.prod(with_margins(tile, image.margin, height, width))
                 assert 4 * (held + pixels * (model.floats_per_pixel - model.encoder_floats())) <= gigabytes * GB
                 seen += pixels

@@ -15,6 +15,7 @@ from examples import LIIF, LMLTE, LTE, built, by_query
 import models
 from models.layers import convolution
 from models.native import library
+from models.registry import models as registry
 
 PROGRAM = 'scripts/benchmark.py'
 
@@ -190,3 +191,54 @@ def test_a_turn_is_of_several_runs_and_gives_their_median(monkeypatch):
 )
 def test_mistakes(benchmark, options, said):
     refused(benchmark(*options), said)
+
+
+# ---------------------------------------------------------------- the table of methods
+
+
+def rows_of(text):
+    """The cells of Markdown tables by the first one of each row."""
+    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line[:1] == '|']
+    return {name: cells for name, *cells in lines}
+
+
+def millions(module):
+    return f'{sum(p.numel() for p in module.parameters()) * 1e-6:.2f}'
+
+
+def test_methods_are_encoders_and_decoders(program):
+    for name, spec in (('ours', TINY), ('lmlte', LMLTE)):
+        Path(f'{name}.yaml').write_text(yaml.safe_dump({'model': spec}))
+    options = ['-methods', 'ours.yaml', 'lmlte.yaml', '-encoders', 'light', '-inputs', '5x6']
+    status, out, err = program(PROGRAM, *options)
+    assert (status, err) == (0, '')
+    rows = rows_of(out)
+    assert list(rows)[0] == 'encoder' and [name for name in rows if name[0] not in 'ed-'] == ['light', 'msit', 'lmlte']
+    light = models.make({'name': 'light'})
+    assert rows['light'][0] == millions(light)
+    convolutions = [m for m in light.modules() if isinstance(m, torch.nn.Conv2d)]  # too few pixels for fast ones
+    count = sum(m.weight.numel() for m in convolutions) * 5 * 6
+    assert rows['light'][1] == f'{count * 1e-9:.1f}'
+    wide = {**LMLTE['args'], 'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 1}}}
+    model = models.build({**LMLTE, 'args': wide})
+    decoder = [module for name, module in model.named_children() if name != 'encoder']
+    assert rows['lmlte'][0] == millions(torch.nn.ModuleList(decoder))
+
+
+def test_the_table_in_the_readme_is_that_of_what_is_registered():
+    rows = rows_of((ROOT / 'models/README.md').read_text().partition('# Adding')[0])
+    script = runpy.run_path(str(ROOT / PROGRAM))
+    with torch.device('meta'):
+        made = {name: models.make({'name': name}) for name in script['ENCODERS']}
+        for config in script['METHODS']:
+            model = models.build(script['spec_in'](config))
+            assert model.encoder.out_dim == 64
+            made[model.spec['name']] = torch.nn.ModuleList(m for n, m in model.named_children() if n != 'encoder')
+    parts = {'mlp', 'lmmlp', 'sinusoid', 'bicubic'}
+    assert set(registry.entries) - parts == set(made)
+    assert {name: cells[0] for name, cells in rows.items() if name in made} == {k: millions(v) for k, v in made.items()}
+
+
+def test_the_table_of_methods_is_one_of_a_cpu(program):
+    refused(program(PROGRAM, '-methods', '-device', 'cuda'), 'seconds of a CPU core, not of cuda')
+    refused(program(PROGRAM, '-methods', '-encoders', 'edsr-basline'), "did you mean 'edsr-baseline'")

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from PIL import Image
 import datasets
 import models
 import utils
-from models.evaluation import loop
+from models.evaluation import loop, metrics
 
 SCALES = ['2', '3.3', '2x1.5']
 SETTINGS = {
@@ -212,6 +214,10 @@ def test_lr_images_that_are_there(evaluate, photos):
         evaluate('-models', 'bicubic', '-sets', 'pairs.yaml', '-scales', '3'),
         'pairs.yaml: photo0: the LR image is of scale x2, not x3',
     )
+    refused(
+        evaluate('-models', 'bicubic', '-sets', 'pairs.yaml', '-scales', '2', '-degrade', 'jpeg40'),
+        'pairs.yaml: -degrade goes with LR images that are made here, not with those of a set of pairs',
+    )
 
 
 def write_pairs():
@@ -220,7 +226,186 @@ def write_pairs():
     Path('pairs.yaml').write_text(yaml.safe_dump(content))
 
 
+# ---------------------------------------------------------------- other metrics, other programs' images
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """`packages('pyiqa')`: only these are installed, stand-ins in which a metric is the mean distance, or 7 without an
+    original."""
+
+    def distance(sr, hr):
+        assert sr.shape == hr.shape == (1, 3, *sr.shape[2:]) and min(sr.min(), hr.min()) >= 0
+        return (sr - hr).abs().mean()
+
+    def create_metric(name, device):
+        return {'lpips': distance, 'dists': lambda *pair: 2 * distance(*pair), 'niqe': lambda sr: torch.tensor(7.0)}[
+            name
+        ]
+
+    made = {
+        'pyiqa': types.SimpleNamespace(create_metric=create_metric),
+        'piq': types.SimpleNamespace(LPIPS=lambda: lambda *pair: 3 * distance(*pair)),
+    }
+
+    def install(*names):
+        for name, module in made.items():
+            monkeypatch.setitem(sys.modules, name, module if name in names else None)
+
+    install()
+    return install
+
+
+def test_other_metrics_stand_in_the_table(evaluate, packages, computed):
+    packages('pyiqa')
+    options = ['-models', 'a.pth', 'bicubic', '-sets', 'photos', '-scales', '2']
+    status, out, err = evaluate(*options, '-metrics', 'psnr', 'lpips', 'niqe')
+    assert (status, err) == (0, '') and 'PSNR (dB) / LPIPS / NIQE / seconds' in out
+    assert 'LPIPS, of which less is better: pyiqa , AlexNet, on RGB.' in out
+    result = table()['bicubic', 'x2']
+    images = {'name': 'image-folder', 'args': {'root_path': 'photos'}}
+    dataset = datasets.make({'name': 'sr-evaluation', 'args': {'dataset': images, 'scale': 2}})
+    for k, image in enumerate(result['images']):
+        sr = models.load('bicubic').render(dataset[k]['lr'][None], dataset[k]['hr'].shape[-2:])[0].clamp(0, 1)
+        inner = (sr - dataset[k]['hr'])[:, 2:-2, 2:-2]  # the protocol's border left out
+        assert image['lpips'] == pytest.approx(inner.abs().mean().item(), rel=1e-5) and image['niqe'] == 7
+    assert result['lpips'] == pytest.approx(np.mean([image['lpips'] for image in result['images']]))
+    cell = table_of(out)[2].split('|')[4]
+    assert cell.split(' / ')[:3] == [f' {result["psnr"]:.2f}', f'{result["lpips"]:.4f}', '7.0000']
+    row = next(csv.DictReader(io.StringIO(Path('save/evaluation/table.csv').read_text())))
+    assert float(row['lpips']) == table()['a', 'x2']['lpips'] and row['ssim']
+    assert len(computed) == 6
+    packages('piq')
+    status, out, _ = evaluate(*options, '-metrics', 'lpips')  # by another package: computed again
+    assert status == 0 and len(computed) == 12 and 'piq , VGG' in out
+    assert table()['bicubic', 'x2']['lpips'] == pytest.approx(3 * result['lpips'])
+    assert evaluate(*options)[0] == 0 and 'lpips' not in table()['bicubic', 'x2']  # without it, as ever
+
+
+@pytest.mark.parametrize(
+    'installed, metric, said',
+    [
+        ([], 'lpips', 'lpips needs the package pyiqa or piq: pip install pyiqa'),
+        (['piq'], 'niqe', 'niqe needs the package pyiqa: pip install pyiqa'),
+        (['pyiqa'], 'lpipss', "unknown metric 'lpipss', did you mean 'lpips'"),
+    ],
+)
+def test_metrics_that_cannot_be_had(refusal, packages, installed, metric, said):
+    packages(*installed)
+    refusal([said], '-metrics', metric)
+
+
+def test_weights_of_a_metric_that_cannot_be_downloaded(refusal, packages, monkeypatch):
+    def fail(name, device):
+        raise URLError('no internet')
+
+    packages('pyiqa')
+    monkeypatch.setattr(sys.modules['pyiqa'], 'create_metric', fail)
+    refusal(['lpips: the weights that pyiqa needs cannot be loaded', 'no internet'], '-metrics', 'lpips')
+
+
+@pytest.fixture
+def others(evaluate, photos):
+    """Bicubic outputs at x2 in the folder `theirs`, of images of odd sizes, one of them not cropped."""
+    Path('theirs').mkdir()
+    for path in photos.iterdir():
+        with Image.open(path).convert('RGB') as image:
+            half = image.resize((image.width // 2, image.height // 2))
+            larger = half.resize((2 * half.width, 2 * half.height))
+            if path.stem == 'photo1':
+                larger = Image.fromarray(np.pad(larger, ((0, 1), (0, 1), (0, 0))))
+            larger.save(Path('theirs', f'{path.stem}_x2.png'))
+    return evaluate
+
+
+OTHERS = ['-outputs', 'theirs', '-references', 'photos', '-scales', '2']
+
+
+def test_images_of_another_program_enter_the_same_table(others, computed):
+    status, out, err = others(*OTHERS, '-models', 'bicubic')
+    assert (status, err) == (0, '') and 'images as found in theirs' in out
+    assert table_of(out)[0] == '| set | scale | bicubic (0 parameters) | theirs |'
+    assert table_of(out)[2].rstrip(' |').endswith(' / -') and len(computed) == 3
+    result = table()['theirs', 'x2']
+    for image in result['images']:
+        sr, hr = (
+            np.asarray(Image.open(path).convert('RGB'))
+            for path in (f'theirs/{image["name"]}_x2.png', f'photos/{image["name"]}.png')
+        )
+        h, w = (n // 2 * 2 for n in hr.shape[:2])
+        sr, hr = (torch.from_numpy(x[:h, :w].copy()).permute(2, 0, 1) / 255 for x in (sr, hr))
+        assert image['psnr'] == pytest.approx(metrics.psnr(sr, hr, 'benchmark', (2, 2)), abs=1e-9)
+    assert result['parameters'] is None and 'seconds' not in result
+    alone = others(*OTHERS)
+    assert alone[0] == 0 and table_of(alone[1])[0] == '| set | scale | theirs |'
+
+
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (['-outputs', 'theirs', '-scales', '2'], '-outputs, a folder of images, and -references'),
+        ([*OTHERS, '3'], '-outputs are of one scale, not of 2'),
+        ([*OTHERS, '-sets', 'photos'], 'one of -sets and'),
+        (['-scales', '2', '-sets', 'photos'], 'nothing to evaluate'),
+        (['-models', 'bicubic', '-scales', '2'], 'one of -sets and'),
+        (['-outputs', 'theirs', '-references', 'set5', '-scales', '2'], 'set5: no such folder'),
+        (['-outputs', 'photos', '-references', 'theirs', '-scales', '2'], 'photos: no output for 3 of the 3 images'),
+        (
+            ['-outputs', 'theirs', '-references', 'photos', '-scales', '3'],
+            'theirs/photo0_x2.png: 40 x 44 pixels, where',
+        ),
+    ],
+)
+def test_outputs_that_do_not_go_with_their_references(others, options, said):
+    if options[-1] == '3' and 'photos' in options:  # at x3 the original is cropped to another size
+        Image.new('RGB', (40, 38)).save('theirs/photo0_x2.png')
+        said = said.replace('40 x 44', '38 x 40')
+    refused(others(*options), said)
+
+
 # ---------------------------------------------------------------- nothing twice
+
+
+def test_degraded_images(evaluate, computed):
+    """Each degradation is a row, whose caption says what was done; known entries of clean images stay known."""
+    options = '-models', 'bicubic', '-sets', 'photos', '-scales', '2'
+    assert evaluate(*options)[:1] == (0,)
+    computed.clear()
+    status, out, err = evaluate(*options, '-degrade', 'clean', 'jpeg40', 'noise8')
+    assert (status, err) == (0, '') and len(computed) == 6
+    lines = out.splitlines()
+    assert [line.split(' | ')[0] for line in lines[2:5]] == ['| photos', '| photos, jpeg40', '| photos, noise8']
+    assert '- x2, LR by MATLAB bicubic, 2 pixels shaved' in lines
+    settings = 'jpeg40: compression (codec jpeg, quality 40)', 'noise8: noise (kind gaussian, sigma 8)'
+    for setting in settings:
+        assert f'- x2, LR by MATLAB bicubic and {setting}, 2 pixels shaved' in lines
+    results = json.loads(Path('save/evaluation/table.json').read_text())
+    assert [result['degrade'] for result in results] == ['clean', 'jpeg40', 'noise8']
+    clean, jpeg, noise = (result['psnr'] for result in results)
+    assert clean > max(jpeg, noise)
+    spec = {
+        'name': 'sr-evaluation',
+        'args': {
+            'dataset': {'name': 'image-folder', 'args': {'root_path': 'photos'}},
+            'scale': 2,
+            'degrade': 'noise8',
+        },
+    }
+    expected = loop.evaluate(models.load('bicubic'), datasets.make(spec), 'benchmark', progress=False)
+    assert noise == pytest.approx(expected['psnr'], abs=1e-6)
+
+
+def test_a_model_behind_a_denoiser(evaluate, computed):
+    pytest.importorskip('skimage')
+    pytest.importorskip('pywt')
+    options = '-sets', 'photos', '-scales', '2', '-degrade', 'noise8', '-models'
+    status, out, err = evaluate(*options, 'nlmeans+bicubic', 'bicubic', 'nlmeans+a.pth')
+    assert (status, err) == (0, '')
+    denoised, plain, _ = json.loads(Path('save/evaluation/table.json').read_text())
+    assert denoised['psnr'] != plain['psnr'] and denoised['identity'] == 'nlmeans+bicubic'
+    computed.clear()
+    assert evaluate(*options, 'nlmeans+a.pth')[0] == 0 and not computed
+    refused(evaluate(*options, 'nlmeans+missing.pth'), 'missing.pth')
 
 
 def test_finished_cells_are_not_computed_again(evaluate, computed, photos):
@@ -339,6 +524,7 @@ def test_mistakes(refusal):
     refusal(["'2xx'"], scale='2xx')
     refusal(["'0'", 'positive'], scale='0')
     refusal(['abacus'], '-device', 'abacus')
+    refusal(["unknown degradation 'jpeg41', did you mean 'jpeg40'"], '-degrade', 'clean', 'jpeg41')
     refusal(['-colour'], '-colour', '3')
     Path('folder').mkdir()
     refusal(['folder', 'no images'], set='folder')

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.training.losses import WeightedSum, check, losses
+from models.training.losses import WeightedSum, check_loss, losses
 from utils import UserError
 
 OWN = sorted(set(losses.entries) - {'lpips'})
@@ -152,10 +152,10 @@ def test_a_loss_is_added_by_registering_it():
 
 @pytest.mark.parametrize('draw', ['pixel', 'block'])
 def test_what_compares_images_needs_them(draw):
-    check({'l1': 1}, draw)
-    check({'l1': 1, 'fft': 1}, 'patch')
+    check_loss({'l1': 1}, draw)
+    check_loss({'l1': 1, 'fft': 1}, 'patch')
     with pytest.raises(UserError, match=f"the loss 'fft' compares images: it needs the draw patch, not {draw}"):
-        check({'l1': 1, 'fft': 1}, draw)
+        check_loss({'l1': 1, 'fft': 1}, draw)
 
 
 def test_a_stage_with_several_losses_is_trained_and_logged(program, config, tmp_path):

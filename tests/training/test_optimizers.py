@@ -9,8 +9,8 @@ from conftest import TINY, refused
 
 import models
 from models.training import stages
-from models.training.config import read_config
-from models.training.optimizers import DEFAULT, check, make_optimizer
+from models.training.config import read_training_config
+from models.training.optimizers import DEFAULT, check_optimizer, make_optimizer
 from models.training.run import Run
 from utils import UserError
 
@@ -49,7 +49,7 @@ def test_the_default_is_torchs_adam_to_the_last_bit():
 
 @pytest.mark.parametrize('name', ['adam', 'adamw', 'nadamw', 'lion', 'muon', 'sgd', 'adan', 'lamb', 'rmsprop'])
 def test_timms_optimizers_take_steps(name):
-    check({'name': name})
+    check_optimizer({'name': name})
     module = model()
     before = [p.detach().clone() for p in module.parameters()]
     after = steps(make_optimizer(module, {'name': name, 'weight_decay': 0.01}, 1e-3), module)
@@ -68,7 +68,7 @@ def test_parts_have_their_own_learning_rate_and_weight_decay():
         'lr': {'encoder': 0.1, 'encoder.body': 0.5},
         'weight_decay': {'imnet': 0.02, 'mssa': 0},
     }
-    check(spec)
+    check_optimizer(spec)
     optimizer = make_optimizer(module, spec, 1e-3)
     scheduled(optimizer, 1e-3)
     found = {id(p): (g['lr'], g['weight_decay']) for g in optimizer.param_groups for p in g['params']}
@@ -109,7 +109,7 @@ def test_a_part_whose_rate_is_0_stays():
 )
 def test_what_describes_no_optimizer(spec, said):
     with pytest.raises(UserError, match=said):
-        check(spec)
+        check_optimizer(spec)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_config_says_which_optimizer_a_run_has(program, config, tmp_path):
     state = torch.load(tmp_path / 'save/run/last.pth', weights_only=True)
     groups = state['optimizer']['param_groups']
     assert [group['weight_decay'] for group in groups] == [0.1, 0.1] and groups[1]['lr'] == 0
-    run = Run(read_config(tmp_path / 'run.yaml'), tmp_path, torch.device('cpu'))
+    run = Run(read_training_config(tmp_path / 'run.yaml'), tmp_path, torch.device('cpu'))
     run.begin_stage()
     for name, value in run.model.named_parameters():
         assert torch.equal(value, state['model']['sd'][name]) == name.startswith('encoder.'), name
@@ -150,7 +150,7 @@ def test_cuda_computes_as_the_config_says(config, tmp_path, monkeypatch, tf32, b
     backends = SimpleNamespace(cudnn=cudnn, cuda=SimpleNamespace(matmul=matmul))
     monkeypatch.setattr(torch, 'backends', backends)
     run.set_cuda()
-    assert matmul.allow_tf32 == cudnn.allow_tf32 == ('as it is' if tf32 is None else tf32)
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (bool(tf32), tf32 is not False)  # None: torch's own defaults
     assert cudnn.benchmark == bool(benchmark)
 
 

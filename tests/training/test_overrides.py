@@ -8,7 +8,7 @@ from conftest import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.training.config import read_config
+from models.training.config import read_training_config
 from models.training.overrides import overridden
 from utils import UserError
 
@@ -92,7 +92,7 @@ def test_train_takes_settings(program, config, tmp_path):
     (tmp_path / 'run.yaml').write_text(yaml.safe_dump(config))
     options = ['-set', 'batch_size=2', 'stages.stage1.steps=3', 'stages.stage2=null', '-set', 'seed=5']
     assert program('train.py', '-config', 'run.yaml', '-device', 'cpu', *options)[0] == 0
-    kept = read_config(tmp_path / 'save/run/config.yaml')
+    kept = read_training_config(tmp_path / 'save/run/config.yaml')
     assert (kept['batch_size'], kept['seed'], list(kept['stages'])) == (2, 5, ['stage1'])
     assert kept['stages']['stage1']['steps'] == 3
 

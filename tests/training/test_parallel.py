@@ -62,7 +62,8 @@ def gradients(config, folder):
         return step(*arguments, **options)
 
     run.optimizer.step = keep_and_step
-    kept['losses'] = [run.train_step(run.next_batches(batches))['l1'] for run.step in range(3)]
+    steps = [run.train_step(run.next_batches(batches)) for run.step in range(3)]
+    kept['losses'] = [found['l1'] for found in run.read(steps)]
     kept['weights'] = torch.cat([p.detach().flatten() for p in run.model.parameters()])
     if parallel.rank() == 0:
         torch.save(kept, folder / f'{parallel.ranks()}-{config["accumulate"]}.pth')

@@ -75,10 +75,11 @@ def test_a_step_that_is_not_finite_changes_nothing(begin, config, bad):
     before = state()
     broken = run.model.encoder.register_forward_hook(lambda module, args, features: features * bad)
     run.step = 1
-    assert run.train_step(run.next_batches(batches)) is None
+    assert run.read([run.train_step(run.next_batches(batches))]) == [None]
     broken.remove()
     torch.testing.assert_close(state(), before, rtol=0, atol=0)
-    assert run.train_step(run.next_batches(batches))['l1'] > 0
+    (found,) = run.read([run.train_step(run.next_batches(batches))])
+    assert found['l1'] > 0
 
 
 def test_too_many_bad_steps_stop_the_run_and_leave_the_batch(begin, config, tmp_path):
@@ -123,7 +124,9 @@ def test_compiling_changes_neither_the_step_nor_the_names(begin, config, monkeyp
     losses = []
     for compiled in (False, True):
         run, batches = begin({**config, 'compile': compiled})
-        losses.append([run.train_step(run.next_batches(batches))['l1'] for _ in range(3)])
+        losses.append(
+            [found['l1'] for found in run.read([run.train_step(run.next_batches(batches)) for _ in range(3)])]
+        )
         assert run.model.state_dict().keys() == models.build(TINY).state_dict().keys()
         assert run.validate(lambda *_: None)['x2'] > 0
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

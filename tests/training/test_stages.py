@@ -50,14 +50,14 @@ def test_epochs_are_passes_over_the_images():
         'warmup_epochs': 1,
         'milestones': [4, 7.5],
     }
-    stages.check(stage)
+    stages.check_stage(stage)
     planned = stages.in_steps(stage, 800 / 32)
     assert (planned['steps'], planned['warmup_steps'], planned['milestones']) == (250, 25, [100, 188])
 
 
 def test_a_stage_needs_no_warm_up():
     stage = {key: COSINE[key] for key in ('rim', 'scales', 'steps', 'lr')}
-    stages.check(stage)
+    stages.check_stage(stage)
     assert rates(stage, [0, 50]) == pytest.approx([1e-3, 5e-4])
 
 
@@ -89,7 +89,7 @@ def test_a_stage_needs_no_warm_up():
 )
 def test_what_does_not_fit_together_is_refused(change, said):
     with pytest.raises(UserError, match=said):
-        stages.check({**COSINE, **change})
+        stages.check_stage({**COSINE, **change})
 
 
 def test_a_warm_up_leaves_steps():

@@ -86,6 +86,15 @@ def test_profile_shows_where_a_step_goes_and_writes_nothing(tmp_path, start, con
     assert sum(float(lines[part][-1].rstrip('%')) for part in parts) == pytest.approx(100, abs=1)
 
 
+def test_profile_of_a_run_that_has_ended_leaves_it_as_it_is(tmp_path, start, config):
+    start(config, 'run')
+    folder = tmp_path / 'save' / 'run'
+    before = {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+    status, out, _ = start(config, 'run', '-profile', '-resume')
+    assert status == 0 and out.splitlines()[-1].startswith('all')
+    assert before == {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
 def test_training_fits_the_images(start, config, tmp_path):
     config['stages'] = {'stage1': {**config['stages']['stage1'], 'steps': 150, 'lr': 5e-3}}
     config.update(validate_every=150, ema_decay=None, draw='block')
@@ -116,7 +125,7 @@ def test_a_stage_starts_where_the_last_one_ended(tmp_path, start, config):
     assert (meta['scale_min'], meta['scale_max']) == (1, 3)  # of all stages
     log = [json.loads(line) for line in (tmp_path / 'save' / 'run' / 'log.jsonl').read_text().splitlines()]
     psnr = {entry['stage']: entry['psnr'] for entry in log if 'psnr' in entry}  # the last ones of each stage
-    run = train.Run(train.read_config(tmp_path / 'run.yaml'), tmp_path, torch.device('cpu'))
+    run = train.Run(train.read_training_config(tmp_path / 'run.yaml'), tmp_path, torch.device('cpu'))
     for number, (name, ended) in enumerate(psnr.items()):
         result = models.load(tmp_path / 'save' / 'run' / f'{name}.pth')
         run.stage, run.previous = number + 1, result.requires_grad_(True)

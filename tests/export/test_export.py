@@ -51,7 +51,7 @@ def exported(request, tmp_path_factory):
     return path, folder / 'onnx'
 
 
-def test_pictures_are_those_of_render(exported, monkeypatch):
+def test_images_are_those_of_render(exported, monkeypatch):
     path, folder = exported
     model, runtime = models.load(path), Runtime(folder / 'encode.onnx', folder / 'decode.onnx', described(folder))
     chance = random.Random(7)
