@@ -62,7 +62,7 @@ def test_the_decoders_render_what_they_say_at_every_pixel(name):
 
 def test_the_chain_is_the_encoder_in_strips(registered):
     model, lr = built('nearest-mlp'), torch.rand(2, 3, 70, 9, dtype=torch.float64)
-    model.encoder = registered['MyChain'](model.encoder.out_dim).requires_grad_(False).double()
+    model.encoder = registered['MyChain'](model.encoder.out_dim).eval().requires_grad_(False).double()
     stages, image = model.stages(), torch.rand(1, 3, 70, 9, dtype=torch.float64)
     assert sum(stage.margin for stage in stages) == model.encoder.receptive_field
     assert (strips.encode(stages, image, 8, lambda n: None) - model.encoder(image)).abs().max() <= 1e-12
