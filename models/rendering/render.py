@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from models.device import PRECISIONS, free_memory
+from models.device import PRECISIONS, free_memory, return_memory
 from models.rendering import grid, strips
 from models.rendering.strips import Known
 from models.rendering.tiles import SMALLEST_TILE, Region, cut_in_four, largest, tiles, with_margin
@@ -249,7 +249,10 @@ class Rendering:
 
         rows = strips.rows_of(self.stages, width, self.strip, self.floats() / 2)
         with autocast(self.lr, precision):
-            return self.model.strip_maps(self.lr, y, x, rows, done)
+            maps = self.model.strip_maps(self.lr, y, x, rows, done)
+        if height > rows:
+            return_memory()
+        return maps
 
     # ------------------------------------------------------------ a tile
 
