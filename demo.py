@@ -25,7 +25,8 @@ from datasets.pictures.image_io import Picture, check_output, open_writer, over_
 from datasets.pictures.jobs import Job, Plan, in_words, plan
 from datasets.pictures.lossy import format_of
 from datasets.pictures.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
-from models.device import PRECISIONS, choose_device
+from models.device import PRECISIONS, choose_device, keep_memory
+from models.rendering.estimate import announce
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom
 from models.weights.bundled import BUNDLED, blended
@@ -115,6 +116,7 @@ def parse() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> int | None:
     """Run the program with the arguments of `parse`. Returns its exit status."""
+    keep_memory()
     if args.quiet:
         warnings.simplefilter('ignore', Note)
     if args.zoom and (args.format or args.compare or args.shard):
@@ -158,7 +160,7 @@ class Upscalers:
                 args.ensemble,
                 tile=args.tile,
                 precision=args.precision,
-                progress=not (args.quiet or args.zoom) and sys.stderr.isatty(),
+                progress=not (args.quiet or args.zoom),
             )
         return self.made[name]
 
@@ -235,6 +237,8 @@ def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> t
         )
     start = time.perf_counter()
     with error_prefix(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
+        if not args.quiet:
+            announce(job.source, upscaler.image, picture.rgb, size, 1 + (picture.alpha is not None))
         for rows in strips:
             result = upscaler(picture, size, rows)
             writer.write(result.rgb if result.alpha is None else torch.cat([result.rgb, result.alpha]))

@@ -512,14 +512,9 @@ def progress(total: int, unit: str = 'image', shown: bool = True) -> tqdm:
     line every `EVERY` seconds at most."""
     if sys.stderr.isatty():
         return tqdm(total=total, unit=unit, disable=not shown)
-    return tqdm(
-        total=total,
-        unit=unit,
-        disable=not shown,
-        file=Lines(),
-        mininterval=EVERY,
-        miniters=1,
-        delay=EVERY,
-        ncols=0,
-        leave=False,
-    )
+    return tqdm(total=total, unit=unit, disable=not shown, **in_a_log())
+
+
+def in_a_log() -> dict[str, Any]:
+    """How tqdm writes lines, one every `EVERY` seconds at most."""
+    return dict(file=Lines(), mininterval=EVERY, miniters=1, delay=EVERY, ncols=0, leave=False)

@@ -157,3 +157,10 @@ def keep_memory() -> None:
         if hasattr(library, 'gnu_get_libc_version'):
             for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
                 library.mallopt(parameter, MOST_KEPT)
+
+
+def return_memory() -> None:
+    """Let the C library, where it is glibc, give freed memory back to the system: arrays of other sizes come next, for
+    which what lies between others cannot be used."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

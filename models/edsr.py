@@ -5,6 +5,7 @@ from torch import nn
 
 from models.layers.convolution import Conv2d
 from models.registry import register
+from models.rendering.strips import Stage, on_last
 from utils import UserError, check_whole
 
 
@@ -45,6 +46,15 @@ class EDSR(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.head(x)
         return x + self.body(x)
+
+    def stages(self) -> list[Stage]:
+        """The same as a chain: the maps are the head's and the blocks'."""
+        *blocks, last = self.body
+        return [
+            Stage(lambda image: (self.head(image),) * 2, 1, 2 * self.out_dim),
+            *(Stage(on_last(block), 2, 6 * self.out_dim) for block in blocks),
+            Stage(lambda x, y: (x + last(y),), 1, 4 * self.out_dim),
+        ]
 
 
 @register('edsr-baseline')

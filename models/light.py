@@ -5,6 +5,7 @@ from torch import nn
 
 from models.layers.convolution import Conv2d
 from models.registry import register
+from models.rendering.strips import Stage, on_last
 from utils import check_whole
 
 AT_FIRST = 0.1  # factor on what a block adds
@@ -57,3 +58,12 @@ class Light(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.head(x)
         return x + self.tail(self.blocks(x))
+
+    def stages(self) -> list[Stage]:
+        """The same as a chain: the maps are the head's and the blocks'."""
+        inside = 2 * self.blocks[0].body[0].out_channels
+        return [
+            Stage(lambda image: (self.head(image),) * 2, 1, 2 * self.out_dim),
+            *(Stage(on_last(block), 2, 4 * self.out_dim + inside) for block in self.blocks),
+            Stage(lambda x, y: (x + self.tail(y),), 1, 4 * self.out_dim),
+        ]

@@ -21,6 +21,8 @@ from models.registry import make_encoder, make_imnet, make_position_bias, regist
 from models.rendering import first_layer, grid
 from models.rendering.implicit import ImplicitModel, to_image, to_network
 from models.rendering.render import check_image
+from models.rendering.strips import Known
+from models.rendering.tiles import with_margin
 from models.rendering.windows import middle_3x3, padded, window_index, windows
 from utils import UserError, check_whole
 
@@ -82,15 +84,14 @@ class MSIT(ImplicitModel):
 
     @property
     def floats_per_pixel(self) -> float:
-        return self.encoder_floats() + 14 * self.project.out_channels
+        return self.encoder_floats() + 8 * self.project.out_channels
 
     def encode(self, lr: torch.Tensor, maps: torch.Tensor | None = None) -> Features:
         """`lr (B, 3, H, W)` in [0, 1] to `Features`, see `ImplicitModel.encode`."""
         return self.features(lr, self.projected(lr, maps))
 
-    def encode_part(self, lr: torch.Tensor, y: slice, x: slice, maps: torch.Tensor | None = None) -> Features:
-        """`encode` of the part `lr[:, :, y, x]`, two slices, right except within `receptive_field` of edges beyond
-        which the image continues. `maps`: those of `whole_maps(lr)`.
+    def encode_part(self, lr: torch.Tensor, y: slice, x: slice, maps: Known | None = None) -> Features:
+        """As in `ImplicitModel.encode_part`.
 
         At the image's own border a circular FEM reads the opposite border, which lies outside the part: what is read
         there, one pixel wide, is encoded as well.
@@ -99,18 +100,20 @@ class MSIT(ImplicitModel):
         if part.shape == lr.shape or self.msno.fem_padding != 'circular':
             return super().encode_part(lr, y, x, maps)
         height, width = lr.shape[-2:]
-        depth = self.encoder.receptive_field
 
         def elsewhere(top, bottom, left, right):
             """The projected encoding of a part of the whole image."""
-            up, aside = max(top - depth, 0), max(left - depth, 0)
-            crop = slice(up, bottom + depth), slice(aside, right + depth)
-            return projected(*crop)[:, :, top - up : bottom - up, left - aside : right - aside]
+            if maps and maps.has(top, bottom, left, right):
+                return projected(slice(top, bottom), slice(left, right), maps)
+            depth = self.encoder.receptive_field
+            rows, columns = (with_margin(*ends, depth, self.window) for ends in ((top, bottom), (left, right)))
+            whole = projected(rows, columns)
+            return whole[:, :, top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
 
-        def projected(rows, columns):
-            return self.projected(lr[:, :, rows, columns], None if maps is None else maps[:, :, rows, columns])
+        def projected(rows, columns, maps=None):
+            return self.projected(lr[:, :, rows, columns], maps and maps.cut(rows, columns))
 
-        inner = projected(y, x)
+        inner = projected(y, x, maps)
         around = F.pad(inner, (1, 1, 1, 1), mode='replicate')
         (first, last), (left, right) = (y.indices(height)[:2], x.indices(width)[:2])
         rows = [(0, height - 1)] * (first == 0) + [(-1, 0)] * (last == height)  # where, and what lies beyond

@@ -1,10 +1,14 @@
 """RDN without its upsampling tail, as an encoder."""
 
+from functools import partial
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from models.layers.convolution import Conv2d
 from models.registry import register
+from models.rendering.strips import Maps, Stage, on_last
 from utils import check_whole
 
 
@@ -19,7 +23,7 @@ class ResidualDenseBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dense = x
         for conv in self.convs:
-            dense = torch.cat([dense, conv(dense).relu()], dim=1)
+            dense = denser(conv, dense)
         return x + self.fuse(dense)
 
 
@@ -53,3 +57,31 @@ class RDN(nn.Module):
             x = block(x)
             outputs.append(x)
         return first + self.fuse(torch.cat(outputs, dim=1))
+
+    def stages(self) -> list[Stage]:
+        """The same as a chain, convolution by convolution: the maps are the first convolution's, the sum of what the
+        blocks' outputs so far contribute to the last fusion, and the dense block's."""
+        held = 2 * self.out_dim
+        stages = [Stage(self.begin, 2, 4 * self.out_dim)]
+        for block, weight in zip(self.blocks, self.fuse[0].weight.split(self.out_dim, dim=1)):
+            for conv in block.convs:
+                dense = conv.in_channels
+                stages.append(Stage(on_last(partial(denser, conv)), 1, held + 2 * dense + 3 * conv.out_channels))
+            stages.append(Stage(partial(self.fused, block, weight), 0, held + dense + 4 * self.out_dim))
+        return [*stages, Stage(lambda first, total, x: (first + self.fuse[1](total),), 1, 5 * self.out_dim)]
+
+    def begin(self, image: torch.Tensor) -> Maps:
+        first = self.shallow[0](image)
+        bias = self.fuse[0].bias[:, None, None]
+        return first, bias.expand(first.shape), self.shallow[1](first)
+
+    def fused(
+        self, block: nn.Module, weight: torch.Tensor, first: torch.Tensor, total: torch.Tensor, x: torch.Tensor
+    ) -> Maps:
+        x = x[:, : self.out_dim] + block.fuse(x)
+        return first, total + F.conv2d(x, weight), x
+
+
+def denser(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What a dense block knows so far, and what one more convolution makes of it."""
+    return torch.cat([x, conv(x).relu()], dim=1)

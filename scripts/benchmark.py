@@ -1,6 +1,7 @@
 """Measure the speed and peak memory of `render` and, beside it, of `query`, the evaluation point by point.
 
 python scripts/benchmark.py -models edsr_baseline_MsIT edsr_baseline_liif edsr_baseline_lte -scales 2 4 8
+python scripts/benchmark.py -models rdn_baseline_MsIT -photo 1000x750 -scales 2 4     # whole photos, `render` alone
 python scripts/benchmark.py -methods        # the table of methods of models/README.md
 """
 
@@ -31,7 +32,7 @@ from models.device import PRECISIONS, choose_device, described, timed  # noqa: E
 from models.export import exported  # noqa: E402
 from models.export.graphs import has_graphs  # noqa: E402
 from models.mlp import Linear  # noqa: E402
-from models.native import library, msit_decoder, winograd  # noqa: E402
+from models.native import in_use, msit_decoder, winograd  # noqa: E402
 from models.rendering import first_layer, grid  # noqa: E402
 from models.training.profile import Clock  # noqa: E402
 from utils import Parser, UserError, load_config, positive, run_main, size, write_json  # noqa: E402
@@ -41,7 +42,7 @@ CHUNK = 30000  # points in a call of `query`
 METHODS = [f'edsr_baseline_{name}' for name in ('MsIT', 'liif', 'lte', 'lte_fast', 'lmliif', 'lmlte')]
 ENCODERS = ('edsr-baseline', 'edsr', 'rdn', 'rcan', 'swinir', 'light')  # of the table of methods
 PARTS = {  # of rendering: the functions whose time each of them counts
-    'encoding': ['model.encode_part', 'model.whole_maps'],
+    'encoding': ['model.encode_part', 'model.whole_maps', 'model.strip_maps'],
     'first layer': ['decoder.first_layer_in_blocks', 'shared.before_activation'],
     'MLP': ['decoder.perceptron', 'imnet.forward', 'imnet.after_first'],
 }
@@ -208,6 +209,50 @@ def benchmark(contenders, lr, size, precisions, repeats, turn, against_query, ru
     return list(rows.values())
 
 
+def photos(contenders, sizes, scales, device):
+    """Measure the rendering of whole images, each once: a row for each size, scale and model."""
+    rows = []
+    for height, width in sizes:
+        lr = torch.rand(1, 3, height, width, device=device)
+        for scale in scales:
+            enlarged = round(height * scale[0]), round(width * scale[1])
+            for name, model in contenders.items():
+                model.render(lr[..., :48, :48], (96, 96))  # the first is slow
+                seconds, work = [], partial(model.render, lr, enlarged)
+                with times_encoded(model, height * width) as times:
+                    memory = peak_memory(lambda: seconds.append(timed(work, device)[1]), device)
+                rows.append(
+                    {
+                        'model': name,
+                        'input': f'{height}x{width}',
+                        'scale': 'x'.join(f'{s:g}' for s in dict.fromkeys(scale)),
+                        'seconds a megapixel': seconds[0] / math.prod(enlarged) * 1e6,
+                        'memory': memory,
+                        'encoded': sum(times) or None,
+                    }
+                )
+    return rows
+
+
+@contextlib.contextmanager
+def times_encoded(model, pixels):
+    """A list of numbers that add up to how many times an image of `pixels` is encoded in this context, as the share of
+    the multiply-adds of the encoder's convolutions."""
+    encoder = getattr(model, 'encoder', torch.nn.Module())
+    convolutions = [module for module in encoder.modules() if isinstance(module, torch.nn.Conv2d)]
+    every, times = sum(module.weight.numel() for module in convolutions), []
+
+    def count(module, _, out):
+        times.append(module.weight.numel() / every * out[0, 0].numel() / pixels)
+
+    hooks = [module.register_forward_hook(count) for module in convolutions]
+    try:
+        yield times
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def build(name):
     """A model from a weight file, or with random weights from a training config (its path, or its name without `train_`
     and ending)."""
@@ -292,10 +337,20 @@ COLUMNS = {  # headings: the key of a row, its format, and a factor
 }
 
 
-def table(rows):
+PHOTO_COLUMNS = {
+    'model': ('model', '', None),
+    'input': ('input', '', None),
+    'scale': ('scale', '', None),
+    's / megapixel of output': ('seconds a megapixel', '.2f', 1),
+    'peak MB': ('memory', '.0f', 1e-6),
+    'times encoded': ('encoded', '.2f', 1),
+}
+
+
+def table(rows, columns=COLUMNS):
     """The rows as a Markdown table; cells of what was not measured are empty."""
     asked = any('onnxruntime seconds' in row for row in rows)
-    columns = {name: column for name, column in COLUMNS.items() if asked or name != 'onnxruntime s'}
+    columns = {name: column for name, column in columns.items() if asked or name != 'onnxruntime s'}
     lines = [list(columns), ['---'] * len(columns)]
     for row in rows:
         lines.append(
@@ -305,6 +360,14 @@ def table(rows):
             ]
         )
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def machine(device):
+    """What was measured on."""
+    if device.type == 'cuda':
+        return described(device)
+    code = 'compiled' if in_use(torch.float32) else 'not compiled'
+    return f'{device} ({torch.get_num_threads()} threads, {platform.machine()}, {code})'
 
 
 def parse():
@@ -326,6 +389,9 @@ def parse():
     parser.add_argument('-inputs', nargs='+', type=size, default=[(48, 48)], help='LR sizes, height x width, as 48x48')
     parser.add_argument('-scales', nargs='+', default=['2', '4', '8'], help='scales, as 4 or 2x3.5')
     parser.add_argument('-precision', nargs='+', default=['fp32'], choices=PRECISIONS, help='precisions of render')
+    parser.add_argument(
+        '-photo', nargs='+', type=size, metavar='SIZE', help='whole images of these sizes instead, each rendered once'
+    )
     parser.add_argument('-repeats', type=positive, default=3, help='interleaved turns')
     parser.add_argument('-turn', type=float, default=2, help='seconds of a turn: short work is run several times')
     parser.add_argument('-no-query', action='store_true', help='leave out the evaluation point by point')
@@ -354,6 +420,13 @@ def main(args):
     device = choose_device(args.device)
     scales = [parse_scale(text) for text in args.scales]
     contenders = {name: build(name).to(device) for name in args.models}
+    if args.photo:
+        rows = photos(contenders, args.photo, scales, device)
+        caption = f'{machine(device)}, torch {torch.__version__}, one run each'
+        print(f'{caption}\n{table(rows, PHOTO_COLUMNS)}')
+        if args.output:
+            write_json(args.output, {'caption': caption, 'rows': rows})
+        return
     if args.onnx and device.type != 'cpu':
         raise UserError(f'onnxruntime is timed on the CPU alone, not beside {device}')
     runtimes = {name: exported(model) for name, model in contenders.items() if args.onnx and has_graphs(model)}
@@ -370,11 +443,8 @@ def main(args):
     rates = {name: max(rate, rates[name]) for name, rate in product_rates(device, args.precision).items()}
     for row in rows:
         row['fraction'] = row['render multiply-adds'] / row['render seconds'] / rates[row['precision']]
-    code = 'compiled' if library.compiled(torch.float32) else 'not compiled'
-    on_cpu = f'{torch.get_num_threads()} threads, {platform.machine()}, {code}'
-    where = described(device) if device.type == 'cuda' else f'{device} ({on_cpu})'
     caption = (
-        f'{where}, torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '
+        f'{machine(device)}, torch {torch.__version__}, medians of {args.repeats} interleaved turns; matrix '
         'product: ' + ', '.join(f'{rate * 2e-9:.0f} GFLOP/s in {name}' for name, rate in rates.items())
     )
     print(f'{caption}\n{table(rows)}')

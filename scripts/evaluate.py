@@ -35,12 +35,13 @@ from datasets.degradations import CASES, case  # noqa: E402
 from datasets.image_folder import ImageFolder, partners, some  # noqa: E402
 from datasets.pictures.sizes import parse_scale  # noqa: E402
 from datasets.wrappers import to_tensor  # noqa: E402
-from models.device import choose_device, described  # noqa: E402
+from models.device import choose_device, described, keep_memory  # noqa: E402
 from models.evaluation.denoised import PREFIX, Denoised  # noqa: E402
 from models.evaluation.loop import compare, evaluate_image, means  # noqa: E402
 from models.evaluation.metrics import shave  # noqa: E402
 from models.evaluation.perceptual import NAMES, make_metric  # noqa: E402
 from models.evaluation.sets import caption, make_set, read_test_config  # noqa: E402
+from models.rendering.estimate import announce  # noqa: E402
 from utils import (  # noqa: E402
     Parser,
     UserError,
@@ -136,6 +137,7 @@ def parse():
 
 
 def main(args):
+    keep_memory()
     folder = Path('save') / args.name
     scales = list(dict.fromkeys(map(parse_scale, args.scales)))
     degradations = list(dict.fromkeys(args.degrade))
@@ -315,6 +317,8 @@ def compute(cells, store, rank, folder, device, args, others):
                 contender.model.to(device)
                 contender.model.render(torch.zeros(1, 3, 16, 16, device=device), (32, 32))  # the first is slow
                 ready.add(contender)
+                if rank == 0:
+                    announce_share(by_key[key], [by_key[key] for key, _ in jobs], device, args.ensemble)
             image = compute_image(by_key[key], i, device, args, others)
             store.set(image_keys(by_key[key])[i], json.dumps(image | {'device': describe(device)}))
             if rank == 0:
@@ -326,6 +330,15 @@ def compute(cells, store, rank, folder, device, args, others):
         for key in todo:
             store.wait(image_keys(by_key[key]), LONG)
             write_cell(by_key[key], store, folder, args)
+
+
+def announce_share(cell, all_cells, device, ensemble):
+    """Say about how long the cell's model will take for all images, as long as for the cell's first."""
+    item = cell.dataset[0]
+    times = [one.contender for one in all_cells].count(cell.contender) * (8 if ensemble else 1)
+    times /= int(os.environ.get('WORLD_SIZE', 1))
+    lr, size = item['lr'][None].to(device), item['hr'].shape[-2:]
+    announce(cell.contender.label, cell.contender.model.render, lr, size, times)
 
 
 def compute_image(cell, i, device, args, others):

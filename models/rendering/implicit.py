@@ -3,14 +3,14 @@
 import abc
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from models.device import numbers
-from models.rendering import grid
+from models.rendering import grid, strips
 from models.rendering.memory import peak_floats
 from models.rendering.render import check_image, render
 from utils import UserError
@@ -28,7 +28,8 @@ class ImplicitModel(nn.Module, abc.ABC):
     Images enter and leave in [0, 1], are `(B, 3, H, W)`, and the networks work in [-1, 1]. `self.encoder`, where there
     is one, is a module with `out_dim` and `receptive_field` (`models.registry.make_encoder`); it may have
     `floats_per_pixel`, about how many numbers it holds for each pixel at its peak (measured where absent), and
-    `window`: it computes in windows of so many pixels that start at multiples of it, so that tiles have to as well. Or
+    `window`: it computes in windows of so many pixels that start at multiples of it, so that tiles have to as well.
+    With `stages()`, a list of `models.rendering.strips.Stage`, it is a chain that reads an image in strips of rows. Or
     it has `whole`, and 0 as its `receptive_field`: its features depend on all of an image, which is encoded as a whole,
     once, and tiles are cut from its features.
     """
@@ -98,29 +99,53 @@ class ImplicitModel(nn.Module, abc.ABC):
 
     # ------------------------------------------------------------ what all models share
 
-    def encode_part(self, lr: torch.Tensor, y: slice, x: slice, maps: torch.Tensor | None = None) -> Any:
+    def encode_part(self, lr: torch.Tensor, y: slice, x: slice, maps: strips.Known | None = None) -> Any:
         """`encode` of the part `lr[:, :, y, x]`, right except within `receptive_field` of edges beyond which the image
         continues.
 
-        `maps`: those of `whole_maps(lr)`.
+        `maps`: the encoder's features, where they are known; its receptive field does not count then.
         """
         if maps is None:
             return self.encode(lr[:, :, y, x])
-        return self.encode(lr[:, :, y, x], maps[:, :, y, x])
+        return self.encode(lr[:, :, y, x], maps.cut(y, x))
 
-    def whole_maps(self, lr: torch.Tensor) -> torch.Tensor | None:
+    def takes_maps(self) -> bool:
+        """Whether `encode` takes the encoder's features where they are known already."""
+        return 'maps' in inspect.signature(self.encode).parameters
+
+    def whole_maps(self, lr: torch.Tensor) -> strips.Known | None:
         """`encoded(lr)` if the encoder needs the whole image, otherwise None: parts of it are encoded by themselves.
 
         Raises UserError for a model whose `encode` does not take them.
         """
         if not getattr(getattr(self, 'encoder', None), 'whole', False):
             return None
-        if 'maps' not in inspect.signature(self.encode).parameters:
+        if not self.takes_maps():
             raise UserError(
                 f'the encoder {type(self.encoder).__name__} encodes images as a whole, and the encode of '
                 f'{type(self).__name__} takes no maps'
             )
-        return self.encoded(lr)
+        return strips.Known(self.encoded(lr), 0, 0)
+
+    def stages(self) -> list[strips.Stage]:
+        """The encoder's `stages`; none where it has none, or `encode` takes no maps."""
+        stages = getattr(getattr(self, 'encoder', None), 'stages', None)
+        return list(stages()) if stages and self.takes_maps() else []
+
+    def strip_maps(self, lr: torch.Tensor, y: slice, x: slice, rows: int, done: Callable[[int], Any]) -> strips.Known:
+        """The encoder's features of the part `lr[:, :, y, x]`, without those that depend on what lies outside it,
+        encoded in strips of about so many `rows`. `done(n)` is called with the number of rows that are complete."""
+        image = to_network(lr[:, :, y, x].to(next(self.parameters()).dtype))
+        if lr.device.type == 'cpu':
+            image = image.contiguous(memory_format=torch.channels_last)
+        maps = strips.encode(self.stages(), image, rows, done)
+        edges = []
+        for axis, n in ((y, lr.shape[2]), (x, lr.shape[3])):
+            first, last, _ = axis.indices(n)
+            depth = self.encoder.receptive_field
+            edges.append((first + depth * (first > 0), last - depth * (last < n), first))
+        (top, bottom, above), (left, right, before) = edges
+        return strips.Known(maps[:, :, top - above : bottom - above, left - before : right - before], top, left)
 
     def render(self, lr: torch.Tensor, size: Sequence[int], **options: Any) -> torch.Tensor:
         """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped.

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +13,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from models.device import PRECISIONS, free_memory
-from models.rendering import grid
-from utils import UserError, is_out_of_memory
+from models.device import PRECISIONS, free_memory, return_memory
+from models.rendering import grid, strips
+from models.rendering.strips import Known
+from models.rendering.tiles import SMALLEST_TILE, Region, cut_in_four, largest, tiles, with_margin
+from utils import UserError, in_a_log, is_out_of_memory
 
 CHUNK = 50e6  # numbers that decoding holds at a time
 CHUNK_CPU = 1.4e6  # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32  # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 4 * 2**30  # bytes that encoding a tile may take on a CPU, however much is free
+USEFUL, USEFUL_MARGINS = 256, 28  # sides of tiles on a CPU, in pixels and in margins: larger ones save little work
+PARTS = 100  # that a block of output pixels counts in the progress that is shown
+STRIP, STRIP_CPU = 2**20, 2**15  # pixels that are encoded at a time where memory allows
 DELAY = 2  # seconds of work before its progress is shown
-SMALLEST_TILE = 16  # LR pixels to a side; below it, running out of memory is final
-Region = tuple[int, int, int, int]  # of pixels or blocks: top, bottom, left, right, the latter of each pair exclusive
 
 
 @torch.no_grad()
@@ -38,13 +42,14 @@ def render(
     """Render `lr (B, 3, H, W)` in [0, 1] at `size = (h, w)`: `(B, 3, h, w)`, not clamped.
 
     The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out
-    as if the image were encoded whole, and decoded a few LR pixels at a time. An encoder whose features depend on the
-    whole image encodes it as a whole, once. `tile`: side of a tile's inner part in LR pixels; None: as large as fits
-    into free memory. A tile that does not fit is cut into four. `precision`: 'fp32' (the model's own), 'bf16' or
-    'fp16'; an output that is not finite is rendered again in the model's own precision, with a warning. `progress`: a
-    bar when it takes more than two seconds. `part`: a range of the rows and one of the columns that are rendered, all
-    others left out; a step of k makes pixels k times as large: rows `range(1, 3 * h, 3)` of `3 * h` are those of an
-    image of height h.
+    as if the image were encoded whole, and decoded a few LR pixels at a time. An encoder with `stages` reads the image,
+    or as large a region of it as memory allows, in strips (`models.rendering.strips`), and tiles are cut from its
+    features; one whose features depend on the whole image encodes it as a whole, once. `tile`: side of a tile's inner
+    part in LR pixels; None: as large as fits into free memory. A tile that does not fit is cut into four. `precision`:
+    'fp32' (the model's own), 'bf16' or 'fp16'; an output that is not finite is rendered again in the model's own
+    precision, with a warning. `progress`: a bar when it takes more than two seconds, or lines in a log. `part`: a range
+    of the rows and one of the columns that are rendered, all others left out; a step of k makes pixels k times as
+    large: rows `range(1, 3 * h, 3)` of `3 * h` are those of an image of height h.
 
     Raises UserError for a size or tile that is not positive, a part that is not inside the output, an unknown
     precision, and when there is not enough memory for the smallest tile.
@@ -60,15 +65,14 @@ def render(
         out = lr.new_empty(lr.shape[0], 3, *map(len, part))
     except RuntimeError as error:
         raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
-    maps_in = functools.cache(functools.partial(whole_maps, model, lr))
-    (top, bottom), (left, right) = ((int(blocks.pixels[0]), int(blocks.pixels[-1]) + 1) for blocks in axes)
-    high, wide = tile_size(model, lr) if tile is None else (tile, tile)
-    regions = tiles((top, bottom, left, right), high, wide)
-    with progress_bar(math.prod(len(blocks.pixels) for blocks in axes), progress) as bar:
+    total = math.prod(len(blocks.pixels) for blocks in axes)
+    with progress_bar(PARTS * total, progress) as bar:
+        rendering = Rendering(model, lr, axes, relative_cell, precision, out, bar)
+        regions = rendering.regions(tile)
         while regions:
             region, done = regions.pop(0), bar.n
             try:
-                render_tile(model, lr, region, axes, relative_cell, maps_in, precision, out, bar)
+                rendering.render_region(region, tile)
             except (RuntimeError, MemoryError) as error:
                 bar.n = done
                 if not is_out_of_memory(error):
@@ -85,11 +89,18 @@ def render(
 
 @contextlib.contextmanager
 def progress_bar(total: int, shown: bool) -> Iterator[tqdm]:
-    """A bar for `total` blocks of output pixels that appears after two seconds, even if none is done by then."""
-    with tqdm(total=total, unit='pixel', unit_scale=True, delay=DELAY, leave=False, disable=not shown) as bar:
+    """Progress towards `total`: on a terminal a bar, which appears after two seconds even if nothing is done by then;
+    elsewhere a line from time to time."""
+    on_terminal = sys.stderr.isatty()
+    if on_terminal:
+        look: dict[str, Any] = {'bar_format': '{percentage:3.0f}%|{bar}| {elapsed}<{remaining}', 'delay': DELAY}
+    else:
+        look = in_a_log() | {'bar_format': '{percentage:.0f}% rendered, {remaining} left', 'ncols': None}
+    with tqdm(total=total, disable=not shown, **look | {'leave': False}) as bar:
         appear = threading.Timer(DELAY, bar.update, [0])
         appear.daemon = True
-        appear.start()
+        if shown and on_terminal:
+            appear.start()
         try:
             yield bar
         finally:
@@ -136,78 +147,163 @@ def check_options(
         raise UserError(f'the precision is fp32 or bf16, on CUDA also fp16, not {precision} on {lr.device.type}')
 
 
-# ---------------------------------------------------------------- tiles
+# ---------------------------------------------------------------- an image
 
 
-def tile_size(model: Any, lr: torch.Tensor) -> tuple[int, int]:
-    """Height and width of a tile's inner part, so that encoding it with its margin takes half of the free memory."""
-    work = free_memory(lr.device) / 2
-    if lr.device.type == 'cpu':
-        work = min(work, LARGEST_WORK)
-    pixels = work / (lr.shape[0] * model.floats_per_pixel * lr.element_size())
-    height, width = lr.shape[-2:]
-    margin = 2 * model.receptive_field
-    wide = min(width, max(int(math.sqrt(pixels)) - margin, SMALLEST_TILE))
-    high = int(pixels / min(wide + margin, width)) - margin
-    return max(high, SMALLEST_TILE), wide
+class Rendering:
+    """An image while it is rendered: what all regions and tiles of it share.
 
-
-def tiles(region: Region, high: int, wide: int) -> list[Region]:
-    """`region` in tiles, each at most `high` and `wide`, row by row."""
-    top, bottom, left, right = region
-    return [
-        (y, min(y + high, bottom), x, min(x + wide, right))
-        for y in range(top, bottom, high)
-        for x in range(left, right, wide)
-    ]
-
-
-def cut_in_four(region: Region) -> list[Region]:
-    """The quarters of a tile, or none if it is too small to be cut."""
-    top, bottom, left, right = region
-    if max(bottom - top, right - left) <= SMALLEST_TILE:
-        return []
-    high, wide = -(-(bottom - top) // 2), -(-(right - left) // 2)
-    return tiles(region, high, wide)
-
-
-# ---------------------------------------------------------------- a tile
-
-
-def render_tile(
-    model: Any,
-    lr: torch.Tensor,
-    region: Region,
-    axes: Sequence[grid.Blocks],
-    relative_cell: torch.Tensor,
-    maps_in: Callable[[str], torch.Tensor | None],
-    precision: str,
-    out: torch.Tensor,
-    bar: tqdm,
-) -> None:
-    """Write the output pixels that belong to the LR pixels of `region` to `out`, and count the blocks in `bar`."""
-    top, bottom, left, right = region
-    y, x = (with_margin(*ends, model.receptive_field, model.window) for ends in ((top, bottom), (left, right)))
-    rows, columns = blocks_between(axes[0], top, bottom, y.start), blocks_between(axes[1], left, right, x.start)
-    if not len(rows.pixels) or not len(columns.pixels):
-        return
-    where, done = ((y, x), rows, columns, relative_cell), bar.n
-    finite = decode(model, lr, *where, maps_in, precision, out, bar)
-    if not finite and PRECISIONS[precision]:
-        better = str(lr.dtype).removeprefix('torch.')
-        warnings.warn(f'in {precision} the output is not finite: it is made in {better}', stacklevel=4)
-        bar.n = done
-        decode(model, lr, *where, maps_in, 'fp32', out, bar)
-
-
-def with_margin(first: int, last: int, margin: int, window: int) -> slice:
-    """The LR pixels `first` to `last - 1` of an axis with a margin on both sides, which starts and ends at multiples of
-    `window` (or with the image, whose end a slice may exceed).
-
-    It starts at an even pixel, because a point between two LR pixels belongs to the even one (`grid.nearest_index`).
+    The arguments are those of `render`; `axes`: the output pixels of both axes; `bar` counts `PARTS` for each of their
+    blocks.
     """
-    step = math.lcm(window, 2)
-    return slice(max(first - margin, 0) // step * step, -(-(last + margin) // window) * window)
+
+    def __init__(
+        self,
+        model: Any,
+        lr: torch.Tensor,
+        axes: Sequence[grid.Blocks],
+        relative_cell: torch.Tensor,
+        precision: str,
+        out: torch.Tensor,
+        bar: tqdm,
+    ):
+        self.model, self.lr, self.axes, self.relative_cell = model, lr, axes, relative_cell
+        self.precision, self.out, self.bar = precision, out, bar
+        self.on_cpu = lr.device.type == 'cpu'
+        self.stages = model.stages()
+        self.whole_maps = functools.cache(functools.partial(whole_maps, model, lr))
+        self.margin, self.shares = model.receptive_field, 0  # `shares` of the PARTS are for encoding in strips
+        if self.stages:
+            self.margin -= model.encoder.receptive_field
+            count, of_encoder = (sum(map(torch.numel, each.parameters())) for each in (model, model.encoder))
+            self.shares = PARTS * of_encoder // count
+
+    # ------------------------------------------------------------ how much at a time
+
+    def floats(self) -> float:
+        """How many numbers an image may hold beside its output, which takes no memory before it is written."""
+        free = free_memory(self.lr.device)
+        work = min(max(free - self.out.nbytes, free / 4) / 2, LARGEST_WORK) if self.on_cpu else free / 2
+        return work / (self.lr.element_size() * len(self.lr))
+
+    def regions(self, tile: int | None) -> list[Region]:
+        """The parts of the LR image that are encoded one after the other: `tile` pixels to a side, or as large as
+        memory allows."""
+        (top, bottom), (left, right) = ((int(blocks.pixels[0]), int(blocks.pixels[-1]) + 1) for blocks in self.axes)
+        extent = bottom - top, right - left
+        size = (tile, tile) if tile else (self.region_size if self.stages else self.tile_size)(extent)
+        return tiles((top, bottom, left, right), *size)
+
+    def region_size(self, extent: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the largest regions that can be encoded in strips; the features take at most half of what
+        may be held."""
+        floats, channels = self.floats(), self.model.encoder.out_dim
+
+        def fits(h, w):
+            rows = strips.rows_of(self.stages, w, self.strip, floats / 2)
+            held = h * w * channels
+            return held <= floats / 2 and held + w * strips.floats_per_column(self.stages, rows) <= floats
+
+        return largest(extent[0], extent[1], self.model.receptive_field, fits)
+
+    @property
+    def strip(self) -> int:
+        return STRIP_CPU if self.on_cpu else STRIP
+
+    def tile_size(self, extent: Sequence[int]) -> tuple[int, int]:
+        """Height and width of a tile's inner part in a region of `extent`. On a CPU it is no larger than is useful:
+        what is small stays in caches and is not taken from the system anew all the time."""
+        floats, each = self.floats(), self.model.floats_per_pixel
+        if self.stages:
+            floats -= self.model.encoder.out_dim * math.prod(extent)
+            each -= self.model.encoder_floats()
+        most = floats / max(each, 3)
+        if self.on_cpu:
+            most = min(most, max(USEFUL, (USEFUL_MARGINS + 2) * self.margin) ** 2)
+        return largest(extent[0], extent[1], self.margin, lambda h, w: h * w <= most)
+
+    # ------------------------------------------------------------ a region
+
+    def render_region(self, region: Region, tile: int | None) -> None:
+        """Write the output pixels that belong to the LR pixels of `region` to `out`, and count them in `bar`."""
+        top, bottom, left, right = region
+        extent = bottom - top, right - left
+        if not self.stages:
+            return self.render_tile(region, self.whole_maps)
+        maps_in = functools.cache(functools.partial(self.strip_maps, region))
+        for part in tiles(region, *(extent if tile else self.tile_size(extent))):
+            self.render_tile(part, maps_in)
+
+    def strip_maps(self, region: Region, precision: str) -> Known:
+        """The encoder's features of a region and around it, as far as its tiles need them, encoded in strips."""
+        top, bottom, left, right = region
+        margin = self.model.receptive_field + math.lcm(self.model.window, 2) - 1  # a tile starts at such a multiple
+        y, x = (with_margin(*ends, margin, self.model.window) for ends in ((top, bottom), (left, right)))
+        blocks = [blocks_between(axis, *ends, 0) for axis, ends in zip(self.axes, ((top, bottom), (left, right)))]
+        shares, begun = self.shares * math.prod(len(axis.pixels) for axis in blocks), self.bar.n
+        height, width = self.lr[0, 0, y, x].shape
+
+        def done(rows):
+            if precision == self.precision:
+                self.bar.update(begun + shares * rows // height - self.bar.n)
+
+        rows = strips.rows_of(self.stages, width, self.strip, self.floats() / 2)
+        with autocast(self.lr, precision):
+            maps = self.model.strip_maps(self.lr, y, x, rows, done)
+        if height > rows:
+            return_memory()
+        return maps
+
+    # ------------------------------------------------------------ a tile
+
+    def render_tile(self, region: Region, maps_in: Callable[[str], Known | None]) -> None:
+        """As `render_region`; `maps_in(precision)` gives the encoder's features, where they are not the tile's own."""
+        top, bottom, left, right = region
+        y, x = (with_margin(*ends, self.margin, self.model.window) for ends in ((top, bottom), (left, right)))
+        rows = blocks_between(self.axes[0], top, bottom, y.start)
+        columns = blocks_between(self.axes[1], left, right, x.start)
+        if not len(rows.pixels) or not len(columns.pixels):
+            return
+        maps = maps_in(self.precision)
+        begun = self.bar.n
+        finite = self.decode((y, x), rows, columns, maps, self.precision)
+        if not finite and PRECISIONS[self.precision]:
+            better = str(self.lr.dtype).removeprefix('torch.')
+            said = f'in {self.precision} the output is not finite: it is made in {better}'
+            warnings.warn(said, stacklevel=4)
+            self.bar.n = begun
+            self.decode((y, x), rows, columns, maps_in('fp32'), 'fp32')
+
+    def decode(
+        self, part: tuple[slice, slice], rows: grid.Blocks, columns: grid.Blocks, maps: Known | None, precision: str
+    ) -> bool:
+        """Encode a part of the LR image, `lr[:, :, y, x]`, from `maps` where they are known, and write the output
+        pixels of its blocks, `rows` and `columns`, to `out (B, 3, h, w)`, a few blocks at a time.
+
+        On a CPU every thread decodes blocks of its own, so that what it works on stays in its core's cache.
+        Returns whether all of the output is finite.
+        """
+        model, lr = self.model, self.lr
+        with autocast(lr, precision):
+            features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
+        with torch.autocast(lr.device.type, enabled=False):  # whatever the caller set: the position bias is exact
+            plan = model.plan(features, rows.to(lr.device), columns.to(lr.device), self.relative_cell)
+        size = (CHUNK_CPU if self.on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
+        todo = iter(chunks(len(rows.pixels), len(columns.pixels), max(1, size)))
+        one_at_a_time, stop = threading.Lock(), threading.Event()
+
+        def decoded(top, bottom, left, right):
+            finite = decode_blocks(model, features, plan, (rows, columns), (top, bottom, left, right), self.out)
+            with one_at_a_time:
+                self.bar.update((PARTS - self.shares) * (bottom - top) * (right - left))
+            return finite
+
+        def work():
+            with torch.inference_mode(), autocast(lr, precision):
+                finite = [decoded(*blocks) for blocks in todo if not stop.is_set()]
+                return bool(torch.stack(finite).all()) if finite else True  # what waits for the device comes last
+
+        return all(on_each_thread(work, stop) if self.on_cpu else [work()])
 
 
 def blocks_between(blocks: grid.Blocks, first: int, last: int, origin: int) -> grid.Blocks:
@@ -216,50 +312,7 @@ def blocks_between(blocks: grid.Blocks, first: int, last: int, origin: int) -> g
     return blocks.part(int(at[0]), int(at[1]), origin)
 
 
-def decode(
-    model: Any,
-    lr: torch.Tensor,
-    part: tuple[slice, slice],
-    rows: grid.Blocks,
-    columns: grid.Blocks,
-    relative_cell: torch.Tensor,
-    maps_in: Callable[[str], torch.Tensor | None],
-    precision: str,
-    out: torch.Tensor,
-    bar: tqdm,
-) -> bool:
-    """Encode a part of the LR image, `lr[:, :, y, x]`, and write the output pixels of its blocks, `rows` and `columns`,
-    to `out (B, 3, h, w)`, a few blocks at a time. `maps_in(precision)`: `whole_maps`.
-
-    On a CPU every thread decodes blocks of its own, so that what it works on stays in its core's cache.
-    Returns whether all of the output is finite.
-    """
-
-    maps = maps_in(precision)
-    with autocast(lr, precision):
-        features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
-    with torch.autocast(lr.device.type, enabled=False):  # whatever the caller set: the position bias is exact
-        plan = model.plan(features, rows.to(lr.device), columns.to(lr.device), relative_cell)
-    on_cpu = lr.device.type == 'cpu'
-    size = (CHUNK_CPU if on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
-    todo = iter(chunks(len(rows.pixels), len(columns.pixels), max(1, size)))
-    one_at_a_time = threading.Lock()
-
-    def decoded(top, bottom, left, right):
-        finite = decode_blocks(model, features, plan, (rows, columns), (top, bottom, left, right), out)
-        with one_at_a_time:
-            bar.update((bottom - top) * (right - left))
-        return finite
-
-    def work():
-        with torch.inference_mode(), autocast(lr, precision):
-            finite = [decoded(*blocks) for blocks in todo]
-            return bool(torch.stack(finite).all()) if finite else True  # what waits for the device comes last
-
-    return all(on_each_thread(work) if on_cpu else [work()])
-
-
-def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> torch.Tensor | None:
+def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> Known | None:
     """The encoder's features of the whole image if it has to encode images whole, otherwise None. Raises UserError if
     they do not fit into memory."""
     try:
@@ -288,14 +341,19 @@ def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:
     return tiles((0, n_rows, 0, n_columns), high, wide)
 
 
-def on_each_thread(work: Callable[[], bool]) -> list[bool]:
-    """Run `work()` once on each of as many threads as torch uses, torch itself on one thread in each; the results."""
+def on_each_thread(work: Callable[[], bool], stop: threading.Event) -> list[bool]:
+    """Run `work()` once on each of as many threads as torch uses, torch itself on one thread in each; the results.
+    Where one fails, or this thread is interrupted, `stop` is set, at which the others return soon."""
     threads = torch.get_num_threads()
     if threads == 1:
         return [work()]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return [future.result() for future in [pool.submit(work) for _ in range(threads)]]
+            try:
+                return [future.result() for future in [pool.submit(work) for _ in range(threads)]]
+            except BaseException:
+                stop.set()
+                raise
     finally:
         torch.set_num_threads(threads)
 

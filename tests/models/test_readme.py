@@ -15,6 +15,7 @@ from torch import nn
 
 import models
 from models.registry import models as registry
+from models.rendering import strips
 
 TEXT = (ROOT / 'models' / 'README.md').read_text(encoding='utf-8')
 ENCODER = {'name': 'my-encoder', 'args': {'width': 5}}
@@ -57,6 +58,15 @@ def test_the_decoders_render_what_they_say_at_every_pixel(name):
         assert (model.render(lr, size) - expected).abs().max() <= 1e-12
         assert (model.render(lr, size, tile=3) - expected).abs().max() <= 1e-12
     assert (model.render(lr, (20, 30)) - built('nearest-mlp').render(lr, (20, 30))).abs().max() <= 1e-12
+
+
+def test_the_chain_is_the_encoder_in_strips(registered):
+    model, lr = built('nearest-mlp'), torch.rand(2, 3, 70, 9, dtype=torch.float64)
+    model.encoder = registered['MyChain'](model.encoder.out_dim).eval().requires_grad_(False).double()
+    stages, image = model.stages(), torch.rand(1, 3, 70, 9, dtype=torch.float64)
+    assert sum(stage.margin for stage in stages) == model.encoder.receptive_field
+    assert (strips.encode(stages, image, 8, lambda n: None) - model.encoder(image)).abs().max() <= 1e-12
+    assert (model.render(lr, (90, 27), tile=9) - by_query(model, lr, (90, 27))).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize('encoder', ['my-encoder', 'edsr-baseline'])

@@ -1,5 +1,11 @@
 """Rendering by LR pixel and by tile against point-by-point evaluation, as in the paper."""
 
+import math
+import os
+import re
+import signal
+import sys
+import threading
 import time
 import warnings
 from unittest import mock
@@ -12,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
+import utils
 from models.layers import fft_convolution
 from models.native import library, winograd
+from models.rendering import grid
 from models.rendering import render as rendering
 from utils import UserError
 
@@ -208,11 +216,11 @@ def test_a_tile_that_does_not_fit_is_cut(monkeypatch, error):
     expected = model.render(lr, (90, 100))
     encode, refused = model.encode_part, []
 
-    def small_memory(lr, y, x):
+    def small_memory(lr, y, x, *maps):
         if lr[0, 0, y, x].numel() > 1500:
             refused.append((y, x))
             raise error
-        return encode(lr, y, x)
+        return encode(lr, y, x, *maps)
 
     monkeypatch.setattr(model, 'encode_part', small_memory)
     assert (model.render(lr, (90, 100)) - expected).abs().max() <= 1e-12
@@ -242,12 +250,57 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
 
 
 def test_the_tile_is_as_large_as_free_memory_allows(monkeypatch):
-    model = built(TINY)
-    sizes = []
-    for free in (2**22, 2**26, 2**30):
-        monkeypatch.setattr(rendering, 'free_memory', lambda device: free)
-        sizes.append(rendering.tile_size(model, torch.rand(1, 3, 2000, 3000)))
-    assert sizes == sorted(sizes) and sizes[0] < sizes[-1] and sizes[-1][1] <= 3000
+    model, sizes = built({**TINY, 'args': {**TINY['args'], 'msno_kernels': [101]}}), []
+    image = rendering_of(model, 500, 400)
+    for free in (2**24, 2**26, 2**30):
+        monkeypatch.setattr(rendering, 'free_memory', lambda device: free + image.out.nbytes)
+        sizes.append(image.tile_size((500, 400)))
+    assert sizes == sorted(sizes) and sizes[0] < sizes[1] and sizes[-1] == (500, 400)
+
+
+def rendering_of(model, height, width, scale=2, dtype=torch.float32):
+    """The rendering of an image that takes no memory."""
+    lr = torch.zeros((), dtype=dtype).expand(1, 3, height, width)
+    axes = [grid.Blocks(n, scale * n) for n in (height, width)]
+    out = torch.empty(1, 3, scale * height, scale * width, device='meta')
+    return rendering.Rendering(model, lr, axes, torch.ones(2), 'fp32', out, None)
+
+
+GB = 2**30
+PUBLISHED = {
+    'rdn': [(1000, 1000, 4, 1.15), (3000, 4000, 8, 1.5)],
+    'edsr-baseline': [(1000, 1000, 4, 1.15), (3000, 4000, 8, 1.5)],
+}
+
+
+@pytest.mark.parametrize('encoder', PUBLISHED)
+def test_published_sizes_encode_hardly_any_pixel_twice(monkeypatch, encoder):
+    """By calculation: how many pixels encoder and MSNO see, and what is held for them."""
+    with torch.device('meta'):
+        args = {**TINY['args'], 'encoder_spec': {'name': encoder}, 'channels': 256, 'msno_kernels': [33]}
+        model = models.build({**TINY, 'args': {**args, 'mssa_kernels': [9], 'radius': 3}})
+    for height, width, gigabytes, most in PUBLISHED[encoder]:
+        image = rendering_of(model, height, width)
+        monkeypatch.setattr(rendering, 'free_memory', lambda device: gigabytes * GB + image.out.nbytes)
+        encoded = seen = 0
+        for region in image.regions(None):
+            extent = with_margins(region, model.receptive_field, height, width)
+            rows = rendering.strips.rows_of(image.stages, extent[1], image.strip, image.floats() / 2)
+            held = math.prod(extent) * model.encoder.out_dim
+            columns = rendering.strips.floats_per_column(image.stages, rows)
+            assert 4 * (held + extent[1] * columns) <= gigabytes * GB
+            encoded += math.prod(extent) * (1 + 2 / rendering.strips.MARGINS)
+            size = image.tile_size((region[1] - region[0], region[3] - region[2]))
+            for tile in rendering.tiles(region, *size):
+                pixels = math.prod(with_margins(tile, image.margin, height, width))
+                assert 4 * (held + pixels * (model.floats_per_pixel - model.encoder_floats())) <= gigabytes * GB
+                seen += pixels
+        assert encoded <= most * height * width and seen <= most * height * width
+
+
+def with_margins(region, margin, height, width):
+    top, bottom, left, right = region
+    return min(bottom + margin, height) - max(top - margin, 0), min(right + margin, width) - max(left - margin, 0)
 
 
 def test_bf16_is_close_and_falls_back_where_it_is_not_finite(monkeypatch):
@@ -297,14 +350,62 @@ def test_progress_is_shown_on_long_work_only(monkeypatch, capsys):
     monkeypatch.setattr(rendering, 'tqdm', lambda *args, **kwargs: bar(*args, **kwargs | at_once))
     monkeypatch.setattr(rendering, 'CHUNK_CPU', 1)
     model.render(lr, (9, 9), progress=True)  # a single tile
-    shown = capsys.readouterr().err
-    assert all(f' {percent}%' in shown for percent in (25, 50, 75))
+    shown = [int(percent) for percent in re.findall(r'(\d+)%', capsys.readouterr().err)]
+    assert shown == sorted(shown) and len({percent // 10 for percent in shown}) > 5
+
+
+def test_a_log_gets_a_line_from_time_to_time(monkeypatch, capsys):
+    model, clock = built(TINY), [0.0]
+    monkeypatch.setattr(rendering, 'CHUNK_CPU', 1)
+    monkeypatch.setattr('tqdm.std.time', lambda: clock[0])
+    blocks = model.query_blocks
+
+    def slow(*arguments):
+        clock[0] += 1
+        return blocks(*arguments)
+
+    monkeypatch.setattr(model, 'query_blocks', slow)
+    model.render(torch.rand(1, 3, 8, 8, dtype=torch.float64), (9, 9), progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert 3 <= len(lines) <= 64 / utils.EVERY and all(re.fullmatch(r'\d+% rendered, .* left', line) for line in lines)
+
+
+def test_where_no_progress_is_shown_no_thread_waits_to_show_it(monkeypatch):
+    monkeypatch.setattr(threading.Timer, 'start', lambda self: pytest.fail('a timer was started'))
+    built(TINY).render(torch.rand(1, 3, 8, 8, dtype=torch.float64), (9, 9))
+
+
+@pytest.mark.parametrize('threads', [1, 3])
+def test_an_interrupt_stops_all_threads_at_once(monkeypatch, threads):
+    """Ctrl-C reaches the thread that waits: the others do what they are at, and no more."""
+    model, lr = built(TINY), torch.rand(1, 3, 40, 40, dtype=torch.float64)
+    monkeypatch.setattr(rendering, 'CHUNK_CPU', 1)
+    blocks, done = model.query_blocks, []
+
+    def interrupted(*arguments):
+        done.append(threading.get_ident())
+        if len(done) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        return blocks(*arguments)
+
+    monkeypatch.setattr(model, 'query_blocks', interrupted)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with pytest.raises(KeyboardInterrupt):
+            model.render(lr, (80, 80))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(done) < 200  # of 1600
 
 
 def test_progress_is_shown_before_the_first_block_is_done(monkeypatch, capsys):
     model = built(TINY)
     monkeypatch.setattr(rendering, 'DELAY', 0.1)
-    encode = model.encode_part
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    encode = model.strip_maps
     said = []
 
     def slow(*arguments):
@@ -312,7 +413,7 @@ def test_progress_is_shown_before_the_first_block_is_done(monkeypatch, capsys):
         said.append(capsys.readouterr().err)
         return encode(*arguments)
 
-    monkeypatch.setattr(model, 'encode_part', slow)
+    monkeypatch.setattr(model, 'strip_maps', slow)
     model.render(torch.rand(1, 3, 8, 8, dtype=torch.float64), (9, 9), progress=True)
     assert '  0%' in said[0]
     capsys.readouterr()

@@ -99,6 +99,29 @@ def test_onnxruntime_beside_render(benchmark):
     }
 
 
+def test_whole_photos(benchmark):
+    status, out, err = benchmark('-photo', '20x30', '-scales', '2', '1.5', '-output', 'rows.json')
+    assert (status, err) == (0, '')
+    rows = json.loads(Path('rows.json').read_text())['rows']
+    assert {row['scale'] for row in rows} == {'2', '1.5'} and {row['input'] for row in rows} == {'20x30'}
+    for row in rows:
+        assert row['seconds a megapixel'] > 0
+        assert row['encoded'] is None if row['model'] == 'bicubic' else row['encoded'] == pytest.approx(1)
+    assert len(out.splitlines()) == 3 + len(rows)
+
+
+def test_how_often_a_pixel_is_encoded():
+    times_encoded, model = runpy.run_path(str(ROOT / PROGRAM))['times_encoded'], built(TINY)
+    lr = torch.rand(1, 3, 12, 12, dtype=torch.float64)
+    with times_encoded(model, 144) as times:
+        model.render(lr, (24, 24), tile=6)
+    margin = model.receptive_field + 1
+    assert 1 < sum(times) and sum(times) == pytest.approx((2 * min(6 + margin, 12) / 12) ** 2, rel=0.3)
+    with times_encoded(models.load('bicubic'), 144) as times:
+        pass
+    assert sum(times) == 0
+
+
 def test_multiply_adds_and_all_pixels():
     script = runpy.run_path(str(ROOT / PROGRAM))
     a, b, into = torch.rand(2, 3, 5), torch.rand(2, 5, 7), torch.rand(2, 3, 7)

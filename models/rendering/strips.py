@@ -1,0 +1,110 @@
+"""Encoding in strips: an encoder that is a chain of stages reads the image a few rows at a time.
+
+Each stage hands on the rows that it knows and keeps the few that it needs again for those to come. So hardly any row is
+computed twice, and beside the result no more is held than a few rows of each stage. Source: Alwani et al., *Fused-Layer
+CNN Accelerators* (MICRO 2016), for a chain of convolutions in hardware.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+Maps = tuple[torch.Tensor, ...]  # of the same height and width, each (B, channels, H, W)
+
+MARGINS = 32  # rows of a strip for each row of a stage's margin: a sixteenth is computed twice
+
+
+class Stage(NamedTuple):
+    """A step of an encoder."""
+
+    step: Callable[..., Maps]  # maps of the stage before to maps of the same height and width; the first gets the image
+    margin: int  # how many pixels to each side its maps depend on
+    floats: int  # about how many numbers it holds for each pixel, what it gets and gives included
+
+
+class Known(NamedTuple):
+    """The encoder's features of a part of an image."""
+
+    maps: torch.Tensor  # (B, out_dim, h, w)
+    top: int  # the first row of the image that they are of
+    left: int
+
+    def has(self, top: int, bottom: int, left: int, right: int) -> bool:
+        """Whether the rows `top` to `bottom - 1` and columns `left` to `right - 1` of the image are known."""
+        rows, columns = (top - self.top, bottom - self.top), (left - self.left, right - self.left)
+        return all(0 <= first and last <= n for (first, last), n in zip((rows, columns), self.maps.shape[-2:]))
+
+    def cut(self, y: slice, x: slice) -> torch.Tensor:
+        """The features of a part of the image, which may exceed the image's end: `(B, out_dim, h, w)`."""
+        if y.start < self.top or x.start < self.left:
+            raise ValueError(f'rows from {y.start} and columns from {x.start} are not all known')
+        return self.maps[:, :, y.start - self.top : y.stop - self.top, x.start - self.left : x.stop - self.left]
+
+
+def on_last(module: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Maps]:
+    """The step that applies `module` to the last of the maps and hands on the others."""
+    return lambda *maps: (*maps[:-1], module(maps[-1]))
+
+
+def encode(stages: Sequence[Stage], image: torch.Tensor, rows: int, done: Callable[[int], Any]) -> torch.Tensor:
+    """The last of the maps that the `stages` make of `image (B, 3, H, W)`, in strips of about so many `rows`;
+    `done(n)` is called with the number of rows that are complete."""
+    height = image.shape[2]
+    strips: Iterator[Maps] = ((image[:, :, top : top + rows],) for top in range(0, height, rows))
+    for stage in stages:
+        strips = passed(strips, stage, height, rows)
+    first = next(strips)[-1]
+    if first.shape[2] == height:
+        done(height)
+        return first
+    shape = *first.shape[:2], height, first.shape[3]
+    last = torch.channels_last if first.stride(1) == 1 else torch.contiguous_format
+    out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=last)
+    top = 0
+    for strip in itertools.chain([(first,)], strips):
+        bottom = top + strip[-1].shape[2]
+        out[:, :, top:bottom] = strip[-1]
+        del strip
+        top = bottom
+        done(top)
+    return out
+
+
+def passed(strips: Iterator[Maps], stage: Stage, height: int, rows: int) -> Iterator[Maps]:
+    """What the stage makes of `strips` of an image of `height`, in strips of about `rows`."""
+    held: list[torch.Tensor] = []
+    top = end = done = 0  # the first row that is held, the one after the last, and the next to be handed on
+    while done < height:
+        new = next(strips)
+        end += new[0].shape[2]
+        held = [torch.cat(maps, dim=2) for maps in zip(held, new)] if top < end - new[0].shape[2] else list(new)
+        del new
+        known = height if end == height else max(end - stage.margin, done)
+        count = max(1, round((known - done) / rows))
+        ends = [done + (known - done) * k // count for k in range(1, count + 1)]
+        for last in ends if known > done else ():
+            first, done = done, last
+            above, below = max(first - stage.margin, 0), min(last + stage.margin, end)
+            made = stage.step(*(maps[:, :, above - top : below - top] for maps in held))
+            result = [tuple(maps[:, :, first - above : last - above] for maps in made)]
+            del made
+            if done == known:
+                again = max(done - stage.margin, 0)
+                held = [] if done == height else [maps[:, :, again - top :].clone() for maps in held]
+                top = again
+            yield result.pop()  # so that nothing here refers to it while others work on it
+
+
+def rows_of(stages: Sequence[Stage], width: int, pixels: int, floats: float) -> int:
+    """Rows of a strip of an image of `width`: those of so many `pixels`, or as many as let `encode` hold as many
+    `floats`, but not so few that much would be computed twice."""
+    most = (floats / width - floats_per_column(stages, 0)) / max(stage.floats for stage in stages)
+    return max(MARGINS * max(stage.margin for stage in stages), min(-(-pixels // width), int(most)))
+
+
+def floats_per_column(stages: Sequence[Stage], rows: int) -> int:
+    """About how many numbers `encode` holds for each column of the image, beside the image and its result."""
+    between = sum(stage.margin * stage.floats for stage in stages)  # half of a stage's numbers are what it gets
+    return between + max((rows + 2 * stage.margin) * stage.floats for stage in stages)
