@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import models
 from models.device import PRECISIONS
+from models.native import attention
 from models.rendering import grid
 from models.training import parallel
 from models.training.run import Run
@@ -102,6 +103,12 @@ def test_gradients_are_those_of_the_cpu():
 def test_a_device_that_is_not_there_is_refused(program, photos, tmp_path):
     photo = photos / 'photo0.png'
     refused(program('demo.py', '-input', photo, '-output', tmp_path / 'out.png', '-device', 'cuda:99'), 'cuda:99')
+
+
+@pytest.mark.skipif(not attention.INSTALLED, reason='Triton is not installed')
+@pytest.mark.parametrize('dtype', attention.TOLERANCE)
+def test_the_kernel_for_attention_agrees_with_torch(dtype):
+    assert attention.agrees(torch.device('cuda'), dtype)
 
 
 # ---------------------------------------------------------------- memory

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 
 from models.layers.mssa import attend
+from models.native import attention
 from models.rendering.windows import middle_3x3, pick
 
 
@@ -36,7 +37,10 @@ def before_activation(
     for head in range(len(layer.weight)):  # one at a time, so that what a head's pixels share stays in the cache
         keys, values = pick(features.query_key[head], index), pick(features.value[head], index)  # (K, N, d)
         query = torch.bmm(near, middle_3x3(keys).transpose(0, 1))  # (N, m, d)
-        attention = attend(query, keys.permute(1, 2, 0), bias[head])  # (N, m, K)
         shared = torch.bmm(values, layer.weight[head], out=None if grad else shared)  # (K, N, hidden)
-        hidden.baddbmm_(attention.to(near.dtype), shared.transpose(0, 1))
+        if attention.usable_on(query):
+            hidden = attention.attend_and_add(hidden, query, keys, bias[head], shared)
+            continue
+        weights = attend(query, keys.permute(1, 2, 0), bias[head])  # (N, m, K)
+        hidden.baddbmm_(weights.to(near.dtype), shared.transpose(0, 1))
     return hidden

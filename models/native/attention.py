@@ -1,0 +1,64 @@
+"""Attention and the sum that it weighs in one kernel, for CUDA: the step of MSIT's first layer between products.
+
+In `models/rendering/first_layer.py` the attention weights of output pixels go to memory after the logits, after the
+softmax, and come back to weigh what the pixels of a window share. Here they stay in registers; the backward kernel
+computes them anew. Source of that: Dao et al., FlashAttention (arXiv 2205.14135, section 3.1); a window is so small
+that its softmax needs one pass.
+
+Written in Triton. It is off, as nobody has measured yet whether it is faster: `MSIT_TRITON=1` in the environment
+switches it on, where Triton is installed and a test on the device finds that it computes what torch does.
+"""
+
+import functools
+import importlib.util
+import os
+
+import torch
+
+INSTALLED = importlib.util.find_spec('triton') is not None  # which takes long to import, and is mostly off
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative to the largest value
+
+
+def usable_on(query: torch.Tensor) -> bool:
+    """Whether the kernel is to be used: it is switched on, and right in the type of `query` on its device, CUDA."""
+    if not INSTALLED or os.environ.get('MSIT_TRITON') != '1' or query.device.type != 'cuda':
+        return False
+    return query.dtype in TOLERANCE and agrees(query.device, query.dtype)
+
+
+def attend_and_add(
+    hidden: torch.Tensor, query: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, shared: torch.Tensor
+) -> torch.Tensor:
+    """`hidden + softmax(query keys / sqrt(d) + bias) shared`: `(N, m, hidden)`, with gradients of all five.
+
+    `hidden (N, m, hidden)`, `query (N, m, d)`, `keys (K, N, d)`, `bias (N, m, K)`, `shared (K, N, hidden)`.
+    """
+    from models.native.attention_kernels import AttendAndAdd
+
+    return AttendAndAdd.apply(hidden, query, keys, bias, shared)
+
+
+@functools.cache
+def agrees(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether result and gradients on a device are those of torch there, up to rounding; False if anything fails."""
+    made, found = torch.Generator().manual_seed(0), []
+    n, m, k, d, hidden = 5, 18, 49, 32, 80
+    shapes = (n, m, hidden), (n, m, d), (k, n, d), (n, m, k), (k, n, hidden)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        gradient, *given = (torch.randn(x, generator=made).to(device, dtype) for x in (shapes[0], *shapes))
+        try:
+            for function in (attend_and_add, by_torch):
+                leaves = [x.clone().requires_grad_() for x in given]
+                result = function(*leaves)
+                found.append([result.detach(), *torch.autograd.grad(result, leaves, gradient)])
+        except Exception:  # whatever a compiler or a driver raises, torch's operations do the same
+            return False
+        return all((a - b).abs().max() <= TOLERANCE[dtype] * (1 + b.abs().max()) for a, b in zip(*found))
+
+
+def by_torch(
+    hidden: torch.Tensor, query: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, shared: torch.Tensor
+) -> torch.Tensor:
+    """What `attend_and_add` computes, in torch's operations."""
+    logits = query.shape[-1] ** -0.5 * query @ keys.permute(1, 2, 0) + bias
+    return hidden + logits.softmax(dim=-1).to(shared.dtype) @ shared.transpose(0, 1)
