@@ -27,6 +27,18 @@ def needs(*modules: str) -> None:
             ) from error
 
 
+def session(graph: Path | bytes) -> Any:
+    """An onnxruntime session of a graph, on the CPU, with as many threads as torch uses. Raises UserError without
+    onnxruntime."""
+    needs('onnxruntime')
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    given = str(graph) if isinstance(graph, Path) else graph
+    return onnxruntime.InferenceSession(given, options, providers=['CPUExecutionProvider'])
+
+
 def axes(rows: grid.Blocks, columns: grid.Blocks, lr_size: Sequence[int], size: Sequence[int]) -> dict[str, np.ndarray]:
     """What `decode` is given besides features: numpy arrays by name, of the `grid.Blocks` of both axes."""
     told = {'relative_cell': grid.relative_cell(lr_size, size).float()}
@@ -42,17 +54,7 @@ class Runtime:
     """
 
     def __init__(self, encode: Path | bytes, decode: Path | bytes, description: dict[str, Any]):
-        needs('onnxruntime')
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-        self.encoder, self.decoder = (
-            onnxruntime.InferenceSession(
-                str(graph) if isinstance(graph, Path) else graph, options, providers=['CPUExecutionProvider']
-            )
-            for graph in (encode, decode)
-        )
+        self.encoder, self.decoder = session(encode), session(decode)
         self.description = description
 
     def render(self, lr: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -80,6 +80,7 @@ def loaded(path: Path) -> ctypes.CDLL:
     try:
         code.first_layer.argtypes = [ctypes.c_void_p] * 12 + [ctypes.c_long] * 11
         code.perceptron.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3 + [ctypes.c_void_p]
+        code.lanes.restype = ctypes.c_long
         code.convolve.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 10
         code.convolve_weight.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 12
     except AttributeError as error:

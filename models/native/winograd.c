@@ -104,7 +104,7 @@ INLINE void outer(const int rows, const int vectors, long inner, const real *a, 
 }
 
 /* sum (channels, out_channels) += the transpose of a (inner, channels) times b (inner, out_channels); channels come in
-   UNITs, so that ROWS or an even rest of them are left */
+   multiples of LANES, so that ROWS or an even rest of them are left */
 static void add_outer(real *sum, const real *a, const real *b, long inner, long channels, long out_channels)
 {
     for (long o = 0, wide; o < out_channels; o += wide) {
@@ -123,10 +123,13 @@ static void add_outer(real *sum, const real *a, const real *b, long inner, long 
     }
 }
 
+/* numbers in a vector register */
+long lanes(void) { return LANES; }
+
 /* out (batch, height, width, out_channels) = x * weight + bias (out_channels), of the same height and width. x has its
    channels last; `pixel`, `row` and `image` are the distances between its pixels, rows and images. weight
    (out_channels, channels, k, k), k odd, is cut into `parts` x `parts` kernels of 3 x 3, padded with zeros. Both
-   numbers of channels are multiples of UNIT.
+   numbers of channels are multiples of LANES.
    kernel: room for 36 * parts * parts * channels * out_channels numbers; room: for each thread 36 * TILES * (channels
    + out_channels) */
 void convolve(real *out, const real *x, const real *weight, const real *bias, real *kernel, real *room, long batch,

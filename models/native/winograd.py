@@ -15,7 +15,8 @@ from models.native import library
 from models.native.library import SIZES, pointers
 
 LARGEST_KERNEL = 9  # measured: with larger kernels, direct convolution is as fast
-FEWEST_CHANNELS = 32  # measured: with fewer channels, direct convolution is as fast
+FEWEST_CHANNELS = 24  # measured: with fewer channels, direct convolution is as fast
+FEWEST_FOR_WHOLE = 16  # the same for kernels that are cut into parts of 3 x 3 without padding
 FEWEST_PIXELS = 256  # in smaller images, transforming the kernels takes longer than it saves
 MOST_NUMBERS = 1e7  # in the transformed kernels: 40 MB in float32
 
@@ -24,13 +25,19 @@ def is_faster(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `winograd_conv2d` can be used and is faster: without gradients and in full precision. It needs a quarter
     of the multiplications for 3 x 3 and 9 x 9 kernels, and two fifths for those in between."""
     k, area, channels = weight.shape[-1], x.shape[-2] * x.shape[-1], weight.shape[:2]
-    if not 3 <= k <= LARGEST_KERNEL or min(channels) < FEWEST_CHANNELS or area < FEWEST_PIXELS:
+    fewest = FEWEST_CHANNELS if k % 3 else FEWEST_FOR_WHOLE
+    if not 3 <= k <= LARGEST_KERNEL or min(channels) < fewest or area < FEWEST_PIXELS:
         return False
     if 36 * -(-k // 3) * -(-k // 3) * channels[0] * channels[1] > MOST_NUMBERS:
         return False
-    if any(n % SIZES['UNIT'] for n in channels) or torch.is_autocast_enabled('cpu') or x.dtype != weight.dtype:
+    if torch.is_autocast_enabled('cpu') or x.dtype != weight.dtype or not library.usable_on(x):
         return False
-    return library.usable_on(x) and works(x.dtype)
+    return not any(n % lanes(x.dtype) for n in channels) and works(x.dtype)
+
+
+def lanes(dtype: torch.dtype) -> int:
+    """Numbers in a vector register of the compiled code, of which the channels have to be a multiple."""
+    return library.compiled(dtype).lanes()
 
 
 @functools.cache
@@ -50,7 +57,7 @@ def works(dtype: torch.dtype) -> bool:
 
 def winograd_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """A convolution that keeps height and width: `x (B, C, H, W)`, `weight (O, C, k, k)` with an odd `k` and `bias
-    (O,)` give `(B, O, H, W)`, channels last in memory. `C` and `O` are multiples of UNIT."""
+    (O,)` give `(B, O, H, W)`, channels last in memory. `C` and `O` are multiples of `lanes`."""
     (batch, channels, height, width), (out_channels, _, k, _) = x.shape, weight.shape
     x, weight, bias = with_channels_last(x), weight.contiguous(), bias.contiguous()
     threads, parts = torch.get_num_threads(), -(-k // 3)

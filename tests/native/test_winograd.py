@@ -14,7 +14,8 @@ from models.layers.rim import make_conv as layer
 from models.native import library, winograd
 
 pytestmark = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
-channels = st.sampled_from([16, 32, 48, 64, 80, 144])
+LANES = winograd.lanes(torch.float64) if library.compiled(torch.float64) else 8
+channels = st.integers(1, 18).map(lambda n: n * LANES)
 side = st.integers(1, 21)
 LAYOUTS = {
     'first': lambda x: x,
@@ -96,7 +97,11 @@ def test_where_it_is_faster_it_is_taken():
         assert is_faster(3, 16, 16, dtype=torch.float64)
         assert not is_faster(1, 16, 16) and not is_faster(11, 16, 16)
         assert not is_faster(3, 15, 16)
-        assert not is_faster(3, 16, 16, channels=16) and not is_faster(3, 16, 16, channels=40)
+        assert is_faster(3, 16, 16, channels=16) and is_faster(9, 16, 16, channels=16)
+        assert not is_faster(5, 16, 16, channels=16) and not is_faster(7, 16, 16, channels=16)
+        narrow = winograd.lanes(torch.float32) < 16  # than AVX-512's
+        assert all(is_faster(k, 16, 16, channels=24) == narrow for k in (3, 5, 7, 9))
+        assert not is_faster(3, 16, 16, channels=15) and not is_faster(3, 16, 16, channels=42)
         assert not is_faster(3, 16, 16, out_channels=3)
         x, weight, bias = problem(3, 16, 16, dtype=torch.float32)[0]
         assert not taken(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
