@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import models
-from datasets.image_folder import ImageFolder, partners, some
+from datasets.image_folder import ImageFolder, first_few, partners
 from datasets.wrappers import to_tensor
 from models.evaluation.denoised import PREFIX, Denoised
 from models.evaluation.sets import EvaluationSet
@@ -70,7 +70,7 @@ def check_outputs(outputs: ImageFolder, dataset: EvaluationSet) -> None:
     if lacking:
         raise UserError(
             f'{outputs.root}: no output for {len(lacking)} of the {len(numbers)} images of {references.root}: '
-            f'{some(lacking)}'
+            f'{first_few(lacking)}'
         )
     for i, number in enumerate(numbers):
         assert number is not None  # none is lacking
