@@ -16,7 +16,7 @@ from tqdm import tqdm
 from models.device import PRECISIONS, free_memory, return_memory
 from models.rendering import grid, strips
 from models.rendering.strips import Known
-from models.rendering.tiles import SMALLEST_TILE, Region, cut_in_four, tile_size, tiles, with_margin
+from models.rendering.tiles import SMALLEST_TILE, Region, cut_in_four, largest_tile, tiles, with_margin
 from utils import UserError, in_a_log, is_out_of_memory
 
 CHUNK = 50e6  # numbers that decoding holds at a time
@@ -204,7 +204,7 @@ class Rendering:
             held = h * w * channels
             return held <= floats / 2 and held + w * strips.floats_per_column(self.stages, rows) <= floats
 
-        return tile_size(extent[0], extent[1], self.model.receptive_field, fits)
+        return largest_tile(extent[0], extent[1], self.model.receptive_field, fits)
 
     @property
     def strip(self) -> int:
@@ -220,7 +220,7 @@ class Rendering:
         most = floats / max(each, 3)
         if self.on_cpu:
             most = min(most, max(USEFUL, (USEFUL_MARGINS + 2) * self.margin) ** 2)
-        return tile_size(extent[0], extent[1], self.margin, lambda h, w: h * w <= most)
+        return largest_tile(extent[0], extent[1], self.margin, lambda h, w: h * w <= most)
 
     # ------------------------------------------------------------ a region
 

@@ -17,7 +17,7 @@ MARGINS = 32  # the least rows of a strip, in margins of a stage: at most 2 in 3
 
 
 class Stage(NamedTuple):
-    """A step of an encoder."""
+    """A step of an encoder. (Stages of a training are in `models/training/stages.py`.)"""
 
     step: Callable[..., Maps]  # from the maps of the stage before (or the image) to maps of the same height and width
     margin: int  # how many pixels to each side a pixel of its maps depends on

@@ -37,7 +37,7 @@ def with_margin(first: int, last: int, margin: int, window: int) -> slice:
     return slice(max(first - margin, 0) // step * step, -(-(last + margin) // window) * window)
 
 
-def tile_size(height: int, width: int, margin: int, fits: Callable[[int, int], bool]) -> tuple[int, int]:
+def largest_tile(height: int, width: int, margin: int, fits: Callable[[int, int], bool]) -> tuple[int, int]:
     """Height and width, without margins, of the tiles into which to divide `height x width` pixels.
 
     `fits(h, w)` says whether a tile of that size, margins included, fits into memory. Of all divisions into equal tiles

@@ -12,7 +12,7 @@ from models.registry import make_encoder
 from models.rendering import render as rendering
 from models.rendering import strips
 from models.rendering.memory import Counter
-from models.rendering.tiles import tile_size
+from models.rendering.tiles import largest_tile
 
 WITH_STAGES = ['edsr-baseline', 'edsr', 'light', 'rdn']
 
@@ -76,7 +76,7 @@ def test_the_largest_tiles_that_fit(height, width, margin, most):
         """How many pixels all tiles read."""
         return (height + 2 * margin * (-(-height // high) - 1)) * (width + 2 * margin * (-(-width // wide) - 1))
 
-    size = tile_size(height, width, margin, fits)
+    size = largest_tile(height, width, margin, fits)
     others = [(-(-height // n), width) for n in range(1, height + 1) if fits(*extent(-(-height // n), width))]
     if fits(*extent(*size)):
         assert all(read(*size) <= read(*other) for other in others)
