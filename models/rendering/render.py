@@ -1,4 +1,4 @@
-"""Rendering a whole image, LR pixel by LR pixel and tile by tile, in bounded memory."""
+"""Render a whole image in bounded memory: tile by tile (they are cut in `tiles.py`), and LR pixel by LR pixel."""
 
 import contextlib
 import functools
