@@ -32,13 +32,14 @@ from models.rendering.zoom import first_scale, zoom
 from models.weights.bundled import BUNDLED, blended
 from utils import Note, Parser, UserError, error_prefix, pixel, positive, run_main, shard, share
 
-TRAINED = 1, 8  # scales, where a weight file does not tell
-DEPTH, FRAMES, LARGEST_FRAME = 16, 81, 400  # of a zoom: how much closer, and pixels a side if no size is asked for
+TRAINED = 1, 8  # smallest and largest scale of the training, for weight files that do not say
+DEPTH, FRAMES = 16, 81  # of a zoom: the factor between its first and last frame, and their number
+LARGEST_FRAME = 400  # longest side of a frame in pixels, unless a size is given
 EXAMPLES = """examples:
   demo.py -input photo.jpg -scale 3.7 -output large.png               or demo.py photo.jpg -scale 3.7 -o large.png
   demo.py -input photo.jpg -resolution 2160, -output large.png -compare beside_bicubic.png
-  demo.py -input photos -longest 3840 -format webp -output large      a folder and its folders; run again, it goes on
-  demo.py -input "scans/*.tif" letter.png -scale 2,3.5 -output large  more than one
+  demo.py -input photos -longest 3840 -format webp -output large      a folder and its subfolders; run again to continue
+  demo.py -input "scans/*.tif" letter.png -scale 2,3.5 -output large  several inputs
   demo.py -input photos -output large -shard 2/8                      the second of eight machines
   demo.py -input photo.jpg -clean 0.5 -output large.png               less clean, more faithful
   demo.py -input photo.jpg -zoom 310,420 -output zoom.gif"""
@@ -48,13 +49,13 @@ def parse() -> argparse.Namespace:
     """The arguments of the command line."""
     parser = Parser('Super-resolve images to any size.')
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
-    parser.add_argument('inputs', nargs='*', metavar='PATH', help='as -input')
+    parser.add_argument('inputs', nargs='*', metavar='PATH', help='the same as -input')
     parser.add_argument('-input', '-i', nargs='+', metavar='PATH', help='images, folders, patterns as "*.jpg"')
     parser.add_argument('-output', '-o', metavar='PATH', help='the result, format by extension; or a folder')
     parser.add_argument(
         '-format',
         choices=['png', 'jpg', 'webp', 'tiff', 'bmp', 'avif'],
-        help="of results in a folder; each input's own if left out, PNG where that cannot be written",
+        help="format of results in a folder; each input's own if left out, PNG if that cannot be written",
     )
     parser.add_argument('-overwrite', action='store_true', help='replace results that exist')
     parser.add_argument('-shard', type=shard, metavar='I/N', help='only the I-th of N equal shares of the images')
@@ -74,35 +75,39 @@ def parse() -> argparse.Namespace:
         help='size of the result in pixels; H, or ,W keeps the ratio',
     )
     size.add_argument('-longest', dest='size', type=by_longest, metavar='N', help='longest side of the result')
-    size.add_argument('-megapixels', dest='size', type=by_megapixels, metavar='M', help='its pixels, in millions')
+    size.add_argument(
+        '-megapixels', dest='size', type=by_megapixels, metavar='M', help='number of pixels of the result, in millions'
+    )
     parser.add_argument(
         '-compare',
         type=Path,
         metavar='PATH',
-        help='also write a figure of the result beside bicubic; a folder where -output is one',
+        help='also write a figure of the result beside bicubic; a folder if -output is one',
     )
     parser.add_argument(
         '-zoom',
         type=pixel,
         metavar='Y,X',
-        help=f'write a GIF or MP4 instead that zooms {DEPTH} times into this pixel of the input',
+        help=f'instead, write a GIF or MP4 that zooms into this pixel of the input, by a factor of {DEPTH}',
     )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         '-model',
         metavar='NAME',
-        help='photo, for noise and artefacts of compression; light, for clean images; bicubic; or a weight file. '
+        help='photo, for noise and compression artefacts; light, for clean images; bicubic; or a weight file. '
         'If left out, photo for files compressed with loss (JPEG, WebP, HEIC), light for others',
     )
     weights.add_argument(
         '-clean',
         type=share,
         metavar='C',
-        help='how much noise and artefacts are removed: a blend of light and photo, from 0, faithful, to 1, clean',
+        help='how much noise and how many artefacts are removed: a blend of light (0, faithful) and photo (1, clean)',
     )
     parser.add_argument('-ensemble', action='store_true', help='average over the 8 flips and transpositions')
     parser.add_argument('-precision', default='fp32', choices=PRECISIONS, help='fp32 if left out; fp16 on CUDA only')
-    parser.add_argument('-tile', type=positive, metavar='N', help='side of tiles, input pixels; by memory if left out')
+    parser.add_argument(
+        '-tile', type=positive, metavar='N', help='side of tiles in input pixels; by free memory if left out'
+    )
     parser.add_argument('-device', help='cpu, cuda, cuda:1, mps; chosen by itself if left out')
     parser.add_argument('-quiet', action='store_true', help='print errors only')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
@@ -126,7 +131,7 @@ def main(args: argparse.Namespace) -> int | None:
         args.input, args.output, args.format and f'.{args.format}', args.compare, args.overwrite, args.shard, check
     )
     if args.zoom and todo.into_folder:
-        raise UserError('-zoom makes one file of one image')
+        raise UserError('-zoom takes one image and makes one file')
     upscalers = Upscalers(args)
     if todo.into_folder:
         return super_resolve_all(todo, args, upscalers)
@@ -141,8 +146,8 @@ def main(args: argparse.Namespace) -> int | None:
 
 
 class Upscalers:
-    """The upscalers of a run: one, of the weights that were asked for; otherwise one for each kind of file, made when
-    the first file of that kind comes."""
+    """The upscalers of a run: a single one if weights were chosen on the command line, otherwise one for files
+    compressed with loss and one for others, each made when it is first needed."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.device, self.made = args, choose_device(args.device), {}
@@ -151,7 +156,7 @@ class Upscalers:
             self.of(self.asked)
 
     def of(self, name: str) -> Upscaler:
-        """That of a weight file, of a name that stands for one, or of the blend that was asked for."""
+        """The upscaler with the weights of a file, of a bundled name, or of the blend that was chosen."""
         if name not in self.made:
             args = self.args
             self.made[name] = Upscaler(
@@ -165,7 +170,7 @@ class Upscalers:
         return self.made[name]
 
     def for_file(self, path: Path) -> tuple[Upscaler, str, str]:
-        """The upscaler for an image file, the name of its weights, and, if nobody asked for them, why these."""
+        """The upscaler for an image file, the name of its weights and, unless they were chosen, the reason for them."""
         if self.asked:
             return self.of(self.asked), self.asked, ''
         kind, lossy = format_of(path)
@@ -175,7 +180,7 @@ class Upscalers:
 
 
 def super_resolve_all(todo: Plan, args: argparse.Namespace, upscalers: Upscalers) -> int:
-    """Do what is not done yet, past images that fail, told at the end. The exit status: 1 if there were any."""
+    """Do all jobs that are not done yet. Images that fail are reported at the end, and then the exit status is 1."""
     jobs = todo.jobs
     waiting = jobs if args.overwrite else [job for job in jobs if not job.done]
     failed, said, used = list(todo.problems), collections.Counter(), collections.Counter()
@@ -215,7 +220,7 @@ def super_resolve_all(todo: Plan, args: argparse.Namespace, upscalers: Upscalers
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those that it lies in. Raises UserError if that cannot be."""
+    """Make a folder and its parents. Raises UserError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -223,9 +228,9 @@ def make_folder(path: Path) -> None:
 
 
 def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> tuple[dict, list[str]]:
-    """Do a job: what there is to tell of it, and notes."""
+    """Do a job. Returns facts about it by name, and notes."""
     picture, notes = read_image(job.source)
-    upscaler, model, why = upscalers.for_file(job.source)
+    upscaler, model, reason = upscalers.for_file(job.source)
     input_size = tuple(picture.rgb.shape[-2:])
     with error_prefix(job.source):
         size = output_size(input_size, args.size or by_scale('4'))
@@ -255,7 +260,7 @@ def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> t
         'input': f'{input_size[0]} x {input_size[1]} (height x width)',
         'size': f'{size[0]} x {size[1]}',
         'scale': ' x '.join(dict.fromkeys(f'{scale:.4g}' for scale in scales)),
-        'model': f'{model} ({why})' if why else model,
+        'model': f'{model} ({reason})' if reason else model,
         'device': upscaler.device,
         'code': upscaler.code,
         'seconds': f'{seconds:.2f}',
@@ -264,14 +269,14 @@ def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> t
 
 
 def beside_bicubic(picture: Picture, result: Picture, label: str) -> Image.Image:
-    """The figure of the input, bicubic and the model's result, all seen before white, as sRGB."""
+    """The figure of the input, bicubic and the model's result, all on white and as sRGB."""
     lr, sr = seen(picture), seen(result)
     bicubic = models.make({'name': 'bicubic'}).render(lr[None], sr.shape[-2:])[0]
     return comparison(lr, [('bicubic', bicubic), (label, sr)])
 
 
 def seen(picture: Picture) -> torch.Tensor:
-    """`(3, H, W)`: a `Picture` before white, as sRGB; with a warning where its profile cannot be applied."""
+    """A `Picture` on white as sRGB, `(3, H, W)`; warns if its profile cannot be applied."""
     rgb = picture.rgb if picture.alpha is None else over_white(picture.rgb, picture.alpha.clamp(0, 1))
     try:
         return to_srgb(rgb, picture.icc) if picture.icc else rgb
@@ -281,9 +286,9 @@ def seen(picture: Picture) -> torch.Tensor:
 
 
 def write_zoom(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> tuple[dict, list[str]]:
-    """As `super_resolve`, the job's target an animation."""
+    """The same as `super_resolve` for a job whose target is an animation."""
     picture, notes = read_image(job.source)
-    upscaler, model, why = upscalers.for_file(job.source)
+    upscaler, model, reason = upscalers.for_file(job.source)
     with as_notes(notes):
         lr = seen(picture)
     unlike = unlike_srgb(picture.labels, picture.icc)
@@ -293,7 +298,7 @@ def write_zoom(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> tupl
         extent = f'{input_size[0]} x {input_size[1]} pixels'
         raise UserError(f'{job.source}: row {args.zoom[0]}, column {args.zoom[1]} is outside its {extent}')
     size = output_size(input_size, args.size) if args.size else [min(n, LARGEST_FRAME) for n in input_size]
-    size = [max(1, n - n % 2) for n in size]  # as video wants it
+    size = [max(1, n - n % 2) for n in size]  # even, which video codecs need
     first = first_scale(input_size, size)
     start = time.perf_counter()
     with error_prefix(job.source), as_notes(notes):
@@ -305,7 +310,7 @@ def write_zoom(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> tupl
         'input': f'{input_size[0]} x {input_size[1]} (height x width)',
         'size': f'{size[0]} x {size[1]}, {FRAMES} frames',
         'scale': f'{first:.4g} to {first * DEPTH:.4g}',
-        'model': f'{model} ({why})' if why else model,
+        'model': f'{model} ({reason})' if reason else model,
         'device': upscaler.device,
         'code': upscaler.code,
         'seconds': f'{time.perf_counter() - start:.2f}',
@@ -313,16 +318,16 @@ def write_zoom(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> tupl
 
 
 def beyond(model: torch.nn.Module, scales: list[float]) -> list[str]:
-    """Notes on `scales` that the weights were not trained for."""
+    """A list with a note if the weights were not trained for `scales`."""
     low, high = (model.meta.get(key, default) for key, default in zip(('scale_min', 'scale_max'), TRAINED))
     if model.spec['name'] in models.WITHOUT_WEIGHTS or low <= min(scales) <= max(scales) <= high:
         return []
-    return [f'the weights are trained for scales from {low:g} to {high:g}; beyond these they are worth less']
+    return [f'the weights are trained for scales from {low:g} to {high:g}; beyond these, quality is lower']
 
 
 @contextlib.contextmanager
 def as_notes(notes: list[str]) -> Iterator[None]:
-    """Warnings become notes, each once."""
+    """A context whose warnings are added to `notes`, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         yield

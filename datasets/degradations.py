@@ -1,8 +1,8 @@
-"""Degradations: what happens to photographs before they are enlarged.
+"""Degradations: what photographs have gone through before they are enlarged.
 
-A photo is a little soft, was perhaps resized already, has noise, was sharpened by the camera and compressed with loss.
-These steps, in this order, are the practical degradation models of BSRGAN (arXiv 2103.14006, section 3) and Real-ESRGAN
-(arXiv 2107.10833, section 3), milder and without their random order: cameras and web pages follow this one.
+A photo is slightly blurred, may have been resized, is noisy, was sharpened by the camera, and was compressed with loss.
+These steps are those of the degradation models of BSRGAN (arXiv 2103.14006, section 3) and Real-ESRGAN (arXiv
+2107.10833, section 3), but milder, and always in this order, which is that of cameras and web pages.
 
 Images are `(H, W, 3)` arrays, uint8, RGB in 0..255, before and after each step.
 """
@@ -24,11 +24,11 @@ BLURS = ('isotropic', 'anisotropic', 'defocus', 'motion')
 NOISES = ('gaussian', 'grey', 'poisson', 'demosaic')
 SUBSAMPLINGS = ('4:4:4', '4:2:0')
 CODECS = ('jpeg', 'webp')
-BLOCK = 16  # pixels after which the blocks of a codec repeat: 8 x 8, twice as large for subsampled colour
+BLOCK = 16  # side of a codec's blocks in pixels: 8, twice as large for subsampled colour
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Rounded, and clipped to 0..255."""
+    """Round and clip to 0..255."""
     return image.round().clip(0, 255).astype(np.uint8)
 
 
@@ -39,9 +39,9 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 class Blur:
     """Convolution of the HR image with a kernel, mirrored at the borders.
 
-    `sigma`: its standard deviation along its long axis, in LR pixels, for it is in its own pixels that a photo is sharp
-    or soft; `ratio`: that of the short axis to it, for 'anisotropic'; `angle`: of the long axis, in degrees.
-    'isotropic' and 'anisotropic' are Gaussians, 'defocus' is a disc, 'motion' is a line.
+    `sigma`: the kernel's standard deviation along its long axis, in LR pixels, the pixels of the photo to be enlarged;
+    `ratio`: the standard deviation along the short axis divided by `sigma`, for 'anisotropic'; `angle`: direction of
+    the long axis, in degrees. 'isotropic' and 'anisotropic' are Gaussians, 'defocus' is a disc, 'motion' is a line.
     """
 
     kind: str
@@ -50,13 +50,13 @@ class Blur:
     angle: float = 0
 
     def kernel(self, scale: Sequence[float]) -> np.ndarray:
-        """`(k, l)`, odd, sums to 1, for HR pixels at `scale` (sy, sx)."""
+        """The kernel `(k, l)` in HR pixels at `scale` (sy, sx); `k` and `l` are odd, and its sum is 1."""
         radius = [max(1, math.ceil(4 * self.sigma * s)) for s in scale]
         y, x = (np.arange(-r, r + 1) / s for r, s in zip(radius, scale))  # in LR pixels
         angle = math.radians(self.angle)
         along = x * math.cos(angle) + y[:, None] * math.sin(angle)
         across = y[:, None] * math.cos(angle) - x * math.sin(angle)
-        pixel = 1 / math.sqrt(scale[0] * scale[1])  # of HR, over which the edges of disc and line fade
+        pixel = 1 / math.sqrt(scale[0] * scale[1])  # an HR pixel in LR pixels: disc and line fade to zero over one
         if self.kind == 'defocus':
             kernel = (0.5 + (2 * self.sigma - np.hypot(along, across)) / pixel).clip(0, 1)
         elif self.kind == 'motion':
@@ -75,9 +75,9 @@ class Blur:
 
 @dataclass(frozen=True)
 class Reduction:
-    """Resizing, by way of a size in between: `middle` times the LR size, but at most the HR size."""
+    """Resizing, directly or via an intermediate size: `middle` times the LR size, but at most the HR size."""
 
-    filters: tuple[str, str] = ('bicubic', 'bicubic')  # to the size in between, and from there
+    filters: tuple[str, str] = ('bicubic', 'bicubic')  # to the intermediate size, and from there
     middle: float | None = None
 
     def __call__(self, image: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -89,11 +89,11 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of standard deviation `sigma`, of 255, drawn from `seed`.
+    """Gaussian noise of standard deviation `sigma` (images are in 0..255), drawn from `seed`.
 
-    'gaussian': of its own in every channel; 'grey': the same in all; 'poisson': its variance in proportion to the
-    signal, and as said at 128; 'demosaic': that of a sensor behind a Bayer mosaic, interpolated as the missing colours
-    are, so that neighbouring pixels have it in common.
+    'gaussian': independent in every channel; 'grey': the same in all channels; 'poisson': with a variance proportional
+    to the signal, `sigma` being the standard deviation at 128; 'demosaic': noise of a sensor behind a Bayer mosaic,
+    interpolated as the missing colours are, and so correlated between neighbouring pixels.
     """
 
     kind: str
@@ -112,7 +112,8 @@ class Noise:
 
 
 def demosaiced(image: np.ndarray) -> np.ndarray:
-    """An image of which a Bayer mosaic (RGGB) leaves one channel a pixel, the others interpolated bilinearly."""
+    """The image behind a Bayer mosaic (RGGB), which keeps one channel of each pixel; the others are interpolated
+    bilinearly."""
     cross = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]], np.float32) / 4
     square = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / 4
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
@@ -126,7 +127,8 @@ def demosaiced(image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sharpening:
-    """An unsharp mask: `amount` times what a Gaussian of `radius` pixels takes away is added, with halos at edges."""
+    """An unsharp mask: `amount` times the difference between the image and its Gaussian blur (standard deviation
+    `radius`, in pixels) is added, which leaves halos at edges."""
 
     amount: float
     radius: float
@@ -140,7 +142,7 @@ class Sharpening:
 class Compression:
     """Saved by Pillow as JPEG or WebP of `quality` and read again.
 
-    `offset`: (rows, columns) by which the blocks of the codec begin before the image, whose mirror image fills them.
+    `offset`: how many (rows, columns) before the image the codec's first block begins; they are filled by reflection.
     """
 
     codec: str
@@ -160,9 +162,8 @@ class Compression:
 
 @dataclass(frozen=True)
 class Degradation:
-    """The steps of one image: `blur` of the HR image, `reduction`, and `after` it the steps on the LR image.
-
-    A step that is None, or not in `after`, is left out.
+    """The steps that one image goes through: `blur` of the HR image, `reduction`, and then the steps `after` it, on the
+    LR image. None: there is no such step.
     """
 
     blur: Blur | None = None
@@ -170,17 +171,17 @@ class Degradation:
     after: tuple[Noise | Sharpening | Compression, ...] = ()
 
     def reduce(self, hr: np.ndarray, size: Sequence[int], filter: str = 'bicubic') -> np.ndarray:
-        """The LR image of `size` (h, w) of an HR image, by `filter` of `datasets.pictures.resize.FILTERS` where the
-        degradation has no reduction of its own."""
-        soft = self.soften(hr, [n / m for n, m in zip(hr.shape[:2], size)])
-        return self.spoil(self.reduction(soft, size) if self.reduction else resized(soft, size, filter))
+        """Reduce an HR image to an LR image of `size` (h, w) and degrade it. `filter`, one of
+        `datasets.pictures.resize.FILTERS`, reduces it if the degradation has no `reduction` of its own."""
+        soft = self.before_reduction(hr, [n / m for n, m in zip(hr.shape[:2], size)])
+        return self.after_reduction(self.reduction(soft, size) if self.reduction else resized(soft, size, filter))
 
-    def soften(self, hr: np.ndarray, scale: Sequence[float]) -> np.ndarray:
-        """What happens to the HR image before it is reduced by `scale` (sy, sx)."""
+    def before_reduction(self, hr: np.ndarray, scale: Sequence[float]) -> np.ndarray:
+        """Apply the step that comes before the reduction by `scale` (sy, sx) to an HR image."""
         return self.blur(hr, scale) if self.blur else hr
 
-    def spoil(self, lr: np.ndarray) -> np.ndarray:
-        """What happens to the LR image."""
+    def after_reduction(self, lr: np.ndarray) -> np.ndarray:
+        """Apply the steps that come after the reduction to an LR image."""
         for step in self.after:
             lr = step(lr)
         return lr
@@ -191,14 +192,14 @@ class Degradation:
 
 
 def in_words(step: Any) -> str:
-    """'noise (kind grey, sigma 5.2)' and the like: a step and what it was made with, without defaults and seeds."""
+    """A step with its settings, such as 'noise (kind grey, sigma 5.2)'; defaults and seeds are left out."""
     given = [(field.name, getattr(step, field.name)) for field in fields(step) if field.name != 'seed']
     facts = [(name, value) for name, value in given if value != getattr(type(step), name, None)]
     texts = [f'{name} {value:.3g}' if isinstance(value, float) else f'{name} {value}' for name, value in facts]
     return f'{type(step).__name__.lower()} ({", ".join(texts)})'
 
 
-# Those of the test bed (`scripts/evaluate.py -degrade`), whose seeds are fixed.
+# The degradations of `scripts/evaluate.py -degrade`, by name; their seeds are fixed.
 CASES = {
     'clean': Degradation(),
     'jpeg40': Degradation(after=(Compression('jpeg', 40),)),
@@ -213,7 +214,7 @@ CASES = {
 
 
 def case(name: str) -> Degradation:
-    """The degradation of the test bed by its name. Raises UserError for an unknown one."""
+    """The degradation of that name in `CASES`. Raises UserError for an unknown name."""
     if name not in list(CASES):
         raise UserError(f'unknown degradation {name!r}{suggestion(name, CASES)}')
     return CASES[name]
@@ -221,9 +222,8 @@ def case(name: str) -> Degradation:
 
 # ---------------------------------------------------------------- drawing them at random
 
-KNOWN: dict[
-    str, dict[str, Any]
-] = {  # the steps that a config may name, and their settings: (smallest, largest) or names
+# The steps that a config may name, and their settings: (smallest, largest) value, or the names to choose from.
+KNOWN: dict[str, dict[str, Any]] = {
     'blur': {'sigma': (0.05, 10), 'kinds': BLURS},
     'resize': {'middle': (0.1, 10), 'filters': tuple(FILTERS)},
     'noise': {'sigma': (0, 128), 'kinds': NOISES},
@@ -234,9 +234,9 @@ KNOWN: dict[
 
 
 class Degradations:
-    """Degradations drawn at random, by a mapping of the steps to how they are drawn.
+    """Draws degradations at random, as a mapping says for each step.
 
-        clean: 0.25                # the probability that an image is only reduced; 0 if left out
+        clean: 0.25                # probability of no degradation at all; 0 if left out
         blur: {probability: 0.4, sigma: [0.2, 1.0], kinds: [isotropic, anisotropic, defocus, motion]}
         resize: {probability: 0.3, middle: [0.8, 1.5], filters: [bicubic, bilinear, lanczos, area, hamming]}
         noise: {probability: 0.5, sigma: [0, 15], kinds: [gaussian, grey, poisson, demosaic]}
@@ -244,11 +244,11 @@ class Degradations:
         jpeg: {probability: 0.7, quality: [30, 95], subsampling: ['4:4:4', '4:2:0'], twice: 0.2}
         webp: {probability: 0.1, quality: [40, 95]}
 
-    Each step is taken with its `probability`, with numbers that are uniform in their range and one of its names; a step
-    that is left out is never taken. `resize` goes by way of a size in between, `middle` times that of the LR image,
-    every second time, and otherwise straight to it. JPEG is followed with probability `twice` (0 if left out) by
-    another. The blocks of the codecs begin anywhere.
-    Raises UserError for unknown steps and settings, missing ones, and numbers out of range.
+    Each step is applied with its `probability`. Its numbers are drawn uniformly from their ranges, and names from their
+    lists. A step that is left out is never applied. `resize` goes, with probability 1/2, via an intermediate size
+    (`middle` times that of the LR image), and otherwise directly to the LR size. With probability `twice` (0 if left
+    out) JPEG is applied a second time. The offset of a codec's blocks is random.
+    Raises UserError for unknown or missing steps and settings, and for numbers out of range.
     """
 
     def __init__(self, spec: Any):
@@ -261,7 +261,7 @@ class Degradations:
         self.steps = {name: step(name, spec[name]) for name in KNOWN if spec.get(name) is not None}
 
     def draw(self, random: np.random.Generator) -> Degradation:
-        """A degradation at random. How many random numbers it takes depends on what comes out."""
+        """Draw a degradation. The number of random numbers that this takes varies."""
 
         def number(name, key):
             return float(random.uniform(*self.steps[name][key]))
@@ -305,14 +305,14 @@ class Degradations:
 
 
 def probability(where: str, value: Any) -> float:
-    """`value` if it is a probability. Raises UserError otherwise."""
+    """Return `value` if it is a probability. Raises UserError otherwise."""
     if not is_number(value) or not 0 <= value <= 1:
         raise UserError(f'degrade: {where}: a probability is a number from 0 to 1, not {value!r}')
     return value
 
 
 def step(name: str, given: Any) -> dict[str, Any]:
-    """How a step is drawn, checked. Raises UserError for what is unknown, missing or out of range."""
+    """Return the settings of a step as a dict. Raises UserError if any is unknown, missing or out of range."""
     known, where = KNOWN[name], f'degrade: {name}'
     if not isinstance(given, Mapping):
         raise UserError(f'{where}: a mapping of {", ".join(("probability", *known))}, not {given!r}')

@@ -112,7 +112,7 @@ class PairedImageFolders:
         if lacking:
             raise UserError(
                 f'{self.lr.root}: no LR image for {len(lacking)} of the {len(self.hr.files)} HR images of '
-                f'{self.hr.root}: {some(lacking)}'
+                f'{self.hr.root}: {first_few(lacking)}'
             )
         owners: dict[int, dict] = {}
         for file, k in zip(self.hr.files, numbers):
@@ -120,14 +120,14 @@ class PairedImageFolders:
         for k, files in owners.items():
             if len(files) > 1:
                 raise UserError(
-                    f'{self.hr.root}: {some(list(files))} would all belong to the LR image {self.lr.files[k].name} of '
-                    f'{self.lr.root}'
+                    f'{self.hr.root}: {first_few(list(files))} would all belong to the LR image '
+                    f'{self.lr.files[k].name} of {self.lr.root}'
                 )
         if split_file is None and len(self.lr.files) != len(self.hr.files):
             extra = [file.name for k, file in enumerate(self.lr.files) if k not in numbers]
             raise UserError(
                 f'{self.hr.root}: no HR image for {len(extra)} of the {len(self.lr.files)} LR images of '
-                f'{self.lr.root}: {some(extra)}'
+                f'{self.lr.root}: {first_few(extra)}'
             )
         self.pairs = [(lr, hr) for hr, lr in enumerate(numbers)][:first_k]
         self.repeat = repeat
@@ -205,7 +205,7 @@ def other_files(folder: Path) -> list[Path]:
 def kinds(files: list[Path]) -> str:
     """'3 other files (.pdf, .txt)'."""
     endings = sorted({file.suffix.lower() or 'no ending' for file in files})
-    return f'{len(files)} other file{"s" * (len(files) > 1)} ({some(endings)})'
+    return f'{len(files)} other file{"s" * (len(files) > 1)} ({first_few(endings)})'
 
 
 def packages(files: list[Path]) -> str:
@@ -229,12 +229,12 @@ def listed_images(folder: Path, split_file: str | Path) -> list[Path]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(
-            f'{folder}: lacks {len(missing)} of the {len(names)} images that {split_file} names: {some(missing)}'
+            f'{folder}: lacks {len(missing)} of the {len(names)} images that {split_file} names: {first_few(missing)}'
         )
     return [folder / name for name in names]
 
 
-def some(names: list[str]) -> str:
+def first_few(names: list[str]) -> str:
     """The first three of the names, in words."""
     return f'{", ".join(names[:3])}{" ..." if names[3:] else ""}'
 

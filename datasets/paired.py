@@ -1,4 +1,4 @@
-"""Training on LR/HR pairs that someone has made, of one whole scale or of several."""
+"""Training on LR/HR pairs that exist already, of one or several integer scales."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ import torch
 
 from datasets.reduction import whole_scale
 from datasets.registry import register
-from datasets.wrappers import built, check_samples, drawn, to_tensor, turned
+from datasets.wrappers import as_dataset, augmented, check_samples, draw_index, to_tensor
 from utils import UserError
 
 
 @register('paired-sets')
 class PairedSets:
-    """Several datasets of pairs as one, as folders of several scales. `datasets`: their specs."""
+    """Several datasets of pairs (such as one for each scale) as a single one. `datasets`: their specs."""
 
     def __init__(self, datasets: Any):
         if not isinstance(datasets, (list, tuple)) or not datasets:
             raise UserError(f'paired-sets: datasets is a list of specs, not {datasets!r}')
-        self.sets = [built(dataset, pairs=True) for dataset in datasets]
+        self.sets = [as_dataset(dataset, pairs=True) for dataset in datasets]
         self.pairs = [(of, i) for of in self.sets for i in range(len(of))]
 
     @property
     def folders(self) -> dict:
-        """What the pairs are made of, by name."""
+        """The folders of all datasets, by name."""
         return {f'{k} {name}': part for k, of in enumerate(self.sets, 1) for name, part in of.folders.items()}
 
     def __len__(self) -> int:
@@ -43,8 +43,8 @@ class PairedSets:
         return of.pair_size(k)
 
 
-def by_scale(dataset: Any) -> dict[int, list[int]]:
-    """The pairs of a dataset, their numbers, by their scale. Raises UserError for a pair that is of no whole one."""
+def pairs_by_scale(dataset: Any) -> dict[int, list[int]]:
+    """The numbers of a dataset's pairs, grouped by scale. Raises UserError for a pair whose scale is not an integer."""
     found: dict[int, list[int]] = {}
     for i in range(len(dataset)):
         lr, hr = dataset.pair_size(i)
@@ -52,17 +52,17 @@ def by_scale(dataset: Any) -> dict[int, list[int]]:
         if scale is None:
             raise UserError(
                 f'{dataset.name(i)}: an LR image of {lr[0]} x {lr[1]} and an HR image of {hr[0]} x {hr[1]} pixels '
-                f'are of no whole scale'
+                f'are of no integer scale'
             )
         found.setdefault(scale, []).append(i)
     return dict(sorted(found.items()))
 
 
 class OfScale:
-    """The pairs of `dataset`, one of pairs, that are of a scale. Raises UserError if there are none."""
+    """Those pairs of a dataset of pairs that are of `scale`. Raises UserError if there are none."""
 
     def __init__(self, dataset: Any, scale: float):
-        self.dataset, found = dataset, by_scale(dataset)
+        self.dataset, found = dataset, pairs_by_scale(dataset)
         if scale not in found:
             raise UserError(f'no pairs are of scale {scale:g}, but of {", ".join(map(str, found))}')
         self.pairs = found[int(scale)]
@@ -79,14 +79,14 @@ class OfScale:
 
 @register('sr-training-paired')
 class PairedTraining:
-    """Training samples as those of `datasets.wrappers.Training`, of LR images that are there.
+    """Training samples like those of `datasets.wrappers.Training`, but from LR images that exist already.
 
-    `dataset`: a spec or dataset of pairs, of which those count whose scale, a whole number, is from `scale_min` to
-    `scale_max`. A step has one of these scales, each with the same probability. A square of `patch` LR pixels of the
-    epoch's next pair of that scale is cropped at random, and the HR pixels that belong to it; both are flipped and
-    transposed alike (`augment`). The other arguments, and what an item is: see there.
-    Raises UserError for pairs of no whole scale, if none is in range, for an LR image that is smaller than a patch, and
-    for arguments that make no sense.
+    `dataset`: a spec or dataset of pairs; those with an integer scale from `scale_min` to `scale_max` are used. Each
+    step has one of these scales, all equally likely. A random square of `patch x patch` LR pixels is cropped from the
+    epoch's next pair of that scale, with the corresponding HR pixels; both are flipped and transposed alike
+    (`augment`). The other arguments and the items are those of `Training`.
+    Raises UserError for pairs of no integer scale, if no pair is in range, for an LR image that is smaller than a
+    patch, and for arguments that make no sense.
     """
 
     def __init__(
@@ -104,10 +104,10 @@ class PairedTraining:
     ):
         what = 'sr-training-paired'
         check_samples(what, scale_min, scale_max, batch_size, steps, patch, queries, draw, augment, seed)
-        self.dataset = built(dataset, pairs=True)
+        self.dataset = as_dataset(dataset, pairs=True)
         self.batch_size, self.steps, self.patch, self.queries = batch_size, steps, patch, queries
         self.draw, self.augment, self.seed = draw, augment, seed
-        found = by_scale(self.dataset)
+        found = pairs_by_scale(self.dataset)
         self.scales = [scale for scale in found if scale_min <= scale <= scale_max]
         self.numbers = {scale: found[scale] for scale in self.scales}
         if not self.scales:
@@ -143,6 +143,6 @@ class PairedTraining:
         lr = lr[top : top + patch, left : left + patch]
         hr = hr[scale * top : scale * top + side, scale * left : scale * left + side]
         if self.augment:
-            lr, hr = turned(random, lr, hr)
-        index = drawn(random, self.draw, self.queries, patch, side)
+            lr, hr = augmented(random, lr, hr)
+        index = draw_index(random, self.draw, self.queries, patch, side)
         return {'lr': to_tensor(lr), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}

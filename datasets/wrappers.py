@@ -16,7 +16,7 @@ from utils import UserError, check_numbers, check_whole, error_prefix, suggestio
 DRAWS = ('pixel', 'block', 'patch')
 
 
-def built(dataset: Any, pairs: bool = False) -> Any:
+def as_dataset(dataset: Any, pairs: bool = False) -> Any:
     """A dataset that may be given as its spec. Raises UserError if it is not one of single images, or of `pairs`."""
     dataset = dataset if hasattr(dataset, 'name') else make(dataset)
     if not hasattr(dataset, 'pairs' if pairs else 'size'):
@@ -43,8 +43,8 @@ def evaluation_item(
     """
     with error_prefix(name):
         height, width = sizes(hr.shape[:2], scale)[1]
-        lr, _ = reduced(degradation.soften(hr, scale), scale)
-    lr, hr = degradation.spoil(lr), hr[:height, :width]
+        lr, _ = reduced(degradation.before_reduction(hr, scale), scale)
+    lr, hr = degradation.after_reduction(lr), hr[:height, :width]
     return {'name': name, 'lr': to_tensor(lr).float() / 255, 'hr': to_tensor(hr).float() / 255, 'scale': scale}
 
 
@@ -57,7 +57,7 @@ class Evaluation:
     """
 
     def __init__(self, dataset: Any, scale: Any, degrade: str = 'clean'):
-        self.dataset, self.scale = built(dataset), scale_pair(scale)
+        self.dataset, self.scale = as_dataset(dataset), scale_pair(scale)
         self.degrade, self.degradation = degrade, case(degrade)
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ class PairedEvaluation:
     """
 
     def __init__(self, dataset: Any):
-        self.dataset = built(dataset, pairs=True)
+        self.dataset = as_dataset(dataset, pairs=True)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -138,7 +138,7 @@ def check_samples(
         raise UserError(f'{what}: scales from {scale_min} to {scale_max} make no sense')
 
 
-def turned(random: np.random.Generator, *images: np.ndarray) -> tuple[np.ndarray, ...]:
+def augmented(random: np.random.Generator, *images: np.ndarray) -> tuple[np.ndarray, ...]:
     """The `images (H, W, 3)`, all flipped and transposed in the same way, at random."""
     if random.random() < 0.5:
         images = tuple(image[::-1] for image in images)
@@ -149,7 +149,7 @@ def turned(random: np.random.Generator, *images: np.ndarray) -> tuple[np.ndarray
     return images
 
 
-def drawn(random: np.random.Generator, draw: str, queries: int, patch: int, side: int) -> np.ndarray:
+def draw_index(random: np.random.Generator, draw: str, queries: int, patch: int, side: int) -> np.ndarray:
     """The `index` of a sample with LR and HR images of `patch` and `side` pixels to a side, see `Training`."""
     if draw == 'pixel':
         return random.choice(side * side, queries, replace=queries > side * side)
@@ -205,7 +205,7 @@ class Training:
         if not 0 < shrink <= 1:
             raise UserError(f'sr-training: shrink is above 0 and at most 1, not {shrink}')
         self.degradations = None if degrade is None else Degradations(degrade)
-        self.dataset = built(dataset)
+        self.dataset = as_dataset(dataset)
         self.scales = (scale_min, scale_max)
         self.batch_size, self.steps, self.patch, self.queries = batch_size, steps, patch, queries
         self.draw, self.augment, self.shrink, self.filter, self.seed = draw, augment, shrink, filter, seed
@@ -241,9 +241,9 @@ class Training:
         if crop > side:
             hr = pil_resize(hr, (side, side))
         if self.augment:
-            (hr,) = turned(random, hr)
+            (hr,) = augmented(random, hr)
         hr = np.ascontiguousarray(hr)
-        index = drawn(random, self.draw, self.queries, self.patch, side)
+        index = draw_index(random, self.draw, self.queries, self.patch, side)
         degradation = self.degradations.draw(self.random(3, n)) if self.degradations else Degradation()
         lr = degradation.reduce(hr, (self.patch, self.patch), self.filter)
         return {'lr': to_tensor(lr), 'hr': to_tensor(hr), 'index': torch.from_numpy(index)}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Compiles the C code for other processors and by other compilers, runs it on fixed numbers, other processors' under
-# qemu-user, and compares what it gives with what this machine's `cc` makes of it. On Debian: apt-get install clang
-# gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user. What is not installed is left out.
+# Compiles the C code with other compilers and for other processors, runs it on fixed numbers (under qemu-user for other
+# processors), and compares the results with those of this machine's `cc`. On Debian: apt-get install clang
+# gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user. Whatever is not installed is skipped.
 set -euo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")"
 folder=$(mktemp -d)
@@ -16,7 +16,7 @@ build() {
     "$@" -O3 $sizes -DREAL="$real" cross.c -o "$folder/$name" -lm 2> "$folder/log" || { cat "$folder/log" >&2; return 1; }
 }
 
-# here RUNNER COMPILER...: whether the compiler makes programs at all, and there is what runs them
+# here RUNNER COMPILER...: whether the compiler works and RUNNER can run its programs
 here() {
     local runner=$1
     shift

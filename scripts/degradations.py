@@ -1,4 +1,4 @@
-"""Draw 24 training patches that a config degrades, each with what was done to it.
+"""Draw 24 training patches degraded as a config says, each with a list of its degradations.
 
 python scripts/degradations.py      # configs/train/train_photo_MSIT.yaml on the bundled photo
 python scripts/degradations.py -config CONFIG -input photo.png -scale 2 -output degradations.png
@@ -25,16 +25,19 @@ from utils import Parser, UserError, atomic_path, check_folder, positive, run_ma
 
 CONFIG = ROOT / 'configs' / 'train' / 'train_photo_MSIT.yaml'
 PHOTO = ROOT / 'tests' / 'photos' / 'chelsea.png'
-ROWS, COLUMNS, PATCH = 4, 6, 64  # patches, and the side of one in LR pixels
+ROWS, COLUMNS = 4, 6  # of patches
+PATCH = 64  # side of a patch in LR pixels
 
 
 def parse():
-    parser = Parser('Draw training patches that a config degrades, each with what was done to it.')
+    parser = Parser('Draw training patches degraded as a config says, each with a list of its degradations.')
     parser.add_argument('-config', type=Path, default=CONFIG, metavar='FILE', help=f'{CONFIG.name} if left out')
     parser.add_argument(
         '-input', type=Path, default=PHOTO, metavar='FILE', help='an image; the bundled one if left out'
     )
-    parser.add_argument('-scale', type=positive, default=2, metavar='S', help='by which it is reduced; 2 if left out')
+    parser.add_argument(
+        '-scale', type=positive, default=2, metavar='S', help='the factor by which it is reduced; 2 if left out'
+    )
     parser.add_argument('-output', type=Path, default=Path('degradations.png'), metavar='FILE', help='the figure')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()
@@ -46,7 +49,7 @@ def main(args):
     if spec is None:
         raise UserError(f'{args.config}: no stage of this config degrades its images')
     if args.output.suffix.lower() != '.png' or args.output.is_dir():
-        raise UserError(f'{args.output}: the figure is a file that ends in .png')
+        raise UserError(f'{args.output}: the figure must be a file that ends in .png')
     check_folder(args.output.absolute().parent)
     image, side = read_rgb(args.input), PATCH * args.scale
     if min(image.shape[:2]) < side:
@@ -58,7 +61,7 @@ def main(args):
 
 
 def figure(image, side, degradations):
-    """Patches of the middle of the image, `side` pixels a side, reduced to `PATCH` and degraded."""
+    """The figure: the middle `side x side` pixels of the image, reduced to `PATCH` and degraded in different ways."""
     top, left = ((extent - side) // 2 for extent in image.shape[:2])
     hr = np.ascontiguousarray(image[top : top + side, left : left + side])
     drawn = Figure(figsize=(3 * COLUMNS, 3.6 * ROWS), layout='constrained')

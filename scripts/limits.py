@@ -1,5 +1,5 @@
-"""Draw what the weights for clean images and those for photos make of a clean image, and of the same one saved as JPEG,
-with noise, blurred, and with more noise than either has been trained for.
+"""Draw a figure of what the weights for clean images and those for photos can do. Their input is a clean image, and the
+same image saved as JPEG, with noise, blurred, and with more noise than either was trained for.
 
     python scripts/limits.py            # the bundled weights; writes scripts/pictures/limits.png
 """
@@ -31,8 +31,8 @@ from utils import Parser, run_main  # noqa: E402
 PHOTO = ROOT / 'tests' / 'photos' / 'chelsea.png'
 OUTPUT = ROOT / 'scripts' / 'pictures' / 'limits.png'
 SCALE = 3
-TOP, LEFT, HEIGHT, WIDTH = 24, 39, 33, 40  # what is shown, in LR pixels
-PANEL, GAP, TEXT = (198, 240), 10, 14  # height and width of a panel, space and height of the labels, in pixels
+TOP, LEFT, HEIGHT, WIDTH = 24, 39, 33, 40  # the part that is shown, in LR pixels
+PANEL, GAP, TEXT = (198, 240), 10, 14  # (height, width) of a panel, space between panels, height of labels, in pixels
 INPUTS = {
     'reduced by bicubic': case('clean'),
     'then JPEG, quality 40': case('jpeg40'),
@@ -43,7 +43,7 @@ INPUTS = {
 
 
 def parse():
-    parser = Parser('Draw what weights know and what they do not.')
+    parser = Parser('Draw a figure of what weights can do and what they cannot.')
     parser.add_argument(
         '-models', default=list(BUNDLED), nargs='+', metavar='MODEL', help='weights; light and photo if left out'
     )
@@ -58,13 +58,13 @@ def parse():
 def main(args):
     device = choose_device(args.device)
     files = {'bicubic': 'bicubic', **{Path(name).stem: BUNDLED.get(name, name) for name in args.models}}
-    contenders = {name: models.load(file).to(device) for name, file in files.items()}
+    methods = {name: models.load(file).to(device) for name, file in files.items()}
     hr, rows = read_rgb(PHOTO), []
     for label, degradation in INPUTS.items():
         item = evaluation_item(PHOTO.stem, hr, (SCALE, SCALE), degradation)
         lr, truth = item['lr'], item['hr']
         images, labels = [lr], [label]
-        for name, model in contenders.items():
+        for name, model in methods.items():
             images.append(model.render(lr[None].to(device), truth.shape[-2:])[0].cpu().clamp(0, 1))
             labels.append(f'{name} {psnr(images[-1], truth, "benchmark", (SCALE, SCALE)):.2f} dB')
         print('  '.join(labels))
@@ -75,12 +75,12 @@ def main(args):
 
 
 def part(image, scale):
-    """What is shown of `image (3, h, w)`, `scale` times larger than the LR image."""
+    """The part to be shown of `image (3, h, w)`, which is `scale` times larger than the LR image."""
     return image[:, TOP * scale : (TOP + HEIGHT) * scale, LEFT * scale : (LEFT + WIDTH) * scale]
 
 
 def row(labels, images):
-    """A PIL image of panels beside each other, each an image `(3, h, w)` below its label; pixels stay squares."""
+    """A PIL image of panels side by side, each an image `(3, h, w)` below its label; pixels are shown as squares."""
     drawn = Image.new('RGB', ((PANEL[1] + GAP) * len(images) + GAP, PANEL[0] + TEXT + 2 * GAP), 'white')
     for k, (label, image) in enumerate(zip(labels, images)):
         x = GAP + k * (PANEL[1] + GAP)

@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT
 
 # Folders and files in which every public function has type hints.
-ANNOTATED = ['models', 'datasets', 'utils.py', 'test.py', 'train.py', 'demo.py', 'scripts/prepare_data.py']
+ANNOTATED = ['models', 'datasets', 'utils.py', 'test.py', 'train.py', 'demo.py']
+ANNOTATED += ['scripts/prepare_data.py', 'scripts/evaluate.py']
 HIDDEN = ('self', 'cls')
 LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')
 PAGES = sorted(

@@ -9,7 +9,9 @@ from models.evaluation.metrics import border, check_large_enough
 from utils import UserError, check_complete, error_prefix, load_config, suggestion
 
 SCHEMA = {'dataset': {'name': None, 'args': None}, 'protocol': None}
-DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'test' / 'set5.yaml'  # an example of a complete config
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'test'
+SETS = {path.stem: path for path in CONFIGS.glob('*.yaml') if not path.stem.startswith('test-')}  # known by name
+DEFAULTS = CONFIGS / 'set5.yaml'  # an example of a complete config
 WRAPPERS = ('sr-evaluation', 'sr-evaluation-paired')
 EvaluationSet = Evaluation | PairedEvaluation
 
@@ -27,6 +29,19 @@ def read_test_config(path: Path) -> dict:
         if name not in WRAPPERS:
             raise UserError(f'no dataset to evaluate on: {name!r}{suggestion(name, WRAPPERS)}')
     return config
+
+
+def find_config(name: str) -> dict:
+    """The test config of a set that is known by name, of a YAML file, or of a folder of HR images (with the protocol
+    'benchmark'). Raises UserError as `read_test_config` does, and if `name` is none of these."""
+    if name in SETS:
+        return read_test_config(SETS[name])
+    if Path(name).suffix == '.yaml':
+        return read_test_config(Path(name))
+    if Path(name).is_dir():
+        images = {'name': 'image-folder', 'args': {'root_path': name, 'cache': 'in_memory'}}
+        return {'dataset': {'name': 'sr-evaluation', 'args': {'dataset': images}}, 'protocol': 'benchmark'}
+    raise UserError(f'{name}: neither a folder nor a config nor a set{suggestion(name, SETS)}')
 
 
 def make_set(spec: dict, protocol: str) -> EvaluationSet:

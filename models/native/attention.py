@@ -1,12 +1,12 @@
-"""Attention and the sum that it weighs in one kernel, for CUDA: the step of MSIT's first layer between products.
+"""Attention and its weighted sum in a single CUDA kernel: the attention step of MSIT's shared first layer.
 
-In `models/rendering/first_layer.py` the attention weights of output pixels go to memory after the logits, after the
-softmax, and come back to weigh what the pixels of a window share. Here they stay in registers; the backward kernel
-computes them anew. Source of that: Dao et al., FlashAttention (arXiv 2205.14135, section 3.1); a window is so small
-that its softmax needs one pass.
+In `models/rendering/first_layer.py` the attention weights of the output pixels are written to memory as logits and
+again after the softmax, and read back to weight the terms that the pixels of a window share. Here they stay in
+registers, and the backward kernel computes them again. Source: Dao et al., FlashAttention (arXiv 2205.14135, section
+3.1); unlike there, a window is small enough for a softmax in one pass.
 
-Written in Triton. It is off, as nobody has measured yet whether it is faster: `MSIT_TRITON=1` in the environment
-switches it on, where Triton is installed and a test on the device finds that it computes what torch does.
+Written in Triton. It is off by default, since its speed has not been measured yet: `MSIT_TRITON=1` in the environment
+switches it on, if Triton is installed and a test on the device gives the same result as torch.
 """
 
 import functools
@@ -15,12 +15,12 @@ import os
 
 import torch
 
-INSTALLED = importlib.util.find_spec('triton') is not None  # which takes long to import, and is mostly off
+INSTALLED = importlib.util.find_spec('triton') is not None  # not imported here: that is slow, and rarely needed
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative to the largest value
 
 
 def usable_on(query: torch.Tensor) -> bool:
-    """Whether the kernel is to be used: it is switched on, and right in the type of `query` on its device, CUDA."""
+    """Whether to use the kernel: it is switched on and has passed its test for the device and dtype of `query`."""
     if not INSTALLED or os.environ.get('MSIT_TRITON') != '1' or query.device.type != 'cuda':
         return False
     return query.dtype in TOLERANCE and agrees(query.device, query.dtype)
@@ -40,7 +40,7 @@ def attend_and_add(
 
 @functools.cache
 def agrees(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether result and gradients on a device are those of torch there, up to rounding; False if anything fails."""
+    """Whether the kernel's result and gradients are those of torch, up to rounding; False if anything fails."""
     made, found = torch.Generator().manual_seed(0), []
     n, m, k, d, hidden = 5, 18, 49, 32, 80
     shapes = (n, m, hidden), (n, m, d), (k, n, d), (n, m, k), (k, n, hidden)
@@ -51,7 +51,7 @@ def agrees(device: torch.device, dtype: torch.dtype) -> bool:
                 leaves = [x.clone().requires_grad_() for x in given]
                 result = function(*leaves)
                 found.append([result.detach(), *torch.autograd.grad(result, leaves, gradient)])
-        except Exception:  # whatever a compiler or a driver raises, torch's operations do the same
+        except Exception:  # compilers and drivers raise anything; torch's operations are used instead
             return False
         return all((a - b).abs().max() <= TOLERANCE[dtype] * (1 + b.abs().max()) for a, b in zip(*found))
 
@@ -59,6 +59,6 @@ def agrees(device: torch.device, dtype: torch.dtype) -> bool:
 def by_torch(
     hidden: torch.Tensor, query: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, shared: torch.Tensor
 ) -> torch.Tensor:
-    """What `attend_and_add` computes, in torch's operations."""
+    """The same as `attend_and_add`, in torch's operations."""
     logits = query.shape[-1] ** -0.5 * query @ keys.permute(1, 2, 0) + bias
     return hidden + logits.softmax(dim=-1).to(shared.dtype) @ shared.transpose(0, 1)

@@ -1,4 +1,7 @@
-"""The kernels of `models/native/attention.py`, in Triton: a program for each LR pixel, or part of its output pixels."""
+"""The kernels of `models/native/attention.py`, in Triton.
+
+Forward, a program computes some output pixels of an LR pixel, and some columns; backward, all of an LR pixel.
+"""
 
 from typing import Any
 
@@ -6,12 +9,14 @@ import torch
 import triton
 import triton.language as tl
 
-ROWS = 64  # output pixels that a program handles at a time
-COLUMNS = 64  # of what the pixels of a window share, at a time
-SMALLEST = 16  # sides of the matrices that Triton multiplies
+ROWS = 64  # output pixels that are handled at a time
+COLUMNS = 64  # columns of `hidden` and `shared` that are handled at a time
+SMALLEST = 16  # the smallest side of matrices that Triton multiplies
 
 
 class AttendAndAdd(torch.autograd.Function):
+    """`attend_and_add` of `models/native/attention.py`, with its gradients."""
+
     @staticmethod
     def forward(context: Any, hidden: Any, query: Any, keys: Any, bias: Any, shared: Any) -> torch.Tensor:
         query, keys, bias, shared = (x.contiguous() for x in (query, keys, bias, shared))
@@ -34,7 +39,7 @@ class AttendAndAdd(torch.autograd.Function):
 
 
 def sizes_of(query: torch.Tensor, keys: torch.Tensor, shared: torch.Tensor) -> tuple[tuple, dict[str, int]]:
-    """N, m, K, d, hidden and the scale of the logits; and the sides of the blocks that hold m, K, d and hidden."""
+    """`(N, m, K, d, hidden, scale of the logits)`, and the block sizes for m, K, d and hidden, powers of two."""
     (n, m, d), k, hidden = query.shape, len(keys), shared.shape[-1]
     sides = {name: max(SMALLEST, triton.next_power_of_2(size)) for name, size in (('K', k), ('D', d))}
     rows, columns = (max(SMALLEST, triton.next_power_of_2(min(x, y))) for x, y in ((m, ROWS), (hidden, COLUMNS)))
@@ -43,7 +48,7 @@ def sizes_of(query: torch.Tensor, keys: torch.Tensor, shared: torch.Tensor) -> t
 
 @triton.jit
 def _load(at, first, height, width, i, j, stride):
-    """Rows `i` and columns `j` of a matrix of `height x width` that begins at `first`, zeros beyond it."""
+    """Load rows `i` and columns `j` of the matrix `height x width` that begins at `at + first`; zeros outside it."""
     inside = (i[:, None] < height) & (j[None, :] < width)
     return tl.load(at + first + i[:, None].to(tl.int64) * stride + j[None, :], mask=inside, other=0.0)
 
@@ -56,7 +61,7 @@ def _store(at, first, height, width, i, j, stride, values):
 
 @triton.jit
 def _weights_of(q, key, b, i, window, m, k, scale):
-    """The softmax over a window, zeros beyond it."""
+    """The softmax over the pixels of a window; zeros outside it."""
     logits = tl.dot(q, tl.trans(key), input_precision='ieee') * scale + b.to(tl.float32)
     logits = tl.where(window[None, :] < k, logits, float('-inf'))
     raised = tl.exp(logits - tl.max(logits, axis=1)[:, None])

@@ -1,4 +1,4 @@
-"""About how long rendering will take, from a small part of it."""
+"""Estimate how long rendering will take, by rendering a small part of the image."""
 
 import sys
 import time
@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
-SIDE = 64  # of the part that is rendered for it, in LR pixels
-WORTH = 50  # such parts in an image: less is soon done, and not worth the time that the estimate takes
-LONG = 10  # seconds: shorter work is not announced
+SIDE = 64  # side of the part that is rendered for the estimate, in LR pixels
+WORTH = 50  # smaller images, in such parts, are done too soon to be worth an estimate
+LONG = 10  # seconds; shorter work is not announced
 
 
 def announce(
     what: object, render: Callable[..., torch.Tensor], lr: torch.Tensor, size: Sequence[int], times: float = 1
 ) -> None:
-    """Say on stderr about how long `what` will take, if that is long: `render(lr, size)`, so many `times`, of images
-    like `lr (..., H, W)`."""
+    """Say on stderr about how long `what` will take, unless it is short.
+
+    `what` consists of `times` calls of `render(lr, size)` with images of the size of `lr (..., H, W)`.
+    """
     if times * lr.shape[-2] * lr.shape[-1] <= WORTH * SIDE**2:
         return
     seconds = times * expected_seconds(render, lr, size)
@@ -26,8 +28,11 @@ def announce(
 
 
 def expected_seconds(render: Callable[..., torch.Tensor], lr: torch.Tensor, size: Sequence[int]) -> float:
-    """About how many seconds `render(lr, size)` will take: the middle of `lr (..., H, W)` is rendered at the same
-    scale, twice, as what happens for the first time takes longer."""
+    """About how many seconds `render(lr, size)` will take.
+
+    The middle of `lr (..., H, W)` is rendered twice at the same scale, and the second time counts, as the first call
+    takes longer.
+    """
     whole = lr.shape[-2:]
     y, x = (slice((n - min(n, SIDE)) // 2, (n + min(n, SIDE)) // 2) for n in whole)
     part = lr[..., y, x]

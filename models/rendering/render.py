@@ -1,4 +1,4 @@
-"""Rendering a whole image, LR pixel by LR pixel and tile by tile, in bounded memory."""
+"""Render a whole image in bounded memory: tile by tile (they are cut in `tiles.py`), and LR pixel by LR pixel."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from models.device import PRECISIONS, free_memory, return_memory
 from models.rendering import grid, strips
 from models.rendering.strips import Known
-from models.rendering.tiles import SMALLEST_TILE, Region, cut_in_four, largest, tiles, with_margin
+from models.rendering.tiles import SMALLEST_TILE, Region, cut_in_four, largest_tile, tiles, with_margin
 from utils import UserError, in_a_log, is_out_of_memory
 
 CHUNK = 50e6  # numbers that decoding holds at a time
@@ -200,11 +200,11 @@ class Rendering:
         floats, channels = self.floats(), self.model.encoder.out_dim
 
         def fits(h, w):
-            rows = strips.rows_of(self.stages, w, self.strip, floats / 2)
+            rows = strips.rows_per_strip(self.stages, w, self.strip, floats / 2)
             held = h * w * channels
             return held <= floats / 2 and held + w * strips.floats_per_column(self.stages, rows) <= floats
 
-        return largest(extent[0], extent[1], self.model.receptive_field, fits)
+        return largest_tile(extent[0], extent[1], self.model.receptive_field, fits)
 
     @property
     def strip(self) -> int:
@@ -220,7 +220,7 @@ class Rendering:
         most = floats / max(each, 3)
         if self.on_cpu:
             most = min(most, max(USEFUL, (USEFUL_MARGINS + 2) * self.margin) ** 2)
-        return largest(extent[0], extent[1], self.margin, lambda h, w: h * w <= most)
+        return largest_tile(extent[0], extent[1], self.margin, lambda h, w: h * w <= most)
 
     # ------------------------------------------------------------ a region
 
@@ -247,7 +247,7 @@ class Rendering:
             if precision == self.precision:
                 self.bar.update(begun + shares * rows // height - self.bar.n)
 
-        rows = strips.rows_of(self.stages, width, self.strip, self.floats() / 2)
+        rows = strips.rows_per_strip(self.stages, width, self.strip, self.floats() / 2)
         with autocast(self.lr, precision):
             maps = self.model.strip_maps(self.lr, y, x, rows, done)
         if height > rows:

@@ -1,8 +1,8 @@
 """Encoding in strips: an encoder that is a chain of stages reads the image a few rows at a time.
 
-Each stage hands on the rows that it knows and keeps the few that it needs again for those to come. So hardly any row is
-computed twice, and beside the result no more is held than a few rows of each stage. Source: Alwani et al., *Fused-Layer
-CNN Accelerators* (MICRO 2016), for a chain of convolutions in hardware.
+Each stage passes on the rows that it has finished and keeps only those that later rows depend on. So hardly any row is
+computed twice, and besides the result only a few rows of each stage are in memory. Source: Alwani et al., *Fused-Layer
+CNN Accelerators* (MICRO 2016), where a chain of convolutions is computed so in hardware.
 """
 
 import itertools
@@ -13,23 +13,23 @@ import torch
 
 Maps = tuple[torch.Tensor, ...]  # of the same height and width, each (B, channels, H, W)
 
-MARGINS = 32  # rows of a strip for each row of a stage's margin: a sixteenth is computed twice
+MARGINS = 32  # the least rows of a strip, in margins of a stage: at most 2 in 32 are then computed twice
 
 
 class Stage(NamedTuple):
-    """A step of an encoder."""
+    """A step of an encoder. (Stages of a training are in `models/training/stages.py`.)"""
 
-    step: Callable[..., Maps]  # maps of the stage before to maps of the same height and width; the first gets the image
-    margin: int  # how many pixels to each side its maps depend on
-    floats: int  # about how many numbers it holds for each pixel, what it gets and gives included
+    step: Callable[..., Maps]  # from the maps of the stage before (or the image) to maps of the same height and width
+    margin: int  # how many pixels to each side a pixel of its maps depends on
+    floats: int  # about how many numbers it holds for each pixel, with those it receives and returns
 
 
 class Known(NamedTuple):
-    """The encoder's features of a part of an image."""
+    """The encoder's features of the part of an image that has been encoded."""
 
     maps: torch.Tensor  # (B, out_dim, h, w)
-    top: int  # the first row of the image that they are of
-    left: int
+    top: int  # the part's first row in the image
+    left: int  # its first column
 
     def has(self, top: int, bottom: int, left: int, right: int) -> bool:
         """Whether the rows `top` to `bottom - 1` and columns `left` to `right - 1` of the image are known."""
@@ -37,24 +37,25 @@ class Known(NamedTuple):
         return all(0 <= first and last <= n for (first, last), n in zip((rows, columns), self.maps.shape[-2:]))
 
     def cut(self, y: slice, x: slice) -> torch.Tensor:
-        """The features of a part of the image, which may exceed the image's end: `(B, out_dim, h, w)`."""
+        """The features `(B, out_dim, h, w)` of a region of the image; slices may go beyond the image's end. Raises
+        ValueError for a region that begins outside of the known part."""
         if y.start < self.top or x.start < self.left:
             raise ValueError(f'rows from {y.start} and columns from {x.start} are not all known')
         return self.maps[:, :, y.start - self.top : y.stop - self.top, x.start - self.left : x.stop - self.left]
 
 
 def on_last(module: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Maps]:
-    """The step that applies `module` to the last of the maps and hands on the others."""
+    """A step that applies `module` to the last map and passes the others on unchanged."""
     return lambda *maps: (*maps[:-1], module(maps[-1]))
 
 
 def encode(stages: Sequence[Stage], image: torch.Tensor, rows: int, done: Callable[[int], Any]) -> torch.Tensor:
-    """The last of the maps that the `stages` make of `image (B, 3, H, W)`, in strips of about so many `rows`;
-    `done(n)` is called with the number of rows that are complete."""
+    """The last map `(B, out_dim, H, W)` of the last stage for `image (B, 3, H, W)`, computed in strips of about `rows`
+    rows; `done(n)` is called with the number of rows completed so far."""
     height = image.shape[2]
     strips: Iterator[Maps] = ((image[:, :, top : top + rows],) for top in range(0, height, rows))
     for stage in stages:
-        strips = passed(strips, stage, height, rows)
+        strips = apply_stage(strips, stage, height, rows)
     first = next(strips)[-1]
     if first.shape[2] == height:
         done(height)
@@ -72,10 +73,10 @@ def encode(stages: Sequence[Stage], image: torch.Tensor, rows: int, done: Callab
     return out
 
 
-def passed(strips: Iterator[Maps], stage: Stage, height: int, rows: int) -> Iterator[Maps]:
-    """What the stage makes of `strips` of an image of `height`, in strips of about `rows`."""
+def apply_stage(strips: Iterator[Maps], stage: Stage, height: int, rows: int) -> Iterator[Maps]:
+    """The stage's maps, in strips of about `rows` rows, for `strips` of the maps before it. `height`: the image's."""
     held: list[torch.Tensor] = []
-    top = end = done = 0  # the first row that is held, the one after the last, and the next to be handed on
+    top = end = done = 0  # the first row held, the one after the last row held, and the next row to be passed on
     while done < height:
         new = next(strips)
         end += new[0].shape[2]
@@ -94,17 +95,17 @@ def passed(strips: Iterator[Maps], stage: Stage, height: int, rows: int) -> Iter
                 again = max(done - stage.margin, 0)
                 held = [] if done == height else [maps[:, :, again - top :].clone() for maps in held]
                 top = again
-            yield result.pop()  # so that nothing here refers to it while others work on it
+            yield result.pop()  # popped, so that it can be freed as soon as the next stage has used it
 
 
-def rows_of(stages: Sequence[Stage], width: int, pixels: int, floats: float) -> int:
-    """Rows of a strip of an image of `width`: those of so many `pixels`, or as many as let `encode` hold as many
-    `floats`, but not so few that much would be computed twice."""
+def rows_per_strip(stages: Sequence[Stage], width: int, pixels: int, floats: float) -> int:
+    """How many rows a strip of an image of `width` has: enough for `pixels` pixels, or fewer if `encode` would hold
+    more than `floats` numbers, but never so few that much would be computed twice."""
     most = (floats / width - floats_per_column(stages, 0)) / max(stage.floats for stage in stages)
     return max(MARGINS * max(stage.margin for stage in stages), min(-(-pixels // width), int(most)))
 
 
 def floats_per_column(stages: Sequence[Stage], rows: int) -> int:
-    """About how many numbers `encode` holds for each column of the image, beside the image and its result."""
-    between = sum(stage.margin * stage.floats for stage in stages)  # half of a stage's numbers are what it gets
+    """About how many numbers `encode` holds for each column of the image, besides the image and the result."""
+    between = sum(stage.margin * stage.floats for stage in stages)  # half of a stage's numbers are its input
     return between + max((rows + 2 * stage.margin) * stage.floats for stage in stages)

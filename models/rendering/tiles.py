@@ -1,15 +1,15 @@
-"""Tiles of an image: where they lie, their margins, and how large they may be."""
+"""Tiles of an image: their positions, margins and sizes."""
 
 import math
 from collections.abc import Callable
 
-Region = tuple[int, int, int, int]  # of pixels or blocks: top, bottom, left, right, the latter of each pair exclusive
+Region = tuple[int, int, int, int]  # top, bottom, left, right, in pixels or blocks; bottom and right are exclusive
 
-SMALLEST_TILE = 16  # LR pixels to a side; below it, running out of memory is final
+SMALLEST_TILE = 16  # LR pixels on each side; a tile this small that does not fit into memory is an error
 
 
 def tiles(region: Region, high: int, wide: int) -> list[Region]:
-    """`region` in tiles, each at most `high` and `wide`, row by row."""
+    """Divide `region` into tiles of at most `high x wide`, listed row by row."""
     top, bottom, left, right = region
     return [
         (y, min(y + high, bottom), x, min(x + wide, right))
@@ -19,7 +19,7 @@ def tiles(region: Region, high: int, wide: int) -> list[Region]:
 
 
 def cut_in_four(region: Region) -> list[Region]:
-    """The quarters of a tile, or none if it is too small to be cut."""
+    """The four quarters of a tile, or an empty list if it is too small to be cut."""
     top, bottom, left, right = region
     if max(bottom - top, right - left) <= SMALLEST_TILE:
         return []
@@ -28,8 +28,8 @@ def cut_in_four(region: Region) -> list[Region]:
 
 
 def with_margin(first: int, last: int, margin: int, window: int) -> slice:
-    """The LR pixels `first` to `last - 1` of an axis with a margin on both sides, which starts and ends at multiples of
-    `window` (or with the image, whose end a slice may exceed).
+    """The LR pixels `first` to `last - 1` of an axis with a margin on both sides, as a slice that starts and ends at
+    multiples of `window`. It may go beyond the image's end.
 
     It starts at an even pixel, because a point between two LR pixels belongs to the even one (`grid.nearest_index`).
     """
@@ -37,9 +37,12 @@ def with_margin(first: int, last: int, margin: int, window: int) -> slice:
     return slice(max(first - margin, 0) // step * step, -(-(last + margin) // window) * window)
 
 
-def largest(height: int, width: int, margin: int, fits: Callable[[int, int], bool]) -> tuple[int, int]:
-    """Height and width of the inner part of tiles of `height x width` pixels: among equal tiles that `fits(h, w)` takes
-    with their margins, those that have the fewest pixels in all. `SMALLEST_TILE` where none fits."""
+def largest_tile(height: int, width: int, margin: int, fits: Callable[[int, int], bool]) -> tuple[int, int]:
+    """Height and width, without margins, of the tiles into which to divide `height x width` pixels.
+
+    `fits(h, w)` says whether a tile of that size, margins included, fits into memory. Of all divisions into equal tiles
+    that fit, the one with the fewest pixels in total is chosen; if none fits, tiles of `SMALLEST_TILE`.
+    """
     best, fewest = (SMALLEST_TILE, SMALLEST_TILE), math.inf
     for wide in dict.fromkeys(-(-width // count) for count in range(1, max(2, width // SMALLEST_TILE))):
         w = min(wide + 2 * margin, width)

@@ -1,4 +1,6 @@
-"""What a stage of training is: its keys in a config, its length in steps, its learning rate."""
+"""Stages of a training: each has scales, a length and a learning rate of its own, and starts from the result of the
+stage before. Here are their keys in a config, their length in steps and their learning rate.
+"""
 
 import torch
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler

@@ -1,4 +1,4 @@
-"""The weights that come with the project: for clean images, for photographs as they are, and blends of the two."""
+"""The weights that come with the project: for clean images, for ordinary photographs, and blends of the two."""
 
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from utils import error_prefix
 
 MODELZOO = Path(__file__).resolve().parents[2] / 'modelzoo'
 LIGHT, PHOTO = MODELZOO / 'EDSR_light_MSIT.pth', MODELZOO / 'photo_MSIT.pth'
-BUNDLED = {'light': LIGHT, 'photo': PHOTO}  # by the names that `demo.py -model` takes
+BUNDLED = {'light': LIGHT, 'photo': PHOTO}  # by their names for `demo.py -model`
 
 
 def blended(clean: float, light: Path = LIGHT, photo: Path = PHOTO) -> Any:
-    """The model of `light` for `clean` 0, of `photo` for 1, and between them the one with interpolated parameters.
+    """A model whose parameters are interpolated between those of the two files: `light` at `clean` 0, `photo` at 1.
 
-    Source: network interpolation, ESRGAN (arXiv 1809.00219, section 3.4). Raises UserError if the two are of different
-    architectures, or one of them cannot be read.
+    Source: network interpolation, ESRGAN (arXiv 1809.00219, section 3.4). Raises UserError if the two architectures
+    differ or a file cannot be read.
     """
     if clean in (0, 1):
         return load(photo if clean else light)

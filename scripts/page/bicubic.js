@@ -1,6 +1,6 @@
-// The photo enlarged by bicubic interpolation, at once: on the graphics card where it can, else by this program.
+// Enlarges the photo by bicubic interpolation, at once: on the graphics card if possible, otherwise in JavaScript.
 //
-// Keys' kernel with a = -1/2, and the photo mirrored at its border, as scripts of MATLAB and this project have it.
+// Keys' kernel with a = -1/2, and the photo mirrored at its border, as in MATLAB and in models/bicubic.py.
 
 const VERTEX = `#version 300 es
 void main() {           // one triangle that covers the canvas
@@ -11,9 +11,9 @@ const FRAGMENT = `#version 300 es
 precision highp float;
 precision highp int;
 uniform highp sampler2D photo;
-uniform ivec2 photoSize;    // (width, height)
-uniform vec2 canvas;        // height of the canvas in y
-uniform vec2 shown, first;  // device pixels of the whole photo there are, and where it begins on the canvas
+uniform ivec2 photoSize;    // (width, height), in LR pixels
+uniform vec2 canvas;        // its size (width, height), in device pixels
+uniform vec2 shown, first;  // size of the whole photo, and its origin on the canvas, in device pixels
 uniform vec2 whole, rest;   // where the canvas's first pixel lies, in LR pixels
 uniform vec2 stride;        // from one device pixel to the next, in LR pixels
 out vec4 colour;
@@ -145,7 +145,7 @@ class InProgram {
     }
 }
 
-/** The part `seen` of a photo at `size`, as ImageData: rows of the photo are made as wide first, then as many. */
+/** The part `seen` of a photo at `size`, as ImageData: interpolated along rows first, then along columns. */
 export function enlarged(photo, size, seen) {
     const rows = taps(photo.height, size.height, seen.top, seen.bottom);
     const columns = taps(photo.width, size.width, seen.left, seen.right);

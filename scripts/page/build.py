@@ -1,6 +1,6 @@
 """Build the page that zooms into a photo: its files, the models exported as ONNX, and onnxruntime-web.
 
-python scripts/page/build.py -ort node_modules/onnxruntime-web -output page         (scripts/page.sh does it all)
+python scripts/page/build.py -ort node_modules/onnxruntime-web -output page         (scripts/page.sh does all of this)
 """
 
 import shutil
@@ -27,9 +27,9 @@ RUNTIME = (
     'ort-wasm-simd-threaded.asyncify.wasm',
 )
 PHOTO = ROOT / 'scripts' / 'demo.png'
-LIGHT = 'light_MSIT.pth', 'EDSR_light_MSIT.pth'  # the first that is there
+LIGHT = 'light_MSIT.pth', 'EDSR_light_MSIT.pth'  # the first of these that exists
 CLEANING = 'photo_MSIT.pth'
-STOPS = 0, 0.25, 0.5, 0.75, 1  # of the cleaning dial: shares of the cleaning weights
+STOPS = 0, 0.25, 0.5, 0.75, 1  # of the cleaning dial: shares of the cleaning weights in the blend
 
 
 def parse():
@@ -57,7 +57,7 @@ def main(args):
         and any(args.output.iterdir() if args.output.is_dir() else [args.output])
         and not (args.output / 'weights.json').is_file()
     ):
-        raise UserError(f'{args.output} exists and is no page; choose another folder')
+        raise UserError(f'{args.output} exists and is not a built page; choose another folder')
     check_folder(args.output.absolute())
     args.output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output.absolute().parent, prefix='.page-', suffix='.partial') as made:
@@ -71,7 +71,7 @@ def main(args):
 
 
 def build(folder, modelzoo, runtime):
-    """Make the page in a folder that is not there yet."""
+    """Build the page in a new folder."""
     (folder / 'ort').mkdir(parents=True)
     for pattern in SERVED:
         for file in HERE.glob(pattern):
@@ -81,7 +81,7 @@ def build(folder, modelzoo, runtime):
     shutil.copy(PHOTO, folder / 'photo.png')
     light = next((modelzoo / name for name in LIGHT if (modelzoo / name).is_file()), None)
     if light is None:
-        raise UserError(f'{modelzoo}: neither {LIGHT[0]} nor {LIGHT[1]} is there')
+        raise UserError(f'{modelzoo}: contains neither {LIGHT[0]} nor {LIGHT[1]}')
     offered = [{'name': 'light', 'label': 'light: clean images', 'stops': [exported(light, folder, 'light', 0)]}]
     cleaning = modelzoo / CLEANING
     if cleaning.is_file():
@@ -97,7 +97,7 @@ def build(folder, modelzoo, runtime):
 
 
 def exported(light, folder, name, clean, photo=None):
-    """Export a stop of the cleaning dial: the weights of `light`, of `photo` where `clean` is 1, or their blend."""
+    """Export a stop of the cleaning dial: the weights of `light` (`clean` 0), of `photo` (1), or their blend."""
     print(f'exporting {name}', flush=True)
     model = blended(clean, light, photo)
     ends = ([light] if clean < 1 else []) + ([photo] if clean > 0 else [])

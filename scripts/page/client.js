@@ -1,4 +1,4 @@
-// The page's end of the worker: each call gives a promise.
+// The page's side of the worker: each call returns a promise.
 
 export class Client {
     constructor(url = new URL('./worker.js', import.meta.url)) {

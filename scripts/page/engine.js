@@ -1,9 +1,9 @@
-// The model in onnxruntime: encodes rectangles of a photo, keeps what it encoded, and decodes pieces of it.
+// The model in onnxruntime: encodes rectangles of a photo, keeps their features, and decodes pieces of them.
 
 import { blocks } from './grid.js';
 import { contains, toEncode, widened } from './tiles.js';
 
-const SMALLEST = 64;            // LR pixels to a side; below it, running out of memory is final
+const SMALLEST = 64;            // LR pixels to a side; a rectangle this small that does not fit into memory is an error
 
 export class Engine {
     /**
@@ -30,8 +30,8 @@ export class Engine {
     }
 
     /**
-     * Decode the output pixels `output` of the photo at `size`, which belong to the LR pixels `lr` of one cell: RGB
-     * float32, not clamped. What of `seenLr` is not encoded yet may be encoded with them.
+     * Decode the output pixels `output` of the photo at `size`, which belong to the LR pixels `lr` of one cell, to RGB
+     * float32, not clamped. Parts of `seenLr` that are not encoded yet may be encoded on the way.
      */
     async render({ lr, output, size, seenLr }) {
         const from = await this.features(lr, seenLr);
@@ -61,7 +61,7 @@ export class Engine {
     async features(lr, seenLr) {
         let found = this.kept.find(({ part }) => contains(part, lr));
         if (found) {
-            this.kept.splice(this.kept.indexOf(found), 1);          // the last used one is the last to go
+            this.kept.splice(this.kept.indexOf(found), 1);          // the one used last is discarded last
         } else {
             found = await this.encode(this.told.whole_image_only ? widened(lr, Infinity, this.photo)
                 : toEncode(lr, seenLr, this.encoded, this.photo, this.side), lr, seenLr);
@@ -85,7 +85,7 @@ export class Engine {
             result = await this.sessions.encode.run({ lr: new ort.Tensor('float32', data, [1, 3, high, wide]) });
         } catch (error) {
             if (this.side <= SMALLEST || told.whole_image_only) throw error;
-            this.side /= 2;                                         // too little memory: smaller rectangles need less
+            this.side /= 2;                                         // out of memory: smaller rectangles need less
             this.kept.splice(0, Math.ceil(this.kept.length / 2));
             return this.encode(toEncode(lr, seenLr, this.encoded, photo, this.side), lr, seenLr);
         }

@@ -1,6 +1,6 @@
-// Where output pixels lie on the pixels of the photo (LR pixels), one axis at a time, as models/rendering/grid.py has it.
+// Where output pixels lie on the pixels of the photo (LR pixels), one axis at a time, as in models/rendering/grid.py.
 
-const FULLEST = 32;     // output pixels of an LR pixel that are decoded as one block, along an axis
+const FULLEST = 32;     // the most output pixels of an LR pixel that are decoded as one block, along an axis
 
 /** The LR pixel, of `nLr`, that output pixel `i` of `n` belongs to: (2 i + 1) nLr / (2 n) - 1/2, half to even. */
 export function nearest(i, nLr, n) {

@@ -1,4 +1,4 @@
-// Position and zoom as the part of the page's address after '#'. It never holds the photo.
+// Position and zoom in the part of the page's address after '#', which never contains the photo.
 
 const NUMBERS = { scale: [0, 1e4], y: [0, 1], x: [0, 1], split: [0, 1], clean: [0, 1] };
 

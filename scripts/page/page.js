@@ -1,4 +1,4 @@
-// The page: what is on it, and what its parts tell each other.
+// The page: its controls, and the communication between its parts.
 
 import { bicubic } from './bicubic.js';
 import { Client } from './client.js';
@@ -8,14 +8,14 @@ import { Told, read } from './photo.js';
 import { Sharp } from './sharp.js';
 import { View } from './view.js';
 
-const SETTLED = 120;            // ms without a change of zoom before the model is asked
-const STEP = 1.25;              // of the buttons and keys that zoom
-const FASTEST = 240;            // wheel units that count at once
+const SETTLED = 120;            // ms without a change of zoom before the model is run
+const STEP = 1.25;              // by which the buttons and keys zoom
+const FASTEST = 240;            // the most wheel units that count at once
 
 const $ = id => document.getElementById(id);
 const stage = $('stage'), options = new URLSearchParams(location.search);
 let view, photo, base, sharp, client, offered, split = null, loaded = 0;
-let drawing = false, settling, rest;        // a frame is due; the model is to be asked after `rest` ms
+let drawing = false, settling, rest;        // a frame is due; the model is run after `rest` ms
 
 // ---------------------------------------------------------------- showing
 
@@ -63,7 +63,7 @@ function tellState(progress = sharp.progress) {
         : !loaded ? 'Bicubic; the model is loading' : waiting ? `Sharpening: ${Math.floor(100 * progress.done
             / progress.all)} %` : progress?.all ? 'Sharp' : 'Bicubic';
     $('state').textContent = state;
-    // a screen reader is told what has come to rest, not every step
+    // a screen reader announces the final state, not every step
     if (!waiting && !settling && loaded) $('said').textContent = `${state}, x ${view.scale.toFixed(2)}`;
 }
 
@@ -74,7 +74,7 @@ function tell(sentence) {
 
 function fitCanvas(entry) {
     const ratio = devicePixelRatio || 1, box = entry?.devicePixelContentBoxSize?.[0];
-    // the box knows how a fraction of a pixel is rounded; where a browser emulates another screen it is of the real one
+    // the box is rounded exactly as on the screen, but is that of the real screen where another one is emulated
     const pixels = (side, exact) => Math.max(1, Math.abs(exact - side * ratio) <= 1 ? exact : Math.round(side * ratio));
     const canvas = { height: pixels(stage.clientHeight, box?.blockSize), width: pixels(stage.clientWidth, box?.inlineSize) };
     for (const each of [$('bicubic'), $('sharp')]) Object.assign(each, canvas);
@@ -98,7 +98,7 @@ async function take(blob, said = {}) {
         return;
     }
     tell('');
-    $('saving').close();                // what was being saved is of another photo
+    $('saving').close();                // which was for the previous photo
     if (!base.load(taken)) {            // too large for the graphics card
         const canvas = $('bicubic').cloneNode();
         $('bicubic').replaceWith(canvas);
@@ -140,10 +140,10 @@ async function load(weights, clean) {
     show();
 }
 
-/** The model cannot go on: bicubic stays. */
+/** The model cannot go on; the bicubic rendering remains. */
 function failed(error) {
     if (!error.memory) loaded = -1;
-    tell(error.memory ? 'There is not enough memory for the model here. Close other tabs, or take a smaller photo.'
+    tell(error.memory ? 'There is not enough memory for the model. Close other tabs, or choose a smaller photo.'
         : `The model cannot run in this browser (${error.message}). What you see is bicubic interpolation.`);
     tellState();
 }
@@ -225,7 +225,7 @@ function compare(share) {
 function placeSplit() {
     const line = $('split');
     line.hidden = split === null;
-    // a whole number of device pixels, so that no column is half of each
+    // a whole number of device pixels, so that no column is a mixture of both
     const at = split === null || !view ? 0 : Math.round(split * view.canvas.width) / view.canvas.width * 100;
     $('sharp').style.clipPath = split === null ? '' : `inset(0 0 0 ${at}%)`;
     line.style.left = `${at}%`;
@@ -294,11 +294,11 @@ function sizesFrom(field) {
     $('saveStart').disabled = typeof size === 'string' || loaded <= 0;
 }
 
-/** The size that is asked for, or a sentence that says why there is none. */
+/** The size entered, or a sentence that says what is wrong with it. */
 function savedSize() {
     const [height, width] = [$('saveHeight'), $('saveWidth')].map(({ value }) => Number(value));
     if (!(Number.isInteger(height) && Number.isInteger(width)) || height < photo.height || width < photo.width)
-        return 'The size is a whole number of pixels, from that of the photo up.';
+        return 'Width and height must be whole numbers, not below those of the photo.';
     if (height * width > MOST_SAVED) return `At most ${MOST_SAVED / 1e6} million pixels can be saved.`;
     return { height, width };
 }
@@ -426,5 +426,5 @@ async function start() {
 
 start().catch(error => {
     if (client) failed(error);
-    else tell('The page could not be loaded whole. Load it again.');
+    else tell('Part of the page could not be loaded. Please reload it.');
 });

@@ -1,4 +1,4 @@
-// Reading a photo that was chosen, dropped or pasted. What goes wrong is told in sentences.
+// Reads a photo that was chosen, dropped or pasted. Errors are sentences for the user.
 
 export const MOST = 50e6;       // pixels
 
@@ -28,7 +28,7 @@ export async function read(blob) {
         return { height, width, pixels: context.getImageData(0, 0, width, height).data };
     } catch (error) {
         if (error instanceof Told) throw error;
-        throw new Told('There is not enough memory for this image. Close other tabs, or take a smaller one.');
+        throw new Told('There is not enough memory for this image. Close other tabs, or choose a smaller one.');
     } finally {
         picture.close();
     }

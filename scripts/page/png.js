@@ -1,7 +1,7 @@
 // Writes a PNG row by row, so that it may be larger than any canvas.
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
-const UP = 2;                   // the filter: what a byte differs by from the one above
+const UP = 2;                   // the filter: the difference between a byte and the one above it
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
     for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;

@@ -3,12 +3,12 @@
 import { PngWriter } from './png.js';
 import { CELL, outputOf, pieces } from './tiles.js';
 
-const HELD = 96e6;              // bytes of rows that are held before they are written, about
+const HELD = 96e6;              // about how many bytes of rows are held before they are written
 export const MOST = 1e9;        // output pixels
 
 /**
  * The PNG, a Blob, of `photo` at `size`. `render(piece)`: a promise of a piece's pixels, see the worker; `progress`
- * is told the share that is done; `signal` may abort it.
+ * is called with the share that is done; `signal` can abort it.
  */
 export async function save(photo, size, render, progress, signal) {
     const writer = new PngWriter(size.height, size.width), scale = Math.max(size.height / photo.height,

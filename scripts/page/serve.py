@@ -1,4 +1,4 @@
-"""Serve a built page on this machine alone, with the headers that threads of WebAssembly need.
+"""Serve a built page on this machine only, with the headers that WebAssembly threads need.
 
 python scripts/page/serve.py page
 """
@@ -35,12 +35,12 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # a page that was closed while it loaded is no error
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # closing a page while it loads is not an error
             super().handle_error(request, client_address)
 
 
 def server(folder, port):
-    """A server of a folder at a port of this machine, 0 for any that is free."""
+    """A server for a folder at a port of this machine; port 0 stands for any free one."""
     return Server(('127.0.0.1', port), functools.partial(Handler, directory=str(folder)))
 
 

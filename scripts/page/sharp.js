@@ -1,8 +1,8 @@
-// The model's rendering of what is seen: asks the worker for one piece at a time, from the middle outwards.
+// The model's rendering of what is visible: the worker renders one piece at a time, from the middle outwards.
 
 import { contains, empty, intersection, pieces } from './tiles.js';
 
-const KEPT = 4;             // canvases full of pieces are kept, seen or not
+const KEPT = 4;             // how many canvases full of pieces are kept, visible or not
 const same = (a, b) => a?.height === b.height && a?.width === b.width;
 
 export class Sharp {

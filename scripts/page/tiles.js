@@ -1,10 +1,10 @@
-// Which parts of a photo are encoded and decoded at a time. Rectangles are { top, left, bottom, right }, the latter two
-// exclusive.
+// Which parts of a photo are encoded and decoded at a time. Rectangles are { top, left, bottom, right }; bottom and
+// right are exclusive.
 
 import { firstOutput } from './grid.js';
 
-export const CELL = 32;         // LR pixels: encoded rectangles are made of cells of so many to a side
-const SIDE = 256;               // LR pixels: about as many to a side are encoded at a time
+export const CELL = 32;         // LR pixels to a side of the cells that make up encoded rectangles
+const SIDE = 256;               // about how many LR pixels to a side are encoded at a time
 const PIECE = 192;              // output pixels to a side that are decoded at a time
 
 export const empty = part => part.bottom <= part.top || part.right <= part.left;
@@ -15,7 +15,7 @@ export const contains = (outer, inner) => outer.top <= inner.top && outer.left <
 export const intersection = (a, b) => ({ top: Math.max(a.top, b.top), left: Math.max(a.left, b.left),
     bottom: Math.min(a.bottom, b.bottom), right: Math.min(a.right, b.right) });
 
-/** A rectangle and `margin` more at each side, as far as `photo` ({ height, width }) goes. */
+/** A rectangle with `margin` more pixels on each side, within `photo` ({ height, width }). */
 export const widened = (part, margin, photo) => intersection({ top: part.top - margin, left: part.left - margin,
     bottom: part.bottom + margin, right: part.right + margin }, { top: 0, left: 0, bottom: photo.height,
     right: photo.width });
@@ -54,8 +54,8 @@ export function pieces(photo, size, seen, seenLr, scale) {
 }
 
 /**
- * The rectangle to encode for the LR pixels `wanted`, which lie in one cell: one of about `side` to a side, of cells in
- * sight (`seenLr`) that none of `encoded` (rectangles) holds yet.
+ * The rectangle to encode for the LR pixels `wanted`, which lie in one cell: about `side` to a side, made of visible
+ * cells (`seenLr`) that are in none of the rectangles `encoded` yet.
  */
 export function toEncode(wanted, seenLr, encoded, photo, side = SIDE) {
     const cellAt = (row, column) => widened({ top: row * CELL, left: column * CELL, bottom: (row + 1) * CELL,
@@ -75,7 +75,7 @@ export function toEncode(wanted, seenLr, encoded, photo, side = SIDE) {
     return widened({ top: top * CELL, left: left * CELL, bottom: bottom * CELL, right: right * CELL }, 0, photo);
 }
 
-/** Of `first` to `last - 1`, cut evenly into parts of about `each`, the part that holds `at`. */
+/** The part that contains `at` when `first` to `last - 1` is divided evenly into parts of about `each`. */
 function share(first, last, at, each) {
     const parts = Math.max(1, Math.round((last - first) / each));
     const edge = k => first + Math.floor(k * (last - first) / parts);

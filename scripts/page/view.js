@@ -1,8 +1,8 @@
-// What of a photo is seen: a window of `canvas` device pixels into the photo at a scale. Sizes are { height, width }.
+// The visible part of a photo: a window of `canvas` device pixels at a scale. Sizes are { height, width }.
 
 import { nearest } from './grid.js';
 
-export const LARGEST = 64;      // scale, or more where fitting a small photo into the window takes more
+export const LARGEST = 64;      // the largest scale, unless fitting a small photo into the window takes more
 
 const AXES = [['height', 'y', 'top'], ['width', 'x', 'left']];
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);

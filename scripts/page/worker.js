@@ -1,4 +1,4 @@
-// The worker: loads models, and renders one piece after the other as the page asks.
+// The worker: loads models, and renders one piece after the other for the page.
 
 import { Engine } from './engine.js';
 
@@ -30,7 +30,7 @@ const tasks = {
             sessions = await created(files);
         } catch (error) {
             if (backend !== 'webgpu') throw error;
-            await start('wasm', threads);                           // a graphics card that cannot do it after all
+            await start('wasm', threads);                           // the graphics card cannot run the model after all
             sessions = await created(files);
         }
         const memory = Math.min((navigator.deviceMemory ?? 8) / 8, 1);

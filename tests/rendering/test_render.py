@@ -285,7 +285,7 @@ def test_published_sizes_encode_hardly_any_pixel_twice(monkeypatch, encoder):
         encoded = seen = 0
         for region in image.regions(None):
             extent = with_margins(region, model.receptive_field, height, width)
-            rows = rendering.strips.rows_of(image.stages, extent[1], image.strip, image.floats() / 2)
+            rows = rendering.strips.rows_per_strip(image.stages, extent[1], image.strip, image.floats() / 2)
             held = math.prod(extent) * model.encoder.out_dim
             columns = rendering.strips.floats_per_column(image.stages, rows)
             assert 4 * (held + extent[1] * columns) <= gigabytes * GB

@@ -12,7 +12,7 @@ from models.registry import make_encoder
 from models.rendering import render as rendering
 from models.rendering import strips
 from models.rendering.memory import Counter
-from models.rendering.tiles import largest
+from models.rendering.tiles import largest_tile
 
 WITH_STAGES = ['edsr-baseline', 'edsr', 'light', 'rdn']
 
@@ -59,7 +59,7 @@ def test_hardly_any_row_is_computed_twice():
         return maps
 
     stages = [strips.Stage(step, margin, 3) for margin in (2, 0, 1, 2)]
-    rows = strips.rows_of(stages, 50, 100, 0)
+    rows = strips.rows_per_strip(stages, 50, 100, 0)
     strips.encode(stages, torch.rand(1, 3, 2000, 50), rows, lambda n: None)
     assert rows == 2 * strips.MARGINS and 1 <= sum(computed) / (4 * 2000) < 1 + 2 / strips.MARGINS
 
@@ -76,7 +76,7 @@ def test_the_largest_tiles_that_fit(height, width, margin, most):
         """How many pixels all tiles read."""
         return (height + 2 * margin * (-(-height // high) - 1)) * (width + 2 * margin * (-(-width // wide) - 1))
 
-    size = largest(height, width, margin, fits)
+    size = largest_tile(height, width, margin, fits)
     others = [(-(-height // n), width) for n in range(1, height + 1) if fits(*extent(-(-height // n), width))]
     if fits(*extent(*size)):
         assert all(read(*size) <= read(*other) for other in others)

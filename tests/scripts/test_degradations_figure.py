@@ -36,7 +36,7 @@ def test_the_figure_of_a_config(program, tmp_path):
         (['-config', ROOT / 'configs/train/train_light_MSIT.yaml'], 'no stage of this config degrades its images'),
         (['-config', 'none.yaml'], 'none.yaml'),
         (['-scale', '9'], '576 x 576 pixels are needed'),
-        (['-output', 'a.txt'], 'the figure is a file that ends in .png'),
+        (['-output', 'a.txt'], 'the figure must be a file that ends in .png'),
     ],
 )
 def test_mistakes(program, options, said):

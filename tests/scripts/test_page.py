@@ -457,7 +457,7 @@ def test_a_model_that_needs_too_much_memory_is_told(visit, cat):
 
 
 @pytest.mark.parametrize(
-    'size, said', [('109', 'from that of the photo up'), ('2.5', 'whole number'), ('99999', 'At most 1000 million')]
+    'size, said', [('109', 'not below those of the photo'), ('2.5', 'whole number'), ('99999', 'At most 1000 million')]
 )
 def test_sizes_that_cannot_be_saved(visit, cat, size, said):
     page = visit()

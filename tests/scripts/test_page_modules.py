@@ -203,8 +203,11 @@ def test_weights_and_the_dial_between_them(parts):
     'change, said',
     [
         (lambda folder: (folder / 'ort/dist/ort.wasm.min.mjs').unlink(), 'is missing'),
-        (lambda folder: [(folder / 'page').mkdir(), (folder / 'page' / 'thesis.txt').write_text('')], 'is no page'),
-        (lambda folder: (folder / 'page').write_text(''), 'is no page'),
+        (
+            lambda folder: [(folder / 'page').mkdir(), (folder / 'page' / 'thesis.txt').write_text('')],
+            'is not a built page',
+        ),
+        (lambda folder: (folder / 'page').write_text(''), 'is not a built page'),
         (lambda folder: (folder / 'zoo/light_MSIT.pth').unlink(), 'neither'),
     ],
 )
