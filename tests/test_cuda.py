@@ -216,7 +216,7 @@ def apart(one, other, start):
     the way apart in 20 steps, an optimizer that has lost its state after the first one 0.15.
     """
     one, other, start = (
-        torch.cat([weight.flatten().cpu().double() for weight in model]) for model in (one, other, start)
+        torch.cat([weight.detach().flatten().cpu().double() for weight in model]) for model in (one, other, start)
     )
     return float((one - other).norm() / (one - start).norm())
 
