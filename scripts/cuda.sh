@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is to be done on a CUDA device, one command each: the tests, the benchmarks, trainings that may be interrupted, and
-# what becomes of their weights.
+# What is to be done on a CUDA device, one command each: the tests, the benchmarks, trainings that may be interrupted,
+# and what becomes of their weights.
 #   bash scripts/cuda.sh suite [ARGUMENTS OF PYTEST]
 #   bash scripts/cuda.sh benchmark [OPTIONS OF benchmark.py]
 #   bash scripts/cuda.sh steps [OPTIONS OF train.py]
