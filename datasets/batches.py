@@ -2,14 +2,17 @@
 
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import multiprocessing.connection
 import signal
 import threading
 import traceback
+from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+import torch
 from torch.utils.data import DataLoader, default_collate
 
 from utils import UserError, is_out_of_memory
@@ -43,8 +46,33 @@ class Numbers:
                 yield range(first, first + self.share)
 
 
+class Batch:
+    """Tensors by name in one piece of memory: a device gets them in one copy, for which the memory is pinned once."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        self.names = list(tensors)
+        # The widest numbers come first, so that all begin at multiples of their size.
+        ordered = sorted(tensors.items(), key=lambda named: -named[1].element_size())
+        self.kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in ordered}
+        self.memory = torch.cat([tensor.flatten().view(torch.uint8) for _, tensor in ordered])
+
+    def pin_memory(self) -> 'Batch':
+        """Called by `DataLoader`."""
+        self.memory = self.memory.pin_memory()
+        return self
+
+    def to(self, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """The tensors on a device, which nothing waits for where the memory is pinned."""
+        memory = self.memory.to(device, non_blocking=True)
+        pieces = memory.split([dtype.itemsize * math.prod(shape) for dtype, shape in self.kinds.values()])
+        found = {
+            name: piece.view(dtype).view(shape) for piece, (name, (dtype, shape)) in zip(pieces, self.kinds.items())
+        }
+        return {name: found[name] for name in self.names}
+
+
 class Batches:
-    """An iterator over batches of `samples`; each batch holds the samples with the next list of `numbers`.
+    """An iterator over `Batch`es of `samples`; each holds the samples with the next list of `numbers`.
 
     `workers` processes make the batches. At the end of a `with` block they have all ended, whatever happened to them.
     Raises UserError for a sample that cannot be made and for a worker that was killed.
@@ -76,7 +104,7 @@ class Batches:
     def __iter__(self):
         return self
 
-    def __next__(self) -> dict:
+    def __next__(self) -> Batch:
         try:
             batch = next(self.iterator)
         except (RuntimeError, OSError, EOFError):
@@ -113,9 +141,9 @@ class WholeBatches:
     def __init__(self, samples: Samples, in_worker: bool):
         self.samples, self.in_worker = samples, in_worker
 
-    def __getitem__(self, numbers) -> 'dict | Failure':
+    def __getitem__(self, numbers) -> 'Batch | Failure':
         try:
-            return default_collate([self.samples[n] for n in numbers])
+            return Batch(default_collate([self.samples[n] for n in numbers]))
         except Exception as error:
             if not self.in_worker:
                 raise

@@ -2,6 +2,7 @@
 
     python scripts/average.py a.pth b.pth -output mean.pth
     python scripts/average.py clean.pth noisy.pth -shares 0.7 0.3 -output blend.pth
+    python scripts/average.py a.pth -half -output small.pth
 
 The output ends in `.pth` or `.safetensors`; its card has what the models' cards have in common, and what was averaged.
 """
@@ -33,6 +34,7 @@ def parse():
     parser.add_argument(
         '-output', required=True, type=Path, metavar='FILE', help='the weight file, .pth or .safetensors'
     )
+    parser.add_argument('-half', action='store_true', help='store the weights as float16: a file of half the size')
     parser.add_argument('-debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args()
 
@@ -45,6 +47,8 @@ def main(args):
     shares = args.shares or [1] * len(loaded)
     model = average(loaded, shares).float()
     model.meta['average'] = ' + '.join(f'{share / sum(shares):.4g} {file}' for share, file in zip(shares, args.models))
+    if args.half:
+        model.half()
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         models.save(args.output, model)

@@ -1,37 +1,50 @@
 #!/usr/bin/env bash
-# What is to be done on a CUDA device, one command each: the tests, the benchmark, or a training that may be interrupted.
+# What is to be done on a CUDA device, one command each: the tests, the benchmarks, trainings that may be interrupted,
+# and what becomes of their weights.
 #   bash scripts/cuda.sh suite [ARGUMENTS OF PYTEST]
 #   bash scripts/cuda.sh benchmark [OPTIONS OF benchmark.py]
-#   bash scripts/cuda.sh train [OPTIONS OF train.py]
+#   bash scripts/cuda.sh steps [OPTIONS OF train.py]
+#   bash scripts/cuda.sh train|train-liif|train-rdn [OPTIONS OF train.py]
+#   bash scripts/cuda.sh weights [OPTIONS OF evaluate.py]
 # DEVICE names another device than cuda, so that the commands can be tried on a CPU.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 device=${DEVICE:-cuda}
 what=${1:-}
+
+# `train NAME CONFIG [OPTIONS]` begins the run save/NAME or goes on with it.
+train() {
+    local resume=()
+    if [ -d "save/$1" ]; then resume=(-resume); fi
+    "$python" train.py -config "configs/train/$2.yaml" -name "$1" -device "$device" \
+        ${resume[@]+"${resume[@]}"} "${@:3}"
+}
+
 case $what in
-suite)
-    environment requirements.txt tests/requirements.txt
-    cd "$root"
-    exec "$python" -m pytest -q -rs tests/test_cuda.py "${@:2}"
+suite) environment requirements.txt tests/requirements.txt ;;
+benchmark | steps | train | train-liif | train-rdn | weights) environment requirements.txt ;;
+*)
+    echo "usage: bash $0 suite|benchmark|steps|train|train-liif|train-rdn|weights [options]" >&2
+    exit 2
     ;;
+esac
+cd "$root"
+case $what in
+suite) "$python" -m pytest -q -rs tests/test_cuda.py "${@:2}" ;;
 benchmark)
-    environment requirements.txt
-    cd "$root"
     mkdir -p save
     "$python" scripts/benchmark.py -models edsr_baseline_MsIT edsr_baseline_liif edsr_baseline_lte -inputs 180x320 \
         339x510 540x960 -scales 4 -precision fp32 bf16 -no-query -output save/benchmark.json -device "$device" "${@:2}"
-    exec "$python" train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device "$device"
     ;;
-train)
-    environment requirements.txt
-    cd "$root"
-    resume=()
-    if [ -d save/EDSR_MSIT ]; then resume=(-resume); fi
-    exec "$python" train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -name EDSR_MSIT \
-        -device "$device" ${resume[@]+"${resume[@]}"} "${@:2}"
+steps)
+    "$python" train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device "$device" "${@:2}"
     ;;
-*)
-    echo "usage: bash $0 suite|benchmark|train [options]" >&2
-    exit 2
+train) train EDSR_MSIT train_edsr_baseline_MsIT_photos "${@:2}" ;;
+train-liif) train EDSR_LIIF train_edsr_baseline_liif_photos "${@:2}" ;;
+train-rdn) train RDN_MSIT train_rdn_baseline_MsIT_photos "${@:2}" ;;
+weights)
+    "$python" scripts/average.py save/EDSR_MSIT/stage2.pth -half -output modelzoo/EDSR_MSIT.pth
+    "$python" scripts/evaluate.py -models modelzoo/EDSR_MSIT.pth bicubic -sets set5 set14 b100 -scales 2 3 4 \
+        -device "$device" "${@:2}"
     ;;
 esac

@@ -43,6 +43,8 @@ PEERS = {
 }
 OTHERS = [
     'train_edsr_baseline_MsIT_photos',
+    'train_edsr_baseline_liif_photos',
+    'train_rdn_baseline_MsIT_photos',
     'train_edsr_light_MsIT',
     'train_edsr_light_liif',
     'train_light_MSIT',
@@ -119,6 +121,18 @@ def test_the_light_models_differ_in_the_decoder_alone():
     for config in (ours, liif):
         del config['model']
     assert ours == liif
+
+
+def test_trainings_on_photos_differ_in_the_model_alone():
+    msit = read('train_edsr_baseline_MsIT_photos')
+    liif, rdn = read('train_edsr_baseline_liif_photos'), read('train_rdn_baseline_MsIT_photos')
+    stage2 = {**msit['stages']['stage2'], 'rim': False}
+    assert liif == {
+        **msit,
+        'model': read('train_edsr_baseline_liif')['model'],
+        'stages': {**msit['stages'], 'stage2': stage2},
+    }
+    assert rdn == {**msit, 'model': read('train_rdn_baseline_MsIT')['model']}
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('ablation/*.yaml')), ids=lambda path: path.stem)

@@ -2,8 +2,8 @@
 
 import contextlib
 import copy
+import gc
 import json
-import math
 import subprocess
 import sys
 from unittest import mock
@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, TINY, refused
+from examples import DECODERS, ENCODERS, spec_of
 from torch import distributed, nn
 from torch.nn import functional as F
 
@@ -31,16 +32,12 @@ PUBLISHED = {
         'position_bias_spec': {'name': 'sinusoid', 'args': {'features': 64}},
     },
 }
-PEER = {
-    'encoder_spec': TINY['args']['encoder_spec'],
-    'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [16, 16]}},
-}
 SPECS = {
     'tiny': TINY,
     'rim': {**TINY, 'args': {**TINY['args'], 'rim': True}},
     'published': PUBLISHED,
-    'liif': {'name': 'liif', 'args': PEER},
-    'lte': {'name': 'lte', 'args': {**PEER, 'hidden_dim': 16}},
+    **{name: spec_of(name) for name in DECODERS if name != 'msit'},
+    **{f'liif, {name}': spec_of('liif', name) for name in ENCODERS if name != 'edsr-baseline'},
 }
 
 
@@ -111,11 +108,25 @@ def test_the_kernel_for_attention_agrees_with_torch(dtype):
     assert attention.agrees(torch.device('cuda'), dtype)
 
 
+@pytest.mark.skipif(not attention.INSTALLED, reason='Triton is not installed')
+def test_the_first_layer_is_the_same_with_the_kernel(monkeypatch):
+    model, there = pair('published')
+    lr = torch.rand(2, 3, 12, 14)
+    expected = model.render(lr, (40, 45))
+    assert attention.agrees(torch.device('cuda', torch.cuda.current_device()), torch.float32)
+    kernel = mock.Mock(side_effect=attention.attend_and_add)
+    monkeypatch.setattr(attention, 'attend_and_add', kernel)
+    monkeypatch.setenv('MSIT_TRITON', '1')
+    assert (there.render(lr.cuda(), (40, 45)).cpu() - expected).abs().max() <= 1e-4
+    assert kernel.called
+
+
 # ---------------------------------------------------------------- memory
 
 
 @pytest.mark.parametrize('name', ['tiny', 'published'])
-def test_rendering_takes_no_more_memory_for_a_larger_output(name):
+def test_rendering_takes_no_more_memory_for_a_larger_output(name, monkeypatch):
+    monkeypatch.setattr('models.rendering.render.CHUNK', 2e6)  # so that either output takes several chunks
     _, there = pair(name)
     lr, peaks = torch.rand(1, 3, 64, 64, device='cuda'), []
     for scale in (4, 12):
@@ -126,7 +137,7 @@ def test_rendering_takes_no_more_memory_for_a_larger_output(name):
         output = there.render(lr, (64 * scale, 64 * scale))
         peaks.append(torch.cuda.max_memory_allocated() - before - output.nbytes)
         del output
-    assert peaks[1] <= 2 * peaks[0] + 64 * 2**20  # chunks are as large as ever; blocks of more pixels fill them better
+    assert peaks[1] <= 2 * peaks[0] + 8 * 2**20  # chunks are as large as ever; blocks of more pixels fill them better
 
 
 # ---------------------------------------------------------------- training
@@ -189,24 +200,38 @@ def test_a_step_does_not_wait_for_the_device(precision, draw, twenty, tmp_path):
     run.begin_stage()
     with run.batches() as batches:
         for run.step in range(4):
-            parts = run.next_batches(batches)
             if run.step == 3:  # libraries are loaded
                 torch.cuda.set_sync_debug_mode('error')
             try:
-                values = run.train_step(parts)
+                values = run.train_step(run.next_batches(batches))
             finally:
                 torch.cuda.set_sync_debug_mode('default')
     assert len(run.read([values])) == 1
 
 
-def test_a_run_that_is_resumed_ends_like_one_that_was_not(train, twenty):
+def apart(one, other, start):
+    """How far two models, as lists of their weights, are from each other, as a share of the way that one has come.
+
+    Sums over pixels that are drawn twice have no fixed order on CUDA. Noise of rounding at every layer leads 0.001 of
+    the way apart in 20 steps, an optimizer that has lost its state after the first one 0.15.
+    """
+    one, other, start = (
+        torch.cat([weight.detach().flatten().cpu().double() for weight in model]) for model in (one, other, start)
+    )
+    return float((one - other).norm() / (one - start).norm())
+
+
+def test_a_run_that_is_resumed_ends_like_one_that_was_not(train, twenty, tmp_path):
+    run = Run(twenty, tmp_path / 'fresh', torch.device('cpu'))
+    run.begin_stage()
+    names = [name for name, _ in run.model.named_parameters()]
     _, whole = train(twenty, 'whole')
     _, first = train(twenty, 'parts', '-time-limit', '0')
     assert first['step'] == 1
     _, resumed = train(twenty, 'parts', '-resume')
     assert resumed['step'] == whole['step'] == 20
-    for name, value in whole['model']['sd'].items():  # sums over pixels that are drawn twice have no fixed order
-        torch.testing.assert_close(resumed['model']['sd'][name], value, rtol=1e-2, atol=1e-3)
+    ends = [[last['model']['sd'][name] for name in names] for last in (whole, resumed)]
+    assert apart(*ends, list(run.model.parameters())) < 0.02
 
 
 @contextlib.contextmanager
@@ -228,15 +253,16 @@ def test_ddp_and_synchronised_norm_train_like_one_process(twenty, tmp_path):
         run = Run(config, tmp_path, torch.device('cuda', 0))
         with nccl(tmp_path) if grouped else contextlib.nullcontext():
             run.begin_stage()
+            start = [p.detach().clone() for p in run.model.parameters()]
             with mock.patch.object(parallel, 'ranks', return_value=1), run.batches() as batches:
                 for run.step in range(3):
                     run.train_step(run.next_batches(batches))
             assert isinstance(run.objective, nn.parallel.DistributedDataParallel) == grouped
             assert any(isinstance(module, nn.SyncBatchNorm) for module in run.model.modules()) == grouped
-            ends.append(torch.cat([p.detach().flatten().cpu() for p in run.model.parameters()]))
+            ends.append([p.detach().clone() for p in run.model.parameters()])
             del run
-    assert math.isfinite(float(ends[0].norm()))
-    torch.testing.assert_close(ends[1], ends[0], rtol=1e-3, atol=1e-4)
+            gc.collect()  # DDP holds the group in cycles
+    assert apart(*ends, start) < 0.02
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason='there are no two CUDA devices')

@@ -12,6 +12,7 @@ from conftest import TINY
 from examples import BICUBIC, DECODERS, ENCODERS, spec_of
 
 import models
+from datasets.batches import Batch
 from models.device import choose_device, described, set_tf32
 from models.evaluation.loop import evaluate
 from models.rendering import grid
@@ -135,7 +136,7 @@ def test_a_training_step_waits_for_nothing_and_copies_the_batch_alone(name, draw
     values = steps(there, batches, any_device)
     assert not any_device.waits
     of_bias = {cause: n for cause, n in any_device.copies.items() if 'position_bias' in cause}  # made in float64
-    assert any_device.copies.total() == len(batches[0]) + sum(of_bias.values())
+    assert any_device.copies.total() == 1 + sum(of_bias.values())
     assert not of_bias or not any_device.float64
     found, expected = there.read(values), here.read(steps(here, batches))
     assert any_device.waits.total() == 1
@@ -150,7 +151,7 @@ def test_a_step_in_half_precision_waits_for_nothing(precision, draw, device, con
     config.update(draw=draw, precision=precision, accumulate=2)
     run = begin(config, tmp_path, 'cuda')
     batches = run.samples[0]
-    parts = [torch.utils.data.default_collate([batches[n] for n in pair]) for pair in ((0, 1), (2, 3))]
+    parts = [Batch(torch.utils.data.default_collate([batches[n] for n in pair])) for pair in ((0, 1), (2, 3))]
     values = steps(run, parts, device)
     assert not device.waits and None not in run.read(values)
 
@@ -159,7 +160,7 @@ def test_a_step_that_is_not_finite_changes_nothing_on_the_device(device, config,
     config.update(precision='fp16')
     run = begin(config, tmp_path, 'cuda')
     samples = run.samples[0]
-    batch = torch.utils.data.default_collate([samples[n] for n in range(4)])
+    batch = Batch(torch.utils.data.default_collate([samples[n] for n in range(4)]))
 
     def state():
         moments = [value for of in run.optimizer.state.values() for value in of.values()]
@@ -222,7 +223,7 @@ class Unpinned:
         pass
 
     def __next__(self):
-        return torch.utils.data.default_collate([self.samples[n] for n in next(self.numbers)])
+        return Batch(torch.utils.data.default_collate([self.samples[n] for n in next(self.numbers)]))
 
 
 # ---------------------------------------------------------------- which device, and how it computes

@@ -15,6 +15,8 @@ import os
 
 import torch
 
+from models.device import exact_float32
+
 INSTALLED = importlib.util.find_spec('triton') is not None  # not imported here: that is slow, and rarely needed
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative to the largest value
 
@@ -42,9 +44,14 @@ def attend_and_add(
 def agrees(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel's result and gradients are those of torch, up to rounding; False if anything fails."""
     made, found = torch.Generator().manual_seed(0), []
-    n, m, k, d, hidden = 5, 18, 49, 32, 80
+    n, m, k, d, hidden = 2, 70, 49, 32, 80  # more of m and hidden than the kernel takes at a time
     shapes = (n, m, hidden), (n, m, d), (k, n, d), (n, m, k), (k, n, hidden)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with (
+        exact_float32(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
         gradient, *given = (torch.randn(x, generator=made).to(device, dtype) for x in (shapes[0], *shapes))
         try:
             for function in (attend_and_add, by_torch):

@@ -107,6 +107,7 @@ def _backward_kernel(
             of_shared = _load(to_shared, at * hidden, k, hidden, window, j, n * hidden)
             of_shared += tl.dot(tl.trans(weights).to(g.dtype), g, input_precision='ieee')
             _store(to_shared, at * hidden, k, hidden, window, j, n * hidden, of_shared)
+        tl.debug_barrier()  # the next rows read what other threads of this program may have written
         of_logits = weights * (of_weights - tl.sum(weights * of_weights, axis=1)[:, None])
         _store(to_bias, at * m * k, m, k, i, window, k, of_logits)
         of_logits = (of_logits * scale).to(q.dtype)

@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import datasets
-from datasets.batches import Batches, Numbers
+from datasets.batches import Batch, Batches, Numbers
 from datasets.paired import OfScale
 from datasets.pictures.figures import strip
 from models.device import PRECISIONS, described, exact_float32, set_tf32, widest
@@ -341,12 +341,11 @@ class Run:
                 self.scaler.scale(sum(found.values())).backward()
         return torch.stack([loss.detach() for loss in found.values()]).to(widest(self.device))
 
-    def next_batches(self, batches: Iterator[dict]) -> list[dict]:
+    def next_batches(self, batches: Iterator[Batch]) -> list[dict]:
         """The batches of a step, on the device."""
-        parts = [next(batches) for _ in range(self.config['accumulate'])]
-        return [{k: v.to(self.device, non_blocking=True) for k, v in part.items()} for part in parts]
+        return [next(batches).to(self.device) for _ in range(self.config['accumulate'])]
 
-    def fetch(self, batches: Iterator[dict]) -> list[dict] | None:
+    def fetch(self, batches: Iterator[Batch]) -> list[dict] | None:
         """As `next_batches`; None, on all ranks, if a signal stops the run. Raises UserError on all ranks."""
         parts = failure = None
         try:

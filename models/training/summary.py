@@ -131,7 +131,8 @@ def table_rows(runs: Sequence[Summary]) -> list[list[str]]:
             values = [run.psnr[key] for run in same if key in run.psnr]
             of_seeds.append(f'{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}' if values[1:] else '')
         seconds = statistics.mean(run.seconds for run in same)
-        rows.append([f'{name} and {len(same) - 1} more seeds', *of_seeds, '', '', f'{seconds:.0f}', ''])
+        more = f'{len(same) - 1} more seed{"s" * (len(same) > 2)}'
+        rows.append([f'{name} and {more}', *of_seeds, '', '', f'{seconds:.0f}', ''])
     return rows
 
 

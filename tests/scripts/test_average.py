@@ -34,6 +34,21 @@ def test_the_file_holds_the_mean(average, shares, share, told, output):
     assert mean.spec == TINY and mean.meta == {'scale_min': 1, 'scale_max': 3, 'data': 'photos', 'average': told}
 
 
+def test_a_file_of_half_the_size_computes_in_float32(average):
+    status, out, _ = average('a.pth', '-half', '-output', 'half.pth')
+    assert status == 0 and out.startswith('1 a.pth\n')
+    stored = torch.load('half.pth', weights_only=True)['model']['sd']
+    assert {value.dtype for value in stored.values()} <= {torch.float16, torch.int64}
+    half, whole = models.load('half.pth'), models.load('a.pth')
+    for key, value in whole.state_dict().items():
+        found = half.state_dict()[key]
+        assert found.dtype == value.dtype and torch.equal(
+            found, value.half().to(value.dtype) if value.is_floating_point() else value
+        )
+    lr = torch.rand(1, 3, 6, 7)
+    assert (half.render(lr, (9, 15)) - whole.render(lr, (9, 15))).abs().max() < 1e-2
+
+
 @pytest.mark.parametrize(
     'arguments, said',
     [

@@ -38,12 +38,12 @@ def project(tmp_path):
     return folder
 
 
-def run(project, script, *arguments, cwd='/', old=''):
+def run(project, script, *arguments, cwd='/', old='', device='cuda'):
     """The finished process, and the arguments of each call of Python."""
     log = project / 'log'
     log.write_text('')
     command = [shutil.which('bash'), os.path.relpath(project / 'scripts' / script, cwd), *arguments]
-    environment = {'PATH': str(project / 'bin'), 'LOG': str(log), 'OLD': old}
+    environment = {'PATH': str(project / 'bin'), 'LOG': str(log), 'OLD': old, 'DEVICE': device}
     done = subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, stdin=subprocess.DEVNULL)
     return done, [line for line in log.read_text().splitlines() if not line.startswith(('-c', '--version'))]
 
@@ -146,3 +146,36 @@ def test_the_page_is_fetched_built_and_served(project):
 def test_mistakes_with_the_page(project, arguments, said):
     done, asked = run(project, 'page.sh', *arguments)
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and said in done.stderr and not asked
+
+
+CUDA = {
+    'suite': ['-m pytest -q -rs tests/test_cuda.py -k some'],
+    'benchmark': ['scripts/benchmark.py'],
+    'steps': ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device cpu'],
+    'train': ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -name EDSR_MSIT -device cpu'],
+    'train-liif': ['train.py -config configs/train/train_edsr_baseline_liif_photos.yaml -name EDSR_LIIF -device cpu'],
+    'train-rdn': ['train.py -config configs/train/train_rdn_baseline_MsIT_photos.yaml -name RDN_MSIT -device cpu'],
+    'weights': ['scripts/average.py save/EDSR_MSIT/stage2.pth -half', 'scripts/evaluate.py'],
+}
+
+
+@needs_bash
+@pytest.mark.parametrize('what', CUDA)
+def test_what_needs_a_cuda_device_is_one_command(project, what):
+    done, asked = run(project, 'cuda.sh', what, '-k', 'some', device='cpu')
+    assert done.returncode == 0, done.stderr
+    called = [line for line in asked if '-m pip' not in line and '-m venv' not in line]
+    assert len(called) == len(CUDA[what]) and called[-1].endswith('-k some')
+    for line, beginning in zip(called, CUDA[what]):
+        assert line.startswith(beginning)
+        named = [word for word in line.split() if word.endswith(('.py', '.yaml'))]
+        assert named and all((ROOT / word).is_file() for word in named)
+
+
+@needs_bash
+def test_a_training_on_a_cuda_device_goes_on(project):
+    (project / 'save/EDSR_MSIT').mkdir(parents=True)
+    _, asked = run(project, 'cuda.sh', 'train', '-time-limit', '10')
+    assert asked[-1].endswith('-name EDSR_MSIT -device cuda -resume -time-limit 10')
+    done, asked = run(project, 'cuda.sh', 'dance')
+    assert done.returncode == 2 and done.stderr.startswith('usage: bash ') and not asked

@@ -1,5 +1,7 @@
 """scripts/sweep.py: its runs, what it leaves out when it is started again, and what is no sweep."""
 
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,27 @@ def test_a_sweep_trains_every_combination_and_goes_on(sweep):
     assert sweep(*grid)[0] == 0
     after = [folder.joinpath('last.pth').stat().st_mtime_ns for folder in folders]
     assert after[0] == before[0] and after[1] > before[1]
+
+
+def test_each_device_trains_a_run_at_a_time(sweep, monkeypatch):
+    together, devices = threading.Barrier(2, timeout=60), []
+
+    class Training:
+        """One that ends when another one is there as well."""
+
+        def __init__(self, command, **_):
+            devices.append(command[command.index('-device') + 1])
+
+        def poll(self):
+            return 0
+
+        def wait(self):
+            return together.wait() * 0
+
+    monkeypatch.setattr(subprocess, 'Popen', Training)
+    status, out, _ = sweep('-grid', 'seed=[0,1,2,3]', '-devices', 'cuda:0', 'cuda:1')
+    assert status == 0 and sorted(devices) == ['cuda:0'] * 2 + ['cuda:1'] * 2
+    assert all(f'save/lr/seed={seed}: seed={seed}' in out for seed in range(4))
 
 
 def test_a_run_that_fails_is_told(sweep):

@@ -175,7 +175,7 @@ def test_each_error_of_a_worker_is_one_line_and_its_workers_end(raise_, said):
         pytest.raises(UserError, match=said) as error,
         Batches(Broken(raise_), Numbers(0, 9, 1, 0, 1, 1), 2, False) as b,
     ):
-        assert [int(next(b)['n']) for _ in range(5)] == list(range(5))
+        assert [int(next(b).to('cpu')['n']) for _ in range(5)] == list(range(5))
         next(b)
     assert '\n' not in str(error.value) and len(b.workers) == 2
     assert not any(worker.is_alive() for worker in b.workers)
@@ -202,7 +202,7 @@ def test_torchs_handler_of_signals_does_not_hide_which_worker_ended(monkeypatch)
 
 def test_workers_compute_in_one_thread():
     with Batches(Broken(raise_key_error), Numbers(0, 3, 1, 0, 1, 1), 1, False) as batches:
-        assert [int(batch['threads']) for batch in batches] == [1] * 3
+        assert [int(batch.to('cpu')['threads']) for batch in batches] == [1] * 3
 
 
 def test_torchrun_ends_when_an_image_is_spoilt(tmp_path, endless, photos):

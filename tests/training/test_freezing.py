@@ -48,7 +48,7 @@ def test_a_part_moves_from_its_step_on(config, tmp_path):
 def test_of_a_frozen_part_no_gradient_is_computed(config, tmp_path):
     run = Run(frozen(config, encoder=1), tmp_path, torch.device('cpu'))
     run.begin_stage()
-    sum(run.objective(next(run.batches())).values()).backward()
+    sum(run.objective(next(run.batches()).to('cpu')).values()).backward()
     for name, parameter in run.model.named_parameters():
         assert (parameter.grad is None) == name.startswith('encoder.'), name
 

@@ -31,7 +31,7 @@ def begin(tmp_path):
 def test_the_stage_says_which_loss_is_minimised(begin, config, loss):
     config['stages']['stage1']['loss'] = loss
     run, batches = begin(config)
-    batch = next(batches)
+    batch = next(batches).to('cpu')
     colour, target = run.objective.predict(batch)
     expected = []
     for patch in zip(colour.flatten(1).tolist(), target.flatten(1).tolist()):

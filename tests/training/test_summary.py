@@ -73,6 +73,11 @@ def test_a_table_has_a_row_for_each_run_and_one_for_seeds(make_run):
     assert lines[7].endswith('a and 2 more seeds | 33.000 ± 1.000 | 31.000 ± 1.000 | 32.000 ± 1.000 |  |  | 270 |  |')
 
 
+def test_two_seeds_are_one_and_one_more(make_run):
+    runs = [make_run('a', seed=0), make_run('b', seed=1, more=1.0)]
+    assert 'a and 1 more seed | 32.500 ± 0.707 |' in table([summarise(folder) for folder in runs])
+
+
 def test_runs_are_found_in_folders(make_run, tmp_path):
     a, b = make_run('sweep/a'), make_run('sweep/b')
     (tmp_path / 'save/sweep/notes').mkdir()
