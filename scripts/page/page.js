@@ -15,6 +15,7 @@ const FASTEST = 240;            // wheel units that count at once
 const $ = id => document.getElementById(id);
 const stage = $('stage'), options = new URLSearchParams(location.search);
 let view, photo, base, sharp, client, offered, split = null, loaded = 0;
+let taking = 0;                 // photos that were asked for so far; the last one counts
 let drawing = false, settling, rest;        // a frame is due; the model is to be asked after `rest` ms
 
 // ---------------------------------------------------------------- showing
@@ -90,13 +91,15 @@ function fitCanvas(entry) {
 // ---------------------------------------------------------------- photo and model
 
 async function take(blob, said = {}) {
+    const number = ++taking;
     let taken;
     try {
         taken = await read(blob);
     } catch (error) {
-        tell(error instanceof Told ? error.message : 'This image could not be read.');
+        if (number === taking) tell(error instanceof Told ? error.message : 'This image could not be read.');
         return;
     }
+    if (number !== taking) return;
     $('saving').close();                // what was being saved is of another photo
     if (!base.load(taken)) {            // too large for the graphics card
         const canvas = $('bicubic').cloneNode();
@@ -425,7 +428,8 @@ async function start() {
 }
 
 async function showBundled(said) {
-    await take(await (await fetch('photo.png')).blob(), said);
+    const blob = await (await fetch('photo.png')).blob();
+    if (!taking) await take(blob, said);
     compare(said.split ?? null);
 }
 

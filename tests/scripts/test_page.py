@@ -460,8 +460,22 @@ def test_nothing_sticks_out_of_a_screen(visit):
             if dialog:
                 page.evaluate(f"document.getElementById('{dialog}').close()")
         # a message leaves the buttons free
-        assert page.evaluate("message.getBoundingClientRect().top >= stage.getBoundingClientRect().top")
+        assert page.evaluate('message.getBoundingClientRect().top >= stage.getBoundingClientRect().top')
         assert page.evaluate("document.getElementById('stage').clientHeight") > 300
+
+
+def test_the_photo_chosen_last_stays(visit, cat):
+    """Though the bundled one is read after it."""
+    page = visit(
+        script="""const whole = window.fetch;
+        window.fetch = (name, ...rest) => name !== 'photo.png' ? whole(name, ...rest)
+            : new Promise(done => window.arrive = () => done(whole(name, ...rest)));"""
+    )
+    until(page, 'window.arrive')
+    dropped(page, cat)
+    page.evaluate('arrive()')
+    wait_until_sharp(page)
+    assert '110 by 84 ' in page.get_attribute('#sharp', 'aria-label')
 
 
 # ---------------------------------------------------------------- what goes wrong
