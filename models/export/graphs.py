@@ -196,7 +196,7 @@ class DecodeMSIT(nn.Module):
         wanted = asked_for(y_slot, x_slot, high, wide, columns)
         hidden = hidden[wanted] + F.linear(relative_cell, self.of_cell, self.constant)
         colour = self.after_first(hidden) + sampled[..., :3].flatten(0, 1)[wanted]
-        return to_image(colour).reshape(len(y_slot), len(x_slot), 3)
+        return to_image(colour).reshape(y_slot.shape[0], x_slot.shape[0], 3)
 
     def near(self, window: torch.Tensor) -> torch.Tensor:
         """The 3x3 pixels in the middle of windows `(N, K, C)`: `(N, 9, C)`."""
@@ -276,7 +276,7 @@ class LocalEnsemble(nn.Module):
         for a, (row, dy, row_share) in enumerate(rows):
             for b, (column, dx, column_share) in enumerate(columns):
                 said = maps[(row[:, None] * features.shape[1] + column).flatten()]
-                said = said.reshape(len(y_slot), len(x_slot), -1)
+                said = said.reshape(y_slot.shape[0], x_slot.shape[0], -1)
                 weight, bilinear = area[1 - a][1 - b] / total, row_share[:, None] * column_share
                 colour = colour + self.corner(
                     said, dy[:, None, None], dx[:, None], relative_cell, weight[..., None], bilinear[..., None]

@@ -15,6 +15,7 @@ const FASTEST = 240;            // the most wheel units that count at once
 const $ = id => document.getElementById(id);
 const stage = $('stage'), options = new URLSearchParams(location.search);
 let view, photo, base, sharp, client, offered, split = null, loaded = 0;
+let taking = 0;                 // photos that were asked for so far; the last one counts
 let drawing = false, settling, rest;        // a frame is due; the model is run after `rest` ms
 
 // ---------------------------------------------------------------- showing
@@ -59,8 +60,8 @@ function tellState(progress = sharp.progress) {
     document.documentElement.dataset.sharp = String(Boolean(view && loaded > 0 && !settling && !waiting
         && (progress?.all > 0 || view.scale < 1)));
     if (!view) return;
-    const state = loaded < 0 ? 'Bicubic only' : view.scale < 1 ? 'Smaller than the photo: zoom in'
-        : !loaded ? 'Bicubic; the model is loading' : waiting ? `Sharpening: ${Math.floor(100 * progress.done
+    const state = loaded < 0 ? 'Bicubic only' : view.scale < 1 ? 'Reduced: zoom in'
+        : !loaded ? 'Loading the model' : waiting ? `Sharpening: ${Math.floor(100 * progress.done
             / progress.all)} %` : progress?.all ? 'Sharp' : 'Bicubic';
     $('state').textContent = state;
     // a screen reader announces the final state, not every step
@@ -90,14 +91,15 @@ function fitCanvas(entry) {
 // ---------------------------------------------------------------- photo and model
 
 async function take(blob, said = {}) {
+    const number = ++taking;
     let taken;
     try {
         taken = await read(blob);
     } catch (error) {
-        tell(error instanceof Told ? error.message : 'This image could not be read.');
+        if (number === taking) tell(error instanceof Told ? error.message : 'This image could not be read.');
         return;
     }
-    tell('');
+    if (number !== taking) return;
     $('saving').close();                // which was for the previous photo
     if (!base.load(taken)) {            // too large for the graphics card
         const canvas = $('bicubic').cloneNode();
@@ -112,6 +114,12 @@ async function take(blob, said = {}) {
     client?.call('photo', { photo }).catch(failed);
     $('save').disabled = false;
     show();
+}
+
+/** Take what was opened, dropped or pasted. */
+function choose(blob) {
+    tell('');
+    take(blob);
 }
 
 async function load(weights, clean) {
@@ -307,7 +315,8 @@ async function startSave() {
     const size = savedSize();
     if (typeof size === 'string') return;
     saving = new AbortController();
-    $('saveStart').disabled = true;
+    saveFields(true);
+    $('saveCancel').focus();
     $('saveProgress').hidden = false;
     $('saveProgress').value = 0;
     try {
@@ -330,8 +339,13 @@ async function startSave() {
     } finally {
         saving = undefined;
         $('saveProgress').hidden = true;
-        $('saveStart').disabled = false;
+        saveFields(false);
     }
+}
+
+/** Close or open what tells how to save, as one size is saved at a time. */
+function saveFields(disabled) {
+    for (const field of ['saveScale', 'saveWidth', 'saveHeight', 'saveStart']) $(field).disabled = disabled;
 }
 
 // ---------------------------------------------------------------- start
@@ -353,7 +367,7 @@ function listen() {
 
     $('open').addEventListener('click', () => $('file').click());
     $('file').addEventListener('change', ({ target }) => {
-        if (target.files[0]) take(target.files[0]);
+        if (target.files[0]) choose(target.files[0]);
         target.value = '';
     });
     addEventListener('dragover', event => {
@@ -366,11 +380,11 @@ function listen() {
     addEventListener('drop', event => {
         event.preventDefault();
         $('drop').hidden = true;
-        if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+        if (event.dataTransfer.files[0]) choose(event.dataTransfer.files[0]);
     });
     addEventListener('paste', event => {
         const file = [...event.clipboardData.files][0];
-        if (file) take(file);
+        if (file) choose(file);
     });
 
     $('in').addEventListener('click', () => zoomBy(STEP));
@@ -407,18 +421,24 @@ async function start() {
     base = bicubic($('bicubic'));
     listen();
     const said = parse(location.hash);
-    const bundled = fetch('photo.png').then(response => response.blob());
-    const chosen = fetch('weights.json').then(response => response.json());
     const runs = typeof WebAssembly === 'object' && typeof Worker === 'function';
     client = runs ? new Client() : null;
     sharp = new Sharp(client, $('sharp'), tellState, failed);
-    await bundled.then(blob => take(blob, said));
+    await Promise.all([showBundled(said), loadOffered(said)]);      // at once: they wait for different things
+}
+
+async function showBundled(said) {
+    const blob = await (await fetch('photo.png')).blob();
+    if (!taking) await take(blob, said);
     compare(said.split ?? null);
-    if (!runs) {
+}
+
+async function loadOffered(said) {
+    if (!client) {
         failed(new Error('it has no WebAssembly'));
         return;
     }
-    offered = await chosen;
+    offered = await (await fetch('weights.json')).json();
     for (const { name, label } of offered.weights) $('weights').append(new Option(label, name));
     $('weightsLabel').hidden = offered.weights.length < 2;
     await load(said.weights ?? offered.weights[0].name, said.clean ?? 1);

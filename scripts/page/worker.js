@@ -21,10 +21,7 @@ const tasks = {
     async load({ url, wanted, threads }) {
         await engine?.release();
         engine = undefined;
-        const told = await (await got(`${url}/model.json`)).json(), files = {};
-        for (const [name, graph] of Object.entries(told.graphs))
-            files[name] = new Uint8Array(await (await got(`${url}/${graph.file}`)).arrayBuffer());
-        if (!ort) await start(wanted === 'wasm' ? 'wasm' : await graphicsCard(wanted) ? 'webgpu' : 'wasm', threads);
+        const [{ told, files }] = await Promise.all([downloaded(url), ort ?? choose(wanted, threads)]);
         let sessions;
         try {
             sessions = await created(files);
@@ -56,6 +53,19 @@ const tasks = {
         return { result: { pixels, encoded: engine.encoded }, transfer: [pixels.buffer] };
     },
 };
+
+/** A model's description, and the bytes of its graphs by name. */
+async function downloaded(url) {
+    const told = await (await got(`${url}/model.json`)).json();
+    const files = await Promise.all(Object.entries(told.graphs).map(async ([name, { file }]) =>
+        [name, new Uint8Array(await (await got(`${url}/${file}`)).arrayBuffer())]));
+    return { told, files: Object.fromEntries(files) };
+}
+
+/** Load onnxruntime for what is `wanted`, or else for the graphics card if there is one. */
+async function choose(wanted, threads) {
+    await start(wanted === 'wasm' ? 'wasm' : await graphicsCard(wanted) ? 'webgpu' : 'wasm', threads);
+}
 
 /** Whether there is WebGPU on a graphics card, or, where it is `wanted`, by a program that stands in for one. */
 async function graphicsCard(wanted) {
