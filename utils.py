@@ -175,6 +175,12 @@ class Parser(argparse.ArgumentParser):
     def _get_option_tuples(self, option_string):
         return []  # what an option may abbreviate: nothing, which `allow_abbrev` says of two dashes only
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse does, except that help for a stdout that takes no more ends as all of a program's output does."""
+        if message and file is sys.stdout:
+            run_main(lambda: print(message, end=''))
+        super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'error: {" ".join(message.split())}\n')
 

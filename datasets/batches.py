@@ -177,6 +177,6 @@ def told(worker: BaseProcess) -> str:
 
 def ignore_signals(_: int) -> None:
     """Ignore the signals that stop a run, which its workers may receive too: the run ends them when it has finished."""
-    for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1'):
+    for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU'):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

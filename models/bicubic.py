@@ -56,6 +56,7 @@ class Bicubic(ImplicitModel):
 
     def render(self, lr: torch.Tensor, size: Sequence[int], tile: int | None = None, **options: Any) -> torch.Tensor:
         """As in every decoder. Encoding takes no memory, so without `tile` the image is one tile."""
+        check_image(lr, lr)
         return super().render(lr, size, tile=max(lr.shape) if tile is None else tile, **options)
 
 

@@ -943,6 +943,9 @@ def test_a_closed_pipe_and_a_full_disk_behind_stdout(tmp_path, output):
     full = os.open('/dev/full', os.O_WRONLY)
     assert status_of(started(tmp_path, *command, out=full)) == 2
     assert (tmp_path / 'stderr').read_text() == 'error: stdout cannot be written (No space left on device)\n'
+    assert status_of(started(tmp_path, '-help', out=writer)) == 141 and (tmp_path / 'stderr').read_text() == ''
+    assert status_of(started(tmp_path, '-help', out=full)) == 2
+    assert (tmp_path / 'stderr').read_text() == 'error: stdout cannot be written (No space left on device)\n'
     os.close(writer), os.close(full)
     written = sorted(path.name for path in tmp_path.rglob('*') if path.is_file())
     assert written == sorted(['in.png', 'stderr', 'in.png' if output == 'out/' else 'out.png'])
@@ -986,7 +989,9 @@ def test_one_parser_of_scales(y, x):
     assert by_scale(f'{y}x')((10, 20)) == (10 * y, 20 * y)
 
 
-@pytest.mark.parametrize('text', ['1920x1080', '1920X1080', '1920 x 1080', '1920×1080', '1920*1080'])
+@pytest.mark.parametrize(
+    'text', ['1920x1080', '1920X1080', '1920 x 1080', '1920×1080', '1920*1080', '1920:1080', '1920 1080']
+)
 def test_a_resolution_in_which_the_order_is_unclear(demo, text):
     said = repr(text), 'the height, a comma, the width', '1080,1920 is an image 1920 wide and 1080 high'
     refused(demo('-input', 'in.png', '-output', 'out.png', '-resolution', text), *said)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from datasets.pictures import exif as tags
-from datasets.pictures import tiff
+from datasets.pictures import png, tiff
 from datasets.pictures.colour import cmyk_to_rgb, container_labels, png_labels, unlike_srgb
 from datasets.pictures.formats import FORMATS, LACKING, READABLE, Format, bits_in, what_is_lacking, words
 from datasets.pictures.jpeg import without_its_end
@@ -26,6 +27,9 @@ from utils import UserError, atomic_path, error_prefix, suggestion
 
 INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow suspects a bomb
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # most bytes of unpacked text and profiles
+SIGNATURES = {'PNG': png.SIGNATURE, 'JPEG': b'\xff\xd8\xff', 'GIF': b'GIF8', 'BMP': b'BM', 'WebP': b'RIFF'}
+PPM = re.compile(rb'P[36](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d{1,9})')  # its largest value
+WITHOUT_END = 'the end of the file is missing; all of the image is there'
 BEGIN = 2**16  # bytes of a file that are read to find its kind
 LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC'}
 
@@ -98,8 +102,6 @@ def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) ->
             raise
         except Image.DecompressionBombError as error:
             raise UserError(f'{name}: larger than the limit of {INPUT_LIMIT:,} pixels') from error
-        except Image.UnidentifiedImageError as error:
-            raise UserError(f'{name}: not an image of a known format ({", ".join(READABLE)})') from error
         except MemoryError as error:
             raise UserError(f'{name}: needs more memory than there is') from error
         except Exception as error:  # decoders raise errors of any kind on damaged files
@@ -146,7 +148,21 @@ def decode(file: BinaryIO) -> Decoded:
         if tiff.is_for_tifffile(page):
             return decode_by_tifffile(file, page, pages)
         file.seek(0)
-    return decode_by_pillow(file, begin)
+    damaged: list[str] = []
+    notes: list[str] = []
+    if begin.startswith(png.SIGNATURE):
+        content, damaged, whole = png.mended(file.read())
+        file = io.BytesIO(content)
+        notes = [] if whole else [WITHOUT_END]
+    try:
+        decoded = decode_by_pillow(file, begin, damaged)
+    except Image.UnidentifiedImageError as error:
+        if begin.startswith(tiff.SIGNATURES):
+            raise UserError(tiff.of_another_kind(page)) from error
+        kind = next((kind for kind, signature in SIGNATURES.items() if begin.startswith(signature)), None)
+        known = f'not an image of a known format ({", ".join(READABLE)})'
+        raise UserError(f'a {kind} that is damaged or of a kind that is not read' if kind else known) from error
+    return decoded._replace(notes=notes + decoded.notes)
 
 
 def check_input_limit(size: tuple[int, int]) -> None:
@@ -165,15 +181,13 @@ def decode_by_tifffile(file: BinaryIO, page: tifffile.TiffPage, pages: int) -> D
     return Decoded(samples, page.tags.valueof(274, 1), icc, exif, resolution(tiff.resolution(page)), notes=notes)
 
 
-def decode_by_pillow(file: BinaryIO, begin: bytes) -> Decoded:
-    """Decode an open file that starts with the bytes `begin`."""
+def decode_by_pillow(file: BinaryIO, begin: bytes, damaged: list[str]) -> Decoded:
+    """Decode an open file that starts with the bytes `begin`; `damaged` names chunks that it had besides."""
     notes: list[str] = []
     labels: dict = {}
-    damaged: list[str] = []
     image: Image.Image
     with Image.open(file, formats=READABLE) as image, silent_stderr():
         check_input_limit(image.size)
-        frames = getattr(image, 'n_frames', 1)
         try:
             image.load()
         except OSError:
@@ -182,26 +196,41 @@ def decode_by_pillow(file: BinaryIO, begin: bytes) -> Decoded:
             if whole is None:
                 raise
             image = whole
-            notes.append('the end of the file is missing; all of the image is there')
+            notes.append(WITHOUT_END)
         if image.format == 'PNG':
-            labels, damaged = png_labels(file)
+            labels, more = png_labels(file)
+            damaged = damaged + more
         if begin[24] == 16 and image.format == 'PNG':
             samples = in_16_bits(file)
         else:
             samples, more = in_8_bits(image, begin)
             notes += more
-    if frames > 1:
-        notes.append(f'only the first of {frames} frames is used')
+    frames = frames_in(file)
+    if frames != 1:
+        notes.append(f'only the first of {frames or "several"} frames is used')
+    if not_square(image.info):
+        notes.append('not kept: that its pixels are not square')
     if image.format in ('AVIF', 'HEIF'):
         labels = {} if image.info.get('icc_profile') else container_labels(begin)
         if bits_in(begin) > 8:
             notes.append(f'of its {bits_in(begin)} bits per sample, only 8 are read')
     samples = with_transparent_colour(samples, image)
-    icc, said = profile(None if image.mode == 'CMYK' else image.info.get('icc_profile'))
+    stored = profile_of_bmp(file, begin) if image.format == 'BMP' else image.info.get('icc_profile')
+    icc, said = profile(None if image.mode == 'CMYK' else stored)
     exif, orientation, lost = metadata(image, file)
     lost += [f'damaged {name}' for name in damaged]
     notes += [f'not kept: {", ".join(lost)}'] * bool(lost) + said
     return Decoded(samples, orientation, icc, exif, resolution(image.info.get('dpi')), labels, notes)
+
+
+def frames_in(file: BinaryIO) -> int:
+    """How many frames Pillow finds in an open file; 0 if those after the first are damaged or of another kind."""
+    file.seek(0)
+    try:
+        with Image.open(file, formats=READABLE) as image:
+            return getattr(image, 'n_frames', 1)
+    except Exception:  # decoders raise anything
+        return 0
 
 
 def in_16_bits(file: BinaryIO) -> np.ndarray:
@@ -223,8 +252,12 @@ def in_8_bits(image: Image.Image, begin: bytes) -> tuple[np.ndarray, list[str]]:
         image.info['transparency'] = min(255, grey * {1: 255, 2: 85, 4: 17}.get(begin[24], 1))
     if image.mode.startswith('I') and image.format == 'PPM':  # grey of up to 16 bits, which Pillow scales to 16
         return np.asarray(image).astype(np.uint16)[..., None], notes
-    if image.mode.startswith('I') or image.mode == 'F':
+    if image.mode == 'F':
+        raise UserError(f'its samples are floating-point numbers; {tiff.WAY_OUT}')
+    if image.mode.startswith('I'):
         raise UserError('its samples are of more than 8 bits, which are read of PNG and TIFF only')
+    if image.format == 'PPM' and (largest := PPM.match(begin)) and int(largest[1]) > 255:
+        notes.append('of its 16 bits per sample, only 8 are read; of PNG and TIFF all are')
     if image.mode == 'CMYK':
         image, note = cmyk_to_rgb(image, image.info.get('icc_profile'))
         notes.append(note)
@@ -292,6 +325,25 @@ def profile(icc: bytes | None) -> tuple[bytes | None, list[str]]:
     if len(icc) < 128 or icc[36:40] != b'acsp':
         return None, ['the colour profile is damaged and left out']
     return icc, []
+
+
+def profile_of_bmp(file: BinaryIO, begin: bytes) -> bytes | None:
+    """The colour profile of an open BMP file that starts with the bytes `begin`, which Pillow leaves out, or None.
+
+    Source: Windows GDI, BITMAPV5HEADER.
+    """
+    if begin[14:18] != b'\x7c\0\0\0' or begin[70:74] != b'DEBM':
+        return None
+    offset, size = struct.unpack('<LL', begin[126:134])
+    file.seek(14 + offset)
+    return file.read(size)
+
+
+def not_square(info: dict) -> bool:
+    """Whether Pillow's `info` of a PNG or JPEG tells the shape of its pixels without their size, and they are not
+    square."""
+    x, y = info.get('aspect') or (info.get('jfif_density') if info.get('jfif_unit') == 0 else None) or (1, 1)
+    return min(x, y) > 0 and x != y
 
 
 def resolution(dpi: Any) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.pictures import exif as tags
+from datasets.pictures.png import chunk
 from utils import UserError
 
 AT_ONCE = 2**18  # bytes of samples that are filtered and compressed at a time
@@ -63,8 +64,7 @@ class PngFile:
             self.chunk(b'eXIf', tags.encode(header.exif))
 
     def chunk(self, name: bytes, data: bytes) -> None:
-        for part in (struct.pack('>L', len(data)), name, data, struct.pack('>L', zlib.crc32(data, zlib.crc32(name)))):
-            self.file.write(part)
+        self.file.write(chunk(name, data))
 
     def write(self, samples: np.ndarray) -> None:
         step = self.header.channels * self.header.bits // 8

@@ -28,12 +28,13 @@ def scale_pair(scale: object) -> tuple[float, ...]:
 
 
 def parse_scale(text: str) -> tuple[float, ...]:
-    """The (sy, sx) that people type: '3.3' or '2x' for both, '2,3.5' or '2x3.5' for height and width. Raises UserError
-    as `scale_pair` does.
+    """The (sy, sx) that people type: '3.3', '2x' or 'x2' for both, '2,3.5' or '2x3.5' for height and width.
+
+    Raises UserError as `scale_pair` does.
     """
     parts = [part.strip() for part in re.split('[,x×]', text.lower())]
-    if parts[1:] == [''] and ',' not in text:
-        parts = parts[:1]
+    if len(parts) == 2 and '' in parts and ',' not in text:
+        parts.remove('')
     try:
         return scale_pair(parts if parts[1:] else parts[0])
     except UserError as error:
@@ -66,7 +67,7 @@ def by_scale(text: str) -> Size:
 
 def by_resolution(text: str) -> Size:
     """'720,1280' for height and width; '720,' or ',1280' for one side, where the other keeps the ratio."""
-    sides = re.fullmatch(r'\s*(\d{1,9})\s*[x×*]\s*(\d{1,9})\s*', text, re.ASCII | re.IGNORECASE)
+    sides = re.fullmatch(r'\s*(\d{1,9})\s*[x×*:/ ]\s*(\d{1,9})\s*', text, re.ASCII | re.IGNORECASE)
     if sides:
         first, second = sides.groups()
         raise ArgumentTypeError(

@@ -35,6 +35,11 @@ def first_page(file: BinaryIO) -> tuple[tifffile.TiffPage, int]:
         raise UserError(f'its samples are {name} of {bits} bits; {WAY_OUT}')
     if len(page.dataoffsets) < math.prod(page.chunked) or 0 in page.databytecounts:
         raise UserError('rows are missing')
+    if page.is_reduced and (len(pages) > 1 or page.subifds):
+        raise UserError(
+            'begins with a small preview of the image, as files of cameras (DNG, NEF) do; developed, or saved as a '
+            'TIFF of one page, it can be read'
+        )
     return page, len(pages)
 
 
@@ -55,8 +60,7 @@ def read(page: tifffile.TiffPage) -> tuple[np.ndarray, list[str]]:
     notes. Raises UserError for colours of another kind, and errors of any kind for damaged files."""
     bits, photometric, notes = page.bitspersample, int(page.photometric), []
     if photometric not in (*GREYS, COLOURS, CMYK):
-        kind = tifffile.PHOTOMETRIC(photometric).name
-        raise UserError(f'its colours are of the kind {kind}, with {bits} bits per sample; saved as RGB it can be read')
+        raise UserError(of_another_kind(page))
     stored = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (planes, H, W, samples of a plane)
     samples = np.moveaxis(stored, 0, 2).reshape(*stored.shape[1:3], -1)
     if 8 < bits < 16:
@@ -78,6 +82,15 @@ def read(page: tifffile.TiffPage) -> tuple[np.ndarray, list[str]]:
         colour = divided(colour, alpha) if kinds[alphas[0]] == PREMULTIPLIED else colour
         colour = np.concatenate([colour, alpha], axis=-1)
     return np.ascontiguousarray(colour), notes
+
+
+def of_another_kind(page: tifffile.TiffPage) -> str:
+    """What an error says of a page whose samples cannot be read."""
+    try:
+        kind = f'colours are of the kind {tifffile.PHOTOMETRIC(page.photometric).name}'
+    except ValueError:
+        kind = f'colours are of an unknown kind ({page.photometric})'
+    return f'its {kind}, with {page.bitspersample} bits per sample; saved as RGB it can be read'
 
 
 def of_cmyk(samples: np.ndarray, icc: bytes | None) -> tuple[np.ndarray, list[str]]:

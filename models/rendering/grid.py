@@ -142,7 +142,10 @@ def snapped(position: torch.Tensor, n_lr: int) -> torch.Tensor:
 
 def check_points(coord: torch.Tensor, cell: torch.Tensor, maps: torch.Tensor) -> None:
     """Raise UserError if `coord` or `cell` is not what `query` takes for features that are held in `maps (B, ...)`."""
-    if coord.ndim != 3 or coord.shape[-1] != 2 or not coord.is_floating_point():
+    for name, points in (('coord', coord), ('cell', cell)):
+        if not isinstance(points, torch.Tensor):
+            raise UserError(f'{name} is a tensor, not {type(points).__name__}')
+    if coord.ndim != 3 or coord.shape[-1] != 2 or min(coord.shape) < 1 or not coord.is_floating_point():
         raise UserError(f'coord is floating point (B, Q, 2), not {coord.dtype} {tuple(coord.shape)}')
     if cell.shape not in ((2,), (len(coord), 2), coord.shape) or not cell.is_floating_point():
         raise UserError(f'cell is floating point (2,), (B, 2) or (B, Q, 2), not {cell.dtype} {tuple(cell.shape)}')

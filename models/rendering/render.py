@@ -17,7 +17,7 @@ from models.device import PRECISIONS, free_memory, return_memory
 from models.rendering import grid, strips
 from models.rendering.strips import Known
 from models.rendering.tiles import SMALLEST_TILE, Region, cut_in_four, largest_tile, tiles, with_margin
-from utils import UserError, in_a_log, is_out_of_memory
+from utils import Note, UserError, in_a_log, is_out_of_memory
 
 CHUNK = 50e6  # numbers that decoding holds at a time
 CHUNK_CPU = 1.4e6  # the same on each thread of a CPU, so few that they stay in its cache
@@ -26,6 +26,7 @@ LARGEST_WORK = 4 * 2**30  # bytes that encoding a tile may take on a CPU, howeve
 USEFUL, USEFUL_MARGINS = 256, 28  # sides of tiles on a CPU, in pixels and in margins: larger ones save little work
 PARTS = 100  # that a block of output pixels counts in the progress that is shown
 STRIP, STRIP_CPU = 2**20, 2**15  # pixels that are encoded at a time where memory allows
+FAR_ABOVE = 4  # of [0, 1]: an image that reaches so high is not meant in these units, not even an HDR one
 DELAY = 2  # seconds of work before its progress is shown
 
 
@@ -117,6 +118,8 @@ def check_input(model: Any, lr: torch.Tensor) -> torch.Tensor:
         )
     if not lr.isfinite().all():
         raise UserError('the LR image has values that are not finite')
+    if lr.max() > FAR_ABOVE:
+        warnings.warn(f'an LR image is in [0, 1], this one reaches {lr.max():.5g}', Note, stacklevel=3)
     return lr.to(like.dtype)
 
 
@@ -125,6 +128,8 @@ def check_image(lr: torch.Tensor, like: torch.Tensor) -> None:
     if not isinstance(lr, torch.Tensor) or lr.ndim != 4 or lr.shape[1] != 3 or min(lr.shape) < 1:
         shape = tuple(lr.shape) if isinstance(lr, torch.Tensor) else type(lr).__name__
         raise UserError(f'an LR image is a tensor (B, 3, H, W), not {shape}')
+    if lr.layout != torch.strided:
+        raise UserError(f'an LR image is a dense tensor, not one of layout {lr.layout}')
     if not lr.is_floating_point():
         raise UserError(f'an LR image is floating point in [0, 1], not {lr.dtype}: divide 8-bit values by 255')
     if lr.device.type != like.device.type:
@@ -135,8 +140,12 @@ def check_options(
     lr: torch.Tensor, size: Sequence[int], tile: int | None, precision: str, part: Sequence[range] | None = None
 ) -> None:
     """Raise UserError if an option of `render` makes no sense for `lr`."""
-    if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
-        raise UserError(f'the output size is two whole numbers from 1 up, not {tuple(size)}')
+    try:
+        good = len(size) == 2 and all(int(n) == n and n >= 1 for n in size)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise UserError(f'the output size is two whole numbers from 1 up, not {size!r}')
     if tile is not None and (int(tile) != tile or tile < 1):
         raise UserError(f'the tile is a whole number of LR pixels from 1 up, not {tile}')
     if part and not all(

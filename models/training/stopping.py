@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
-NAMES = ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
+NAMES = ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU')  # LSF sends the fifth, `ulimit -t` the last
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has the first two
 
 

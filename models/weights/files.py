@@ -6,7 +6,8 @@
   and `meta`, both as JSON.
 - Training checkpoints of this project and of others. If a file holds several sets of weights, the average over the
   training (EMA) is used, because validations use it too.
-- Weights whose names have the prefixes of a wrapped model (`module.`, `_orig_mod.`, or one that all names share).
+- Weights whose names have the prefixes of a wrapped model (`module.`, `_orig_mod.`, or one that all names share, or
+  `model.` and the like beside other weights).
 - Weights alone, without a spec, if the caller gives the spec, or if their names and shapes fit exactly one model of
   `configs/train`.
 
@@ -37,6 +38,7 @@ SAFETENSORS = '.safetensors'
 # The keys under which files of several projects keep weights, averages first.
 AVERAGES = ('ema', 'params_ema', 'state_dict_ema', 'ema_state_dict', 'model_ema')
 WEIGHTS = (*AVERAGES, 'sd', 'params', 'state_dict', 'model_state_dict', 'model')
+PARTS = ('model', 'net', 'generator', 'net_g')  # what modules that hold a model and its losses (Lightning) call it
 WRAPPERS = ('module', '_orig_mod')  # DataParallel, DistributedDataParallel, AveragedModel; torch.compile
 
 
@@ -45,15 +47,34 @@ WRAPPERS = ('module', '_orig_mod')  # DataParallel, DistributedDataParallel, Ave
 
 def save(path: str | Path, model: ImplicitModel, meta: dict | None = None) -> None:
     """Write a model's weights, spec and `meta` (strings and numbers; the model's own if None) to `path`, completely or
-    not at all: as safetensors if the name ends in `.safetensors`, otherwise by `torch.save`."""
+    not at all: as safetensors if the name ends in `.safetensors`, otherwise by `torch.save`.
+
+    Raises UserError for a `meta` of anything else, which a file could not hold or `load` would not read.
+    """
     spec, state, meta = model.spec, model.state_dict(), dict(model.meta if meta is None else meta)
+    as_safetensors = Path(path).suffix.lower() == SAFETENSORS
+    check_savable(path, meta, () if as_safetensors else (torch.Tensor,))
     with atomic_path(path) as temporary:
-        if Path(path).suffix.lower() == SAFETENSORS:
+        if as_safetensors:
             card = {'format': 'pt', 'spec': json.dumps(spec), 'meta': json.dumps(meta)}
             state = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
             save_file(state, temporary, card)
         else:
             torch.save({'model': {**spec, 'sd': state}, 'meta': meta}, temporary)
+
+
+def check_savable(path: str | Path, meta: dict, others: tuple[type, ...]) -> None:
+    """Raise UserError if an entry of `meta` is neither what JSON knows nor one of the `others`."""
+
+    def stand_in(value):
+        if not isinstance(value, others):
+            raise TypeError(f'there is a {type(value).__name__} in it')
+
+    for name, value in meta.items():
+        try:
+            json.dumps({name: value}, default=stand_in)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f'{path}: the entry {name!r} of meta cannot be saved: {error}') from error
 
 
 # ---------------------------------------------------------------- reading
@@ -94,7 +115,8 @@ def read(path: str | Path) -> Any:
     try:
         file = open(path, 'rb')
     except FileNotFoundError as error:
-        raise UserError(f'{path}: no such file') from error
+        missing = 'a link that leads to no file' if os.path.islink(path) else 'no such file'
+        raise UserError(f'{path}: {missing}') from error
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from error
     with file, warnings.catch_warnings():
@@ -208,10 +230,11 @@ def fitting(spec: dict, state: dict, dtype: torch.dtype) -> tuple[ImplicitModel,
     try:
         return fitted(*in_own_terms(spec, state), dtype), []
     except UserError:
-        plain, prefixes = unwrapped(state)
+        plain, prefixes, others = unwrapped(state)
         if not prefixes:
             raise
     note = f'removed {" and ".join(map(repr, prefixes))} from the names of its weights'
+    note += f'; {others} weights of something else are left out' * (others > 0)
     return fitted(*in_own_terms(spec, plain), dtype), [note]
 
 
@@ -222,21 +245,27 @@ def in_own_terms(spec: dict, state: dict) -> tuple[dict, dict]:
     return spec, state
 
 
-def unwrapped(state: dict) -> tuple[dict, list[str]]:
+def unwrapped(state: dict) -> tuple[dict, list[str], int]:
     """`state` with the names that its entries had before the model was wrapped, and the prefixes that were removed:
-    those of `WRAPPERS`, wherever they stand in a name, and then those that all names share."""
+    those of `WRAPPERS`, wherever they stand in a name, and then those that all names share, or those of one of `PARTS`
+    whose other weights, such as a loss's, are left out; and how many these are."""
     names = {key: key.split('.') for key in state}
     if all(parts[0] == 'module' for key, parts in names.items() if key != 'n_averaged'):
         names.pop('n_averaged', None)  # of AveragedModel
     prefixes = [word for word in WRAPPERS if any(word in parts[:-1] for parts in names.values())]
     names = {key: [part for part in parts[:-1] if part not in WRAPPERS] + parts[-1:] for key, parts in names.items()}
+    others = 0
+    for part in PARTS:
+        inside = {key: parts for key, parts in names.items() if parts[0] == part}
+        if inside and not others:
+            others, names = len(names) - len(inside), inside
     while len(first := {parts[0] for parts in names.values()}) == 1 and all(parts[1:] for parts in names.values()):
         prefixes += first
         names = {key: parts[1:] for key, parts in names.items()}
     plain = {'.'.join(parts): state[key] for key, parts in names.items()}
     if len(plain) < len(names):
-        return state, []  # wrapped and other weights in one file, and nothing says which are the right ones
-    return plain, [f'{prefix}.' for prefix in prefixes]
+        return state, [], 0  # wrapped and other weights in one file, and nothing says which are the right ones
+    return plain, [f'{prefix}.' for prefix in prefixes], others
 
 
 def known(state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:

@@ -111,6 +111,8 @@ FORMATS = {
     'upside down.tif': (turned(RGB, 3), RGB[::-1, ::-1]),
     'on its side.tif': (turned(RGB, 6), np.rot90(RGB, -1)),
 }
+if '.pfm' not in Image.registered_extensions():  # Pillow before 10.3: no image by its name
+    del FORMATS['float32.pfm']
 
 
 @pytest.fixture(params=FORMATS)

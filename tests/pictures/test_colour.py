@@ -94,6 +94,35 @@ def test_the_colour_space_of_avif_and_heic_becomes_a_label():
     assert container_labels(box(1, 13, 6, 128)) == container_labels(box(2, 2, 2, 0)) == container_labels(b'') == {}
 
 
+@pytest.mark.parametrize(
+    'shape, told', [((2835, 2835, 1), False), ((2835, 5669, 1), False), ((1, 2, 0), True), ((1, 1, 0), False)]
+)
+def test_pixels_that_are_not_square_are_kept_or_told(tmp_path, shape, told):
+    write_png(tmp_path / 'a.png', [(b'pHYs', struct.pack('>LLB', *shape))])
+    picture, notes = read_image(tmp_path / 'a.png')
+    assert notes == ['not kept: that its pixels are not square'] * told
+    write_image(tmp_path / 'b.png', picture)
+    assert shape[2] == 0 or chunks_of(tmp_path / 'b.png')[b'pHYs'] == struct.pack('>LLB', *shape)
+
+
+@pytest.mark.parametrize('density, told', [((1, 2), True), ((1, 1), False)])
+def test_jpegs_whose_pixels_are_not_square_are_told(tmp_path, density, told):
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.jpg')
+    content = (tmp_path / 'a.jpg').read_bytes()
+    (tmp_path / 'a.jpg').write_bytes(content[:13] + struct.pack('>BHH', 0, *density) + content[18:])
+    assert read_image(tmp_path / 'a.jpg')[1] == ['not kept: that its pixels are not square'] * told
+
+
+def test_the_profile_of_a_bmp_is_read(tmp_path):
+    rows = bytes(range(12)) + bytes(range(24, 36))
+    header = struct.pack('<LllHHLLllLL', 124, 4, 2, 1, 24, 0, len(rows), 2835, 2835, 0, 0) + bytes(16)
+    header += b'DEBM' + bytes(48) + struct.pack('<LLLL', 4, 124 + len(rows), len(SRGB), 0)
+    (tmp_path / 'a.bmp').write_bytes(b'BM' + struct.pack('<LLL', 0, 0, 138) + header + rows + SRGB)
+    picture, notes = read_image(tmp_path / 'a.bmp')
+    assert picture.icc == SRGB and notes == [] and (picture.rgb[:, 1, 0] * 255).tolist() == [2, 1, 0]
+    assert write_image(tmp_path / 'b.bmp', picture) == ['BMP is written without the colour profile']
+
+
 # ---------------------------------------------------------------- figures and animations
 
 

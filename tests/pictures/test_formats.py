@@ -13,6 +13,7 @@ from datasets.pictures import formats, image_io
 from datasets.pictures.formats import FORMATS, LACKING, bits_in, what_is_lacking
 from datasets.pictures.image_io import Picture, check_output, read_image, write_image
 from datasets.pictures.jpeg import has_all_scans
+from datasets.pictures.png import chunk
 from utils import UserError
 
 HEIC = b'\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf' + bytes(60)
@@ -136,6 +137,56 @@ def test_other_files_that_lack_an_end_are_read_whole_or_refused(tmp_path, format
             assert torch.equal(read_image(tmp_path / 'a')[0].rgb, whole)
         except UserError:
             continue
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+def test_a_png_without_its_end_is_read_and_said_so(tmp_path, bits):
+    write_image(tmp_path / 'a.png', Picture(torch.from_numpy(photo()).permute(2, 0, 1) / 255, bits=bits))
+    content, (whole, notes) = (tmp_path / 'a.png').read_bytes(), read_image(tmp_path / 'a.png')
+    assert notes == []
+    for missing in (1, 4, 5, 12, 13, 16):  # of the last chunk, IEND, which has 12 bytes, and of a checksum before it
+        (tmp_path / 'b.png').write_bytes(content[:-missing])
+        picture, notes = read_image(tmp_path / 'b.png')
+        assert torch.equal(picture.rgb, whole.rgb)
+        assert notes == ['the end of the file is missing; all of the image is there']
+    for missing in (40, len(content) // 2):
+        (tmp_path / 'b.png').write_bytes(content[:-missing])
+        with pytest.raises(UserError, match='b.png: unreadable image'):
+            read_image(tmp_path / 'b.png')
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('name, data', [(b'tEXt', b'Comment\0words'), (b'gAMA', bytes([0, 1, 2, 3])), (b'zzZz', b'')])
+def test_a_png_whose_descriptions_are_damaged_is_read_without_them(tmp_path, bits, name, data):
+    write_image(tmp_path / 'a.png', Picture(torch.rand(3, 4, 5), bits=bits))
+    content, damaged = (tmp_path / 'a.png').read_bytes(), bytearray(chunk(name, data))
+    damaged[-1] ^= 1
+    (tmp_path / 'b.png').write_bytes(content[:33] + damaged + content[33:])
+    picture, notes = read_image(tmp_path / 'b.png')
+    assert torch.equal(picture.rgb, read_image(tmp_path / 'a.png')[0].rgb)
+    assert notes == [f'not kept: damaged {name.decode()}'] and picture.labels == {}
+
+
+@pytest.mark.parametrize(
+    'name, content', [('PNG', b'\x89PNG\r\n\x1a\n'), ('GIF', b'GIF87a'), ('BMP', b'BM' + bytes(9))]
+)
+def test_a_file_of_a_known_format_is_not_said_to_be_of_none(tmp_path, name, content):
+    (tmp_path / 'a').write_bytes(content)
+    with pytest.raises(UserError, match=f'a: a {name} that is damaged|a: unreadable image'):
+        read_image(tmp_path / 'a')
+
+
+@pytest.mark.parametrize('format', ['GIF', 'TIFF'])
+def test_later_frames_that_are_damaged_do_not_matter(tmp_path, format):
+    file = io.BytesIO()
+    first, second = (Image.fromarray(pixels).quantize(64) for pixels in (photo(), photo()[::-1]))
+    first.save(file, format)
+    alone = len(file.getvalue())
+    first.save(file := io.BytesIO(), format, save_all=True, append_images=[second])
+    (tmp_path / 'a').write_bytes(file.getvalue()[: alone + (len(file.getvalue()) - alone) // 2])
+    picture, notes = read_image(tmp_path / 'a')
+    assert (picture.rgb.permute(1, 2, 0) * 255 == torch.from_numpy(np.array(first.convert('RGB')))).all()
+    assert [note for note in notes if 'only the first of' in note]
 
 
 # ---------------------------------------------------------------- long texts

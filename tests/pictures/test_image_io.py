@@ -829,3 +829,41 @@ def test_channels_of_a_tiff_that_are_no_colour_are_left_out_and_told(tmp_path, d
     assert picture.alpha is None and 'not kept: channels besides colour and alpha' in notes
     expected = np.broadcast_to(samples[..., :colours], (6, 7, 3)).transpose(2, 0, 1) / np.iinfo(dtype).max
     assert (picture.rgb.numpy() - expected).__abs__().max() <= 1e-6
+
+
+def test_a_preview_before_the_image_is_not_taken_for_it(tmp_path):
+    """Raw files of cameras have the image in a directory within the first one, some pyramids on the next page."""
+    small, large = (np.random.default_rng(0).integers(0, 256, (n, n, 3), np.uint8) for n in (4, 16))
+    for name, subifds in (('raw.dng', 1), ('pages.tif', 0)):
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            file.write(small, photometric='rgb', subfiletype=1, subifds=subifds)
+            file.write(large, photometric='rgb')
+        with pytest.raises(UserError, match=f'{name}: begins with a small preview'):
+            read_image(tmp_path / name)
+    tifffile.imwrite(tmp_path / 'alone.tif', large, photometric='rgb', subfiletype=1)
+    assert read_image(tmp_path / 'alone.tif')[0].rgb.shape == (3, 16, 16)
+
+
+def test_later_pages_that_pillow_does_not_know_do_not_matter(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / 'a.tif') as file:
+        file.write(colours, photometric='rgb', metadata=None)
+        file.write(colours[..., 0] > 99, subfiletype=4, metadata=None)
+    picture, notes = read_image(tmp_path / 'a.tif')
+    assert (picture.rgb.permute(1, 2, 0).numpy() * 255 == colours).all() and 'only the first of' in notes[0]
+
+
+@pytest.mark.parametrize('comment', [b'', b'# by a scanner\n'])
+@pytest.mark.parametrize('largest, told', [(65535, True), (4095, True), (255, False)])
+def test_a_colour_ppm_of_16_bits_is_read_with_8_and_said_so(tmp_path, comment, largest, told):
+    samples = np.full((2, 3, 3), largest, '>u2' if told else 'u1').tobytes()
+    (tmp_path / 'a.ppm').write_bytes(b'P6 %s3 2\n%d\n' % (comment and b'\n' + comment, largest) + samples)
+    picture, notes = read_image(tmp_path / 'a.ppm')
+    assert picture.rgb.min() == 1
+    assert notes == ['of its 16 bits per sample, only 8 are read; of PNG and TIFF all are'] * told
+
+
+def test_colours_of_another_kind_are_named(tmp_path):
+    tifffile.imwrite(tmp_path / 'a.tif', np.zeros((4, 4, 3), np.uint8), photometric='icclab')
+    with pytest.raises(UserError, match='a.tif: its colours are of the kind ICCLAB, with 8 bits'):
+        read_image(tmp_path / 'a.tif')

@@ -1,6 +1,7 @@
 """What ImplicitModel asks of models and encoders, and what it refuses."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from models.rendering import grid
 from models.rendering.implicit import ImplicitModel
 from models.rendering.memory import peak_floats
 from models.rendering.windows import padded, windows
-from utils import UserError
+from utils import Note, UserError
 
 ENCODED = [TINY, LIIF, LTE]
 every_encoded = pytest.mark.parametrize('spec', ENCODED, ids=lambda spec: spec['name'])
@@ -148,6 +149,9 @@ def test_inputs_that_make_no_image_are_refused(spec):
         (good[:0], r'\(B, 3, H, W\)'),
         (good[..., :0], r'\(B, 3, H, W\)'),
         (good.numpy(), 'ndarray'),
+        (None, 'NoneType'),
+        ([good], 'list'),
+        (good.to_sparse(), 'dense'),
         (good.masked_fill(good > 0.9, math.nan), 'not finite'),
         (good / 0, 'not finite'),
         (good.to('meta'), 'on meta'),
@@ -160,6 +164,22 @@ def test_inputs_that_make_no_image_are_refused(spec):
         if said != 'not finite':  # which `encode`, that training calls, does not look for
             with pytest.raises(UserError, match=said):
                 model.encode(lr)
+
+
+@every_model
+@pytest.mark.parametrize('size', [12, None, (12.5, 14), ('a', 'b'), (12, 14, 3), (0, 14), (math.nan, 14)], ids=str)
+def test_sizes_that_are_none_are_refused(spec, size):
+    with pytest.raises(UserError, match='two whole numbers from 1 up'):
+        built(spec, dtype=torch.float32).render(torch.rand(1, 3, 6, 7), size)
+
+
+def test_an_image_in_other_units_is_told():
+    model, lr = built(BICUBIC), torch.rand(1, 3, 6, 7)
+    with pytest.warns(Note, match=r'is in \[0, 1\], this one reaches 255'):
+        model.render(255 * lr / lr.max(), (12, 14))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.render(lr, (12, 14))
 
 
 @every_encoded
@@ -180,6 +200,9 @@ def test_points_that_are_none_are_refused(spec):
         (coord[0], cell, 'coord is'),
         (coord[..., :1], cell, 'coord is'),
         (coord.long(), cell, 'coord is'),
+        (coord[:, :0], cell, 'coord is'),
+        (coord.numpy(), cell, 'coord is a tensor, not ndarray'),
+        (coord, 0.1, 'cell is a tensor, not float'),
         (coord, cell[:1], 'cell is'),
         (coord, cell.expand(3, 2), 'cell is'),
         (coord, cell.long(), 'cell is'),

@@ -1,6 +1,7 @@
 """Weight files: what is written is read back, what is damaged, foreign or malicious is refused in one line."""
 
 import copy
+import datetime
 import io
 import pickle
 import pickletools
@@ -135,9 +136,17 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, good, monkeypatch, what
             raise KeyboardInterrupt if what == 'interrupted' else OSError('No space left on device')
 
         monkeypatch.setattr(torch, 'save', save)
-    with pytest.raises((OSError, KeyboardInterrupt, AttributeError, pickle.PicklingError)):
+    with pytest.raises((OSError, KeyboardInterrupt, UserError)):
         models.save(path, model, meta)
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == good.read_bytes()
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
+@pytest.mark.parametrize('value', [b'bytes', {1, 2}, [{'when': datetime.date(2020, 1, 1)}, 1], 1j, Path('a')], ids=str)
+def test_a_card_that_no_file_can_hold_is_refused_by_its_entry(tmp_path, good, name, value):
+    with pytest.raises(UserError, match=f"{name}: the entry 'card' of meta cannot be saved: there is a .* in it"):
+        models.save(tmp_path / name, models.load(good), {'steps': 3, 'card': value})
+    assert not (tmp_path / name).exists()
 
 
 # ---------------------------------------------------------------- files that are none

@@ -74,6 +74,21 @@ def test_prefixes_are_taken_off_and_told(path, model, prefix):
     assert all(f"'{word}.'" in said[0] for word in prefix.split('.')[:-1])
 
 
+@pytest.mark.parametrize('prefix', ['model.', 'net.', 'generator.module.', 'net_g._orig_mod.'])
+def test_of_a_module_that_holds_losses_too_the_model_is_taken_and_told(path, model, prefix, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, 'CONFIGS', tmp_path)
+    (tmp_path / 'tiny.yaml').write_text(json.dumps({'model': TINY}))
+    state = {**prefixed(model.state_dict(), prefix), 'loss.vgg.weight': torch.ones(2), 'metric.sum': torch.ones(())}
+    content = {'state_dict': state, 'epoch': 3, 'pytorch-lightning_version': '2.4.0', 'hyper_parameters': {'lr': 1e-4}}
+    torch.save(content, path)
+    for spec in (None, TINY):
+        result, said = loaded(path, spec=spec)
+        assert same(result, model) and '2 weights of something else are left out' in ' '.join(said)
+    content['state_dict'] = {**state, f'{prefix}a': torch.ones(3)}
+    torch.save(content, path)
+    assert 'of no architecture' in refusal(path)
+
+
 def test_prefixes_of_parts_are_taken_off(path, model):
     state = {key.replace('encoder.', 'encoder.module.', 1): value for key, value in model.state_dict().items()}
     state = {key.replace('imnet.', 'imnet._orig_mod.', 1): value for key, value in state.items()}
