@@ -116,10 +116,11 @@ def check_input(model: Any, lr: torch.Tensor) -> torch.Tensor:
         raise UserError(
             'the model is in training mode, in which batch norm takes statistics of what it sees: call .eval()'
         )
-    if not lr.isfinite().all():
+    largest = float(lr.abs().max())  # which waits for the device; not finite if any value is not
+    if not math.isfinite(largest):
         raise UserError('the LR image has values that are not finite')
-    if lr.max() > FAR_ABOVE:
-        warnings.warn(f'an LR image is in [0, 1], this one reaches {lr.max():.5g}', Note, stacklevel=3)
+    if largest > FAR_ABOVE:
+        warnings.warn(f'an LR image is in [0, 1], this one reaches {largest:.5g}', Note, stacklevel=3)
     return lr.to(like.dtype)
 
 

@@ -378,6 +378,7 @@ def test_where_no_progress_is_shown_no_thread_waits_to_show_it(monkeypatch):
 @pytest.mark.parametrize('threads', [1, 3])
 def test_an_interrupt_stops_all_threads_at_once(monkeypatch, threads):
     """Ctrl-C reaches the thread that waits: the others do what they are at, and no more."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # what started the tests may have it ignored
     model, lr = built(TINY), torch.rand(1, 3, 40, 40, dtype=torch.float64)
     monkeypatch.setattr(rendering, 'CHUNK_CPU', 1)
     blocks, done = model.query_blocks, []
@@ -398,6 +399,7 @@ def test_an_interrupt_stops_all_threads_at_once(monkeypatch, threads):
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+        signal.signal(signal.SIGINT, handler)
     assert len(done) < 200  # of 1600
 
 
