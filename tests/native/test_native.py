@@ -190,7 +190,7 @@ static void decode(long n, long my, long mx, long d, long side, long room_for) {
     for (unsigned k = 0; k < LENGTH(all); k++) free(all[k]);
 }
 static void convolution(long batch, long height, long width, long channels, long out_channels, long k) {
-    if (channels % LANES || out_channels % LANES) return;
+    if (channels %% LANES || out_channels %% LANES) return;
     const long parts = (k + 2) / 3, threads = 2, area = channels * out_channels, pixels = batch * height * width;
     real *x = zeros(pixels * channels), *out = dirty(pixels * out_channels), *weight = zeros(area * k * k);
     real *bias = zeros(out_channels), *kernel = dirty(36 * parts * parts * area);
