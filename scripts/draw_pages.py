@@ -8,9 +8,13 @@ those that come with Pillow and matplotlib.
 """
 
 import random
+import signal
 import string
 import sys
 from pathlib import Path
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont

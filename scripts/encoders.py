@@ -8,11 +8,15 @@ which all three run. The encoders are EDSR's with 4 blocks, whose time is nearly
 as many features; of models, all of `encode` is measured.
 """
 
+import signal
 import sys
 import time
 from functools import partial
 from pathlib import Path
 from unittest import mock
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C just ends the seconds that the imports take
 
 import torch
 from torch import nn
