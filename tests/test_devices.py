@@ -281,7 +281,11 @@ def test_a_rank_sets_its_device_before_it_allocates_anything(ranks, tf32, monkey
         monkeypatch.setattr(evaluate, 'check_folder', lambda *_: None)
         with pytest.raises(Stop):
             arguments = {'models': ['bicubic'], 'sets': ['set5'], 'outputs': [], 'references': None, 'metrics': []}
-            evaluate.main(SimpleNamespace(device=None, scales=['2'], degrade=['clean'], name='', **arguments))
+            evaluate.main(
+                SimpleNamespace(
+                    device=None, scales=['2'], degrade=['clean'], name='', eight_bit=False, ensemble=False, **arguments
+                )
+            )
     expected = [mock.call.set_device(own), mock.call.zeros(1, device=own), mock.call.zeros().item()]
     assert calls.mock_calls[:3] == expected
     assert [call[0] for call in calls.mock_calls[3:]] == (['init_process_group'] if ranks == 'train' else [])
