@@ -18,7 +18,7 @@ def same_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tenso
         return winograd.winograd_conv2d(x, weight, bias)
     if winograd.is_faster_with_gradients(x, weight):
         return winograd.WinogradConv2d.apply(x, weight, bias)
-    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+    return F.conv2d(x, weight, bias, padding=[weight.shape[-1] // 2] * 2)
 
 
 class Conv2d(nn.Conv2d):
