@@ -17,7 +17,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from datasets.pictures import exif as tags
-from datasets.pictures import png, tiff
+from datasets.pictures import png, tiff, webp
 from datasets.pictures.colour import cmyk_to_rgb, container_labels, png_labels, unlike_srgb
 from datasets.pictures.formats import FORMATS, LACKING, READABLE, Format, bits_in, what_is_lacking, words
 from datasets.pictures.jpeg import without_its_end
@@ -27,7 +27,7 @@ from utils import UserError, atomic_path, error_prefix, suggestion
 
 INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow suspects a bomb
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # most bytes of unpacked text and profiles
-SIGNATURES = {'PNG': png.SIGNATURE, 'JPEG': b'\xff\xd8\xff', 'GIF': b'GIF8', 'BMP': b'BM', 'WebP': b'RIFF'}
+SIGNATURES = {'PNG': png.SIGNATURE, 'JPEG': b'\xff\xd8\xff', 'GIF': b'GIF8', 'BMP': b'BM', 'WebP': webp.SIGNATURE}
 PPM = re.compile(rb'P[36](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d{1,9})')  # its largest value
 WITHOUT_END = 'the end of the file is missing; all of the image is there'
 BEGIN = 2**16  # bytes of a file that are read to find its kind
@@ -154,6 +154,11 @@ def decode(file: BinaryIO) -> Decoded:
         content, damaged, whole = png.mended(file.read())
         file = io.BytesIO(content)
         notes = [] if whole else [WITHOUT_END]
+    elif begin.startswith(webp.SIGNATURE):
+        content = file.read()
+        mended, damaged = webp.mended(content)
+        file = io.BytesIO(mended)
+        notes = [] if mended is content else [WITHOUT_END]
     try:
         decoded = decode_by_pillow(file, begin, damaged)
     except Image.UnidentifiedImageError as error:

@@ -192,6 +192,26 @@ def test_later_frames_that_are_damaged_do_not_matter(tmp_path, format):
 # ---------------------------------------------------------------- long texts
 
 
+@pytest.mark.parametrize('lossless', [False, True])
+def test_a_webp_without_its_end_is_read_as_far_as_its_image_is_there(tmp_path, lossless):
+    image, exif = Image.effect_noise((23, 17), 90).convert('RGB'), Image.Exif()
+    exif[271] = 'a maker'
+    image.save(tmp_path / 'a.webp', exif=exif, lossless=lossless, xmp=b'<x/>')
+    content, (whole, _) = (tmp_path / 'a.webp').read_bytes(), read_image(tmp_path / 'a.webp')
+    ends = content.index(b'EXIF'), content.index(b'XMP ')
+    exif_end = ends[0] + 8 + int.from_bytes(content[ends[0] + 4 : ends[0] + 8], 'little')
+    (tmp_path / 'b.webp').write_bytes(content[: ends[0] - 2])  # without a byte of the image, or two
+    with pytest.raises(UserError, match='b.webp: '):
+        read_image(tmp_path / 'b.webp')
+    for length in (*range(ends[0], ends[0] + 12), *range(ends[1] - 3, len(content))):
+        (tmp_path / 'b.webp').write_bytes(content[:length])
+        picture, notes = read_image(tmp_path / 'b.webp')
+        assert torch.equal(picture.rgb, whole.rgb)
+        assert notes[0] == 'the end of the file is missing; all of the image is there'
+        assert ('damaged EXIF' in str(notes)) == (ends[0] + 4 <= length < exif_end)
+        assert (picture.exif is not None) == (length >= exif_end)
+
+
 @pytest.mark.parametrize('bits', [8, 16])
 @pytest.mark.parametrize('kind', ['text', 'compressed', 'international', 'XMP', 'profile'])
 def test_a_png_with_long_texts_is_read(tmp_path, kind, bits):
