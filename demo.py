@@ -30,7 +30,7 @@ from models.rendering.estimate import announce
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom
 from models.weights.bundled import BUNDLED, blended
-from utils import Note, Parser, UserError, error_prefix, pixel, positive, run_main, shard, share
+from utils import Note, Parser, UserError, error_prefix, one_line, pixel, positive, run_main, shard, share
 
 TRAINED = 1, 8  # smallest and largest scale of the training, for weight files that do not say
 DEPTH, FRAMES = 16, 81  # of a zoom: the factor between its first and last frame, and their number
@@ -191,17 +191,17 @@ def super_resolve_all(todo: Plan, args: argparse.Namespace, upscalers: Upscalers
                 make_folder(path.parent)
             facts, notes = super_resolve(job, args, upscalers)
             used[facts['model']] += not upscalers.asked
-            line = f'{facts["output"]}  {facts["size"]}  {facts["seconds"]} s'
+            line = f'{one_line(facts["output"])}  {facts["size"]}  {facts["seconds"]} s'
             written += 1
         except UserError as error:
             failed.append(error)
-            line, notes = f'{job.source}  failed', []
+            line, notes = f'{one_line(job.source)}  failed', []
         if not args.quiet:
             print(f'[{number}/{len(waiting)}] {line}', flush=True)
             for note in notes:
                 said[note] += 1
                 if said[note] == 1:
-                    print(f'note: {job.source}: {note}', file=sys.stderr)
+                    print(f'note: {one_line(job.source)}: {note}', file=sys.stderr)
     if not args.quiet:
         for note, times in said.items():
             if times > 1:
@@ -210,12 +210,12 @@ def super_resolve_all(todo: Plan, args: argparse.Namespace, upscalers: Upscalers
             print(f'{model}: {times} image{"s" * (times > 1)}')
         there = len(jobs) - len(waiting)
         print(
-            f'{written} of {len(jobs)} images written to {args.output}'
+            f'{written} of {len(jobs)} images written to {one_line(args.output)}'
             + (f', {there} were there already (-overwrite makes them anew)' if there else '')
             + (f', other files left out: {in_words(todo.others)}' if todo.others else '')
         )
     for error in failed:
-        print(f'failed: {" ".join(str(error).split())}', file=sys.stderr)
+        print(f'failed: {one_line(error)}', file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -243,7 +243,7 @@ def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> t
     start = time.perf_counter()
     with error_prefix(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
         if not args.quiet:
-            announce(job.source, upscaler.image, picture.rgb, size, 1 + (picture.alpha is not None))
+            announce(one_line(job.source), upscaler.image, picture.rgb, size, 1 + (picture.alpha is not None))
         for rows in strips:
             result = upscaler(picture, size, rows)
             writer.write(result.rgb if result.alpha is None else torch.cat([result.rgb, result.alpha]))

@@ -38,6 +38,11 @@ class Note(UserWarning):
     """What a user should know though nothing failed: `warnings.warn(text, Note)`. Programs print it in one line."""
 
 
+def one_line(what: object) -> str:
+    """`what` as a text without line ends, which file names and messages of libraries may contain."""
+    return ' '.join(str(what).split())
+
+
 @contextlib.contextmanager
 def error_prefix(what: object) -> Iterator[None]:
     """A `UserError` raised in this context says what it is about."""
@@ -71,7 +76,7 @@ def run_main(main: Callable[[], int | None], debug: bool = False) -> NoReturn:
         if debug or not (isinstance(error, UserError) or is_out_of_memory(error)):
             raise
         message = str(error) if isinstance(error, UserError) else 'there is not enough memory for this'
-        said, status = f'error: {" ".join(message.split())}', 2
+        said, status = f'error: {one_line(message)}', 2
     except BrokenPipeError:
         status = 128 + 13  # as a program that SIGPIPE ends
     except OSError as error:  # one of a file has the file's name
@@ -111,7 +116,7 @@ def shown_as_note(showwarning: Callable[..., None]) -> Callable[..., None]:
 
     def show(message, category, *where, **more):
         if issubclass(category, Note):
-            print(f'note: {" ".join(str(message).split())}', file=sys.stderr)
+            print(f'note: {one_line(message)}', file=sys.stderr)
         else:
             showwarning(message, category, *where, **more)
 
@@ -182,7 +187,7 @@ class Parser(argparse.ArgumentParser):
         super()._print_message(message, file)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f'error: {" ".join(message.split())}\n')
+        self.exit(2, f'error: {one_line(message)}\n')
 
 
 def positive(text: str) -> int:

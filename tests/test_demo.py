@@ -796,6 +796,7 @@ def test_names_that_the_terminal_cannot_print(tmp_path, encoding):
     status = status_of(started(tmp_path, '-input', 'in', '-output', 'out', encoding=encoding))
     said, failed = ((tmp_path / name).read_bytes() for name in ('stdout', 'stderr'))
     assert status == 1 and b'4 of 5 images' in said and failed.startswith(b'failed: ') and failed.count(b'\n') == 1
+    assert len(said.splitlines()) == 5 + 1  # a line for each file, and the end
     assert sorted(os.listdir(tmp_path / 'out')) == sorted(names)
 
 

@@ -23,7 +23,7 @@ from datasets.pictures.formats import FORMATS, LACKING, READABLE, Format, bits_i
 from datasets.pictures.jpeg import without_its_end
 from datasets.pictures.row_files import CollectedFile, Header, PngFile, TiffFile
 from datasets.pictures.transparency import over_white, with_colour_everywhere
-from utils import UserError, atomic_path, error_prefix, suggestion
+from utils import UserError, atomic_path, error_prefix, one_line, suggestion
 
 INPUT_LIMIT = 2 * Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # pixels; above it Pillow suspects a bomb
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # most bytes of unpacked text and profiles
@@ -105,9 +105,9 @@ def read_samples(file: str | os.PathLike | BinaryIO, name: str | None = None) ->
         except MemoryError as error:
             raise UserError(f'{name}: needs more memory than there is') from error
         except Exception as error:  # decoders raise errors of any kind on damaged files
-            said = ' '.join(str(error).split()) or type(error).__name__
+            said = one_line(error) or type(error).__name__
             raise UserError(f'{name}: unreadable image ({said})') from error
-    warned = (' '.join(str(warning.message).split()) for warning in caught)
+    warned = (one_line(warning.message) for warning in caught)
     return decoded._replace(notes=list(dict.fromkeys([*decoded.notes, *warned])))
 
 

@@ -30,7 +30,7 @@ from models.registry import build, models
 from models.rendering.implicit import ImplicitModel
 from models.weights.published import from_published, is_published
 from models.weights.surgery import fitted, fold
-from utils import Note, UserError, atomic_path, error_prefix, is_number, load_config
+from utils import Note, UserError, atomic_path, error_prefix, is_number, load_config, one_line
 
 WITHOUT_WEIGHTS = ('bicubic',)
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'train'
@@ -149,7 +149,7 @@ def read_safetensors(path: str | Path) -> dict:
             card = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
-        raise UserError(f'not a whole weight file ({" ".join(str(error).split())})') from error
+        raise UserError(f'not a whole weight file ({one_line(error)})') from error
     if 'spec' not in card:
         return state
     try:
