@@ -31,7 +31,7 @@ LETTERS = 'eeeeeetttttaaaaoooonnnniiiisssrrrhhhllddccuummffppggwybvkxjqz'
 
 
 def font(name, height):
-    return ImageFont.truetype(FONTS / f'{name}.ttf', height) if name else ImageFont.load_default(height)
+    return ImageFont.truetype(str(FONTS / f'{name}.ttf'), height) if name else ImageFont.load_default(height)
 
 
 def word(chance):

@@ -176,15 +176,17 @@ def traced(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without what the exporter warns of and logs, which is about torch itself."""
-    logger = logging.getLogger('torch.onnx')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'torch.fx.experimental.symbolic_shapes')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 # ---------------------------------------------------------------- licence

@@ -492,8 +492,8 @@ def test_an_image_that_is_too_large_is_told(visit):
 
 def test_without_webassembly_bicubic_stays(visit, cat):
     page = visit(script='delete window.WebAssembly')
-    until(page, "document.getElementById('message').hidden === false")
-    assert 'no WebAssembly' in page.text_content('#sentence') and page.text_content('#state') == 'Bicubic only'
+    until(page, "document.getElementById('state').textContent === 'Bicubic only'")
+    assert 'no WebAssembly' in page.text_content('#sentence')
     dropped(page, cat)
     scaled(page, 7)
     assert np.abs(seen(page) - expected(page, cat[1], models.load('bicubic'))).max() <= 2
@@ -507,7 +507,8 @@ def test_a_model_that_needs_too_much_memory_is_told(visit, cat):
         )
     )
     until(page, "document.getElementById('message').hidden === false")
-    assert 'not enough memory' in page.text_content('#sentence') and page.text_content('#state') == 'Bicubic'
+    until(page, "document.getElementById('state').textContent === 'Bicubic'")
+    assert 'not enough memory' in page.text_content('#sentence')
 
 
 def test_sizes_that_cannot_be_saved(visit, cat):
