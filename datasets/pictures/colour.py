@@ -56,6 +56,31 @@ def container_labels(begin: bytes) -> dict[str, bytes]:
     return {'cICP': bytes([primaries, transfer, 0, 1])}  # RGB, full range: as the samples are decoded
 
 
+def bmp_colours(file: BinaryIO, begin: bytes) -> tuple[bytes | None, dict[str, bytes], list[str]]:
+    """The colour profile or None, the `labels` and notes of an open BMP file that starts with the bytes `begin`; Pillow
+    leaves them out. Source: Windows GDI, BITMAPV4HEADER and BITMAPV5HEADER."""
+    size, kind = begin[14:18], begin[70:74]
+    if size == b'\x7c\0\0\0' and kind == b'DEBM':  # a profile is embedded
+        offset, length = struct.unpack('<LL', begin[126:134])
+        file.seek(14 + offset)
+        return file.read(length), {}, []
+    if size == b'\x7c\0\0\0' and kind == b'KNIL':  # a profile is linked
+        return None, {}, ['not kept: the name of a file with its colour profile']
+    if size not in (b'\x6c\0\0\0', b'\x7c\0\0\0') or kind != bytes(4) or len(begin) < 122:
+        return None, {}, []
+    *xyz, red, green, blue = struct.unpack('<12L', begin[74:122])  # of the primaries, 2.30 bits; the gammas, 16.16 bits
+    labels, notes = {}, []
+    if red == green == blue != 0:
+        labels['gAMA'] = struct.pack('>L', min(round(1e5 * 2**16 / red), 2**31 - 1))
+    elif red or green or blue:
+        notes.append('not kept: the gammas of its three colours')
+    colours = [xyz[i : i + 3] for i in (0, 3, 6)]
+    if all(map(sum, colours)):
+        white = list(map(sum, zip(*colours)))
+        labels['cHRM'] = struct.pack('>8L', *(round(1e5 * v / sum(c)) for c in (white, *colours) for v in c[:2]))
+    return None, labels, notes
+
+
 def is_srgb(primaries: int, transfer: int) -> bool:
     return primaries in SRGB_PRIMARIES and transfer in SRGB_TRANSFERS
 

@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from datasets.pictures import exif as tags
 from datasets.pictures import png, tiff, webp
-from datasets.pictures.colour import cmyk_to_rgb, container_labels, png_labels, unlike_srgb
+from datasets.pictures.colour import bmp_colours, cmyk_to_rgb, container_labels, png_labels, unlike_srgb
 from datasets.pictures.formats import FORMATS, LACKING, READABLE, Format, bits_in, what_is_lacking, words
 from datasets.pictures.jpeg import without_its_end
 from datasets.pictures.row_files import CollectedFile, Header, PngFile, TiffFile
@@ -220,7 +220,10 @@ def decode_by_pillow(file: BinaryIO, begin: bytes, damaged: list[str]) -> Decode
         if bits_in(begin) > 8:
             notes.append(f'of its {bits_in(begin)} bits per sample, only 8 are read')
     samples = with_transparent_colour(samples, image)
-    stored = profile_of_bmp(file, begin) if image.format == 'BMP' else image.info.get('icc_profile')
+    stored = image.info.get('icc_profile')
+    if image.format == 'BMP':
+        stored, labels, more = bmp_colours(file, begin)
+        notes += more
     icc, said = profile(None if image.mode == 'CMYK' else stored)
     exif, orientation, lost = metadata(image, file)
     lost += [f'damaged {name}' for name in damaged]
@@ -330,18 +333,6 @@ def profile(icc: bytes | None) -> tuple[bytes | None, list[str]]:
     if len(icc) < 128 or icc[36:40] != b'acsp':
         return None, ['the colour profile is damaged and left out']
     return icc, []
-
-
-def profile_of_bmp(file: BinaryIO, begin: bytes) -> bytes | None:
-    """The colour profile of an open BMP file that starts with the bytes `begin`, which Pillow leaves out, or None.
-
-    Source: Windows GDI, BITMAPV5HEADER.
-    """
-    if begin[14:18] != b'\x7c\0\0\0' or begin[70:74] != b'DEBM':
-        return None
-    offset, size = struct.unpack('<LL', begin[126:134])
-    file.seek(14 + offset)
-    return file.read(size)
 
 
 def not_square(info: dict) -> bool:

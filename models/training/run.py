@@ -681,6 +681,7 @@ def is_run_state(content: object) -> bool:
         and {*COUNTERS, 'meta', 'model', 'optimizer', 'scaler', 'ema'} <= content.keys()
         and all(isinstance(content[key], int) and content[key] >= 0 for key in COUNTERS if key != 'best')
         and isinstance(content['best'], float)
+        and content['best'] < math.inf  # -inf: nothing yet; nothing would ever be better than nan
         and isinstance(content['meta'], dict)
         and isinstance(content['meta'].get('stage'), str)
     )

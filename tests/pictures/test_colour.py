@@ -113,6 +113,46 @@ def test_jpegs_whose_pixels_are_not_square_are_told(tmp_path, density, told):
     assert read_image(tmp_path / 'a.jpg')[1] == ['not kept: that its pixels are not square'] * told
 
 
+SRGB_XYZ = [(0.4124, 0.2126, 0.0193), (0.3576, 0.7152, 0.1192), (0.1805, 0.0722, 0.9505)]  # IEC 61966-2-1
+
+
+def bmp(kind, primaries=(0,) * 9, gammas=(0, 0, 0)):
+    """One white pixel with a BITMAPV5HEADER."""
+    header = struct.pack('<LllHHLLllLL', 124, 1, 1, 1, 24, 0, 4, 0, 0, 0, 0) + bytes(16) + kind
+    header += struct.pack('<12L', *(round(v * 2**30) for v in primaries), *(round(v * 2**16) for v in gammas))
+    return b'BM' + struct.pack('<LLL', 0, 0, 138) + header + bytes(16) + b'\xff\xff\xff\0'
+
+
+@pytest.mark.parametrize(
+    'primaries, gammas, gamma, unlike',
+    [
+        (sum(SRGB_XYZ, ()), (2.2, 2.2, 2.2), 45455, []),
+        (sum(SRGB_XYZ[1:] + SRGB_XYZ[:1], ()), (1, 1, 1), 100000, ['the gamma', 'the primaries (cHRM)']),
+        ((0,) * 9, (1.8, 1.8, 1.8), 55556, ['the gamma']),
+        ((0,) * 9, (0, 0, 0), None, []),
+    ],
+)
+def test_calibrated_colours_of_a_bmp_are_kept_in_a_png_or_told(tmp_path, primaries, gammas, gamma, unlike):
+    (tmp_path / 'a.bmp').write_bytes(bmp(bytes(4), primaries, gammas))
+    picture, notes = read_image(tmp_path / 'a.bmp')
+    assert notes == [] and unlike_srgb(picture.labels, None) == unlike
+    kept = picture.labels.get('gAMA')
+    assert gamma is None and kept is None or abs(struct.unpack('>L', kept)[0] - gamma) <= 1
+    assert write_image(tmp_path / 'a.png', picture) == []
+    assert read_image(tmp_path / 'a.png')[0].labels == picture.labels
+    assert len(write_image(tmp_path / 'b.bmp', picture)) == len(unlike[:1])
+
+
+@pytest.mark.parametrize(
+    'content, said',
+    [(bmp(bytes(4), gammas=(1, 2.2, 1.8)), 'gammas of its three'), (bmp(b'KNIL'), 'file with its colour')],
+)
+def test_colours_of_a_bmp_that_no_png_can_hold_are_told(tmp_path, content, said):
+    (tmp_path / 'a.bmp').write_bytes(content)
+    picture, notes = read_image(tmp_path / 'a.bmp')
+    assert picture.labels == {} and picture.icc is None and len(notes) == 1 and said in notes[0]
+
+
 def test_the_profile_of_a_bmp_is_read(tmp_path):
     rows = bytes(range(12)) + bytes(range(24, 36))
     header = struct.pack('<LllHHLLllLL', 124, 4, 2, 1, 24, 0, len(rows), 2835, 2835, 0, 0) + bytes(16)

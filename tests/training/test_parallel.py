@@ -150,19 +150,25 @@ def test_torchrun(tmp_path, config):
 
 
 def train_and_leave(*arguments):
-    """The threads of gloo exist before `parallel.leave` and have ended after it."""
+    """The threads that `parallel.join` starts exist before `parallel.leave` and have ended after it."""
+    join, leave, started = parallel.join, parallel.leave, set()
 
-    def names():
-        return [(task / 'comm').read_text() for task in Path('/proc/self/task').iterdir()]
+    def threads():
+        return {task.name for task in Path('/proc/self/task').iterdir()}
+
+    def join_and_look(*options):
+        before = threads()
+        device = join(*options)
+        started.update(threads() - before)
+        return device
 
     def leave_and_look():
-        assert any('gloo' in name for name in names())
+        assert started & threads()
         leave()
-        assert not any('gloo' in name for name in names())
+        assert not started & threads()
         raise SystemExit(9)
 
-    leave = parallel.leave
-    with mock.patch.object(parallel, 'leave', leave_and_look):
+    with mock.patch.object(parallel, 'join', join_and_look), mock.patch.object(parallel, 'leave', leave_and_look):
         processes.train(*arguments)
 
 

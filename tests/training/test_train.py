@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import runpy
 import shutil
@@ -216,6 +217,16 @@ def test_a_truncated_checkpoint_is_refused_and_kept(tmp_path, start, config):
 def test_weights_are_no_run_to_go_on_with(tmp_path, start, config):
     start(config, 'run')
     shutil.copy(tmp_path / 'save' / 'run' / 'stage1.pth', tmp_path / 'save' / 'run' / 'last.pth')
+    refused(start(config, 'run', '-resume'), 'last.pth', 'no state of a run')
+
+
+@pytest.mark.parametrize(
+    'counter, value', [('best', math.nan), ('best', math.inf), ('best', 31), ('step', -1), ('bad', 0.5)]
+)
+def test_counters_that_no_run_has_are_refused(tmp_path, start, config, counter, value):
+    start(config, 'run')
+    last = tmp_path / 'save' / 'run' / 'last.pth'
+    torch.save({**torch.load(last, weights_only=True), counter: value}, last)
     refused(start(config, 'run', '-resume'), 'last.pth', 'no state of a run')
 
 
