@@ -37,7 +37,11 @@ benchmark)
         339x510 540x960 -scales 4 -precision fp32 bf16 -no-query -output save/benchmark.json -device "$device" "${@:2}"
     ;;
 steps)
-    "$python" train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device "$device" "${@:2}"
+    for compile in false true reduce-overhead; do
+        echo "compile: $compile"
+        "$python" train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device "$device" \
+            -set "compile=$compile" "${@:2}"
+    done
     ;;
 train) train EDSR_MSIT train_edsr_baseline_MsIT_photos "${@:2}" ;;
 train-liif) train EDSR_LIIF train_edsr_baseline_liif_photos "${@:2}" ;;

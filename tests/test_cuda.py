@@ -274,12 +274,13 @@ def test_torchrun_on_two_devices(twenty, tmp_path):
     assert done.returncode == 0 and done.stdout.count('finished: save/run') == 1, done.stderr
 
 
-def test_compiled_parts_give_the_same_losses(twenty, tmp_path):
+@pytest.mark.parametrize('draw', ['pixel', 'block'])
+def test_compiled_parts_give_the_same_losses(twenty, tmp_path, draw):
     found = []
-    for compiled in (False, True):
-        run = Run({**twenty, 'compile': compiled, 'tf32': False}, tmp_path, torch.device('cuda'))
+    for compiled in (False, True, 'reduce-overhead'):
+        run = Run({**twenty, 'draw': draw, 'compile': compiled, 'tf32': False}, tmp_path, torch.device('cuda'))
         run.begin_stage()
         with run.batches() as batches:
             values = [run.train_step(run.next_batches(batches)) for _ in range(3)]
         found.append([losses['l1'] for losses in run.read(values)])
-    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    assert found[1] == pytest.approx(found[0], rel=1e-3) and found[2] == pytest.approx(found[0], rel=1e-3)

@@ -51,6 +51,7 @@ WHOLE = {
     'seed': 0,
     'max_bad_steps': 0,
 }  # the smallest that makes sense
+GRAPHS = 'reduce-overhead'  # the mode of torch.compile that records CUDA graphs
 DEFAULTS = Path(__file__).resolve().parents[2] / 'configs' / 'train' / 'base.yaml'
 OPTIONAL = {
     'optimizer': optimizers.DEFAULT,
@@ -76,7 +77,13 @@ def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict
         for key, smallest in WHOLE.items():
             if not is_whole(config[key], smallest):
                 raise UserError(f'{key} is a whole number from {smallest} up, not {config[key]!r}')
-        for key in ('channels_last', 'compile', 'cudnn_benchmark'):
+        if config['compile'] not in (True, False, GRAPHS):
+            raise UserError(f'compile is true, false or {GRAPHS}, not {config["compile"]!r}')
+        if config['compile'] == GRAPHS and config['accumulate'] > 1:
+            raise UserError(
+                f'compile: {GRAPHS} needs accumulate: 1, not {config["accumulate"]}: a graph overwrites gradients'
+            )
+        for key in ('channels_last', 'cudnn_benchmark'):
             if not isinstance(config.get(key, False), bool):
                 raise UserError(f'{key} is true or false, not {config[key]!r}')
         if not isinstance(config.get('tf32'), (bool, type(None))):

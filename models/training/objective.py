@@ -60,7 +60,10 @@ def layout(lr_size: tuple[int, int], size: tuple[int, int], device: torch.device
     return grid.Layout(rows, columns, grid.relative_cell(lr_size, size, device))
 
 
-def compile_parts(module: nn.Module) -> None:
-    """Compile the parts of a model in place, which changes neither weights nor their names; copies are not compiled."""
+def compile_parts(module: nn.Module, mode: str | None = None) -> None:
+    """Compile the parts of a model in place, which changes neither weights nor their names; copies are not compiled.
+
+    `mode`: that of `torch.compile`. What the parts are applied to has the same sizes at every scale.
+    """
     for part in module.children():
-        part.compile()
+        part.compile(mode=mode)

@@ -259,7 +259,7 @@ class Run:
             buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers()
         ]
         if config['compile']:
-            compile_parts(self.model)
+            compile_parts(self.model, None if config['compile'] is True else config['compile'])
         self.ema = ModelEmaV3(self.model, decay=config['ema_decay'], use_warmup=True) if config['ema_decay'] else None
         self.optimizer = make_optimizer(self.model, optional(config, 'optimizer'), stage['lr'])
         self.schedule = stages.schedule(self.optimizer, stage)
@@ -298,6 +298,7 @@ class Run:
         context for each part of the step, for profiling.
         """
         seed(self.config['seed'], self.stage, self.step, parallel.rank())
+        torch.compiler.cudagraph_mark_step_begin()  # CUDA graphs may write where those of the step before did
         self.schedule.step_update(self.step)
         if self.freezing.at(self.step):
             self.objective = parallel.wrapped(parallel.plain(self.objective), self.device)

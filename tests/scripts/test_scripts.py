@@ -151,7 +151,7 @@ def test_mistakes_with_the_page(project, arguments, said):
 CUDA = {
     'suite': ['-m pytest -q -rs tests/test_cuda.py -k some'],
     'benchmark': ['scripts/benchmark.py'],
-    'steps': ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device cpu'],
+    'steps': 3 * ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device cpu'],
     'train': ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -name EDSR_MSIT -device cpu'],
     'train-liif': ['train.py -config configs/train/train_edsr_baseline_liif_photos.yaml -name EDSR_LIIF -device cpu'],
     'train-rdn': ['train.py -config configs/train/train_rdn_baseline_MsIT_photos.yaml -name RDN_MSIT -device cpu'],

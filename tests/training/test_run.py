@@ -119,6 +119,25 @@ def test_a_random_layer_sees_the_same_numbers_after_resuming(begin, config, tmp_
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize('draw, parts', [('pixel', 5), ('block', 4)])
+def test_what_is_compiled_has_the_same_sizes_at_every_scale(begin, config, monkeypatch, draw, parts):
+    """So that a CUDA graph of each part is enough."""
+    graphs, sizes = [], set()
+
+    def kept(graph, _, **options):
+        graphs.append(options)
+        return graph.forward
+
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=kept))
+    config['stages']['stage1'].update(scales=[1, 3.3], steps=8)
+    run, batches = begin({**config, 'draw': draw, 'compile': 'reduce-overhead'})
+    for run.step in range(8):
+        batch = run.next_batches(batches)
+        sizes.add(batch[0]['hr'].shape[-1])
+        run.train_step(batch)
+    assert len(sizes) > 3 and graphs == parts * [{'mode': 'reduce-overhead'}]
+
+
 def test_compiling_changes_neither_the_step_nor_the_names(begin, config, monkeypatch):
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))  # no code is generated
     losses = []
