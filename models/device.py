@@ -40,6 +40,7 @@ def choose_device(name: str | None = None, local_rank: int | None = None) -> tor
         device = torch.device(name)
         if device.type == 'cuda' and device.index is None and local_rank is not None and torch.cuda.device_count():
             device = torch.device('cuda', local_rank % torch.cuda.device_count())
+        if device.type == 'cuda' and device.index is not None:
             torch.cuda.set_device(device)  # before anything is allocated, which would be on the first device
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:

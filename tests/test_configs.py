@@ -48,6 +48,7 @@ OTHERS = [
     'train_edsr_light_MsIT',
     'train_edsr_light_liif',
     'train_light_MSIT',
+    'train_light_MSIT_gpu',
     'train_photo_MSIT',
 ]
 

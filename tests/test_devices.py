@@ -2,13 +2,14 @@
 steps never wait, and where there is no float64 none is used."""
 
 import contextlib
+import re
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 from claimed import There, claimed
-from conftest import TINY
+from conftest import ROOT, TINY
 from examples import BICUBIC, DECODERS, ENCODERS, spec_of
 
 import models
@@ -17,6 +18,7 @@ from models.device import choose_device, described, set_tf32
 from models.evaluation.loop import evaluate
 from models.rendering import grid
 from models.training import parallel
+from models.training.config import read_training_config
 from models.training.objective import layout
 from models.training.run import READ_EVERY, Run
 from utils import UserError
@@ -42,6 +44,17 @@ def any_device(request):
     with claimed(float64=request.param) as there:
         yield there
     layout.cache_clear()
+
+
+@pytest.fixture
+def tf32():
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def allowed():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 def pair(spec):
@@ -83,14 +96,24 @@ def test_rendering_waits_once_for_each_tile(tile, device):
     assert device.waits.total() == 1 + (1 if tile is None else 4)  # once for the input
 
 
-def test_evaluation_on_the_device_gives_the_same_values(device):
-    model, there = pair(TINY)
+@pytest.mark.parametrize('name', ['msit', 'bicubic'])
+def test_evaluation_on_the_device_gives_the_same_values(name, any_device):
+    model, there = pair(MODELS[name])
     torch.manual_seed(1)
     items = [{'name': 'one', 'lr': torch.rand(3, 8, 9), 'hr': torch.rand(3, 16, 18), 'scale': (2.0, 2.0)}]
     here = evaluate(model, items, 'benchmark', progress=False, ensemble=True)
     assert evaluate(there, items, 'benchmark', torch.device('cuda'), progress=False, ensemble=True)['psnr'] == (
         pytest.approx(here['psnr'], abs=1e-4)
     )
+
+
+def test_a_model_renders_in_exact_float32_whatever_torch_is_set_to(tf32, device):
+    _, there = pair(TINY)
+    seen = []
+    there.msno.register_forward_hook(lambda *_: seen.append(allowed()))
+    set_tf32(None)
+    there.render(torch.rand(1, 3, 8, 9, device='cuda'), (20, 21))
+    assert set(seen) == {(False, False)} and allowed() == (False, True)
 
 
 def test_attention_on_the_device(any_device):
@@ -100,6 +123,43 @@ def test_attention_on_the_device(any_device):
     lr = torch.rand(3, 8, 9)
     expected = attention(model, lr, (7, 11), (20, 21))
     close(any_device, attention(there, lr.to('cuda'), (7, 11), (20, 21)), expected)
+
+
+# ---------------------------------------------------------------- what is found on the device itself
+
+
+@pytest.mark.parametrize(
+    'work, waits',
+    [
+        (lambda x: x.sum().item(), 1),
+        (lambda x: x.cpu(), 1),
+        (lambda x: x[x > 0], 1),
+        (lambda x: x.nonzero(), 1),
+        (lambda x: bool(x.sum() > 0), 1),
+        (lambda x: torch.zeros(4).copy_(x), 1),
+        (lambda x: x.mul(2).relu().view(2, 2), 0),
+        (lambda x: torch.where(x > 0, x, 0), 0),
+    ],
+)
+def test_what_waits_for_the_device_is_seen(work, waits, device):
+    x = torch.ones(4, device='cuda')
+    device.clear()
+    work(x)
+    assert device.waits.total() == waits
+
+
+def test_what_a_device_cannot_do_is_an_error(any_device):
+    x = torch.ones(4, device='cuda')
+    with pytest.raises(RuntimeError, match='on the CPU'):
+        x + torch.ones(4)
+    any_device.clear()
+    x + torch.tensor(2.0)  # a number, which goes along
+    assert any_device.launched.total() == 1 and not any_device.copies
+    torch.ones(4).to('cuda')
+    assert any_device.copies.total() == 1
+    if not any_device.float64:
+        with pytest.raises(TypeError, match='float64'):
+            x.double()
 
 
 # ---------------------------------------------------------------- a training step
@@ -126,10 +186,12 @@ def weights(model):
 
 
 @pytest.mark.parametrize('draw', ['pixel', 'block'])
-@pytest.mark.parametrize('name', [*DECODERS, 'rim'])
+@pytest.mark.parametrize('name', [name for name in MODELS if name != 'bicubic'])
 def test_a_training_step_waits_for_nothing_and_copies_the_batch_alone(name, draw, any_device, config, tmp_path):
     stage = {**config['stages']['stage1'], 'rim': name == 'rim'}
-    config.update(model=TINY if name == 'rim' else MODELS[name], draw=draw, stages={'stage1': stage})
+    config.update(
+        model=TINY if name == 'rim' else MODELS[name], draw=draw, stages={'stage1': stage}
+    )  # RIM by its stage
     here = begin(config, tmp_path, 'cpu')
     batches = [next(here.batches())]
     there = begin(config, tmp_path, 'cuda')
@@ -143,6 +205,15 @@ def test_a_training_step_waits_for_nothing_and_copies_the_batch_alone(name, draw
     assert [losses['l1'] for losses in found] == pytest.approx([losses['l1'] for losses in expected], rel=1e-4)
     for a, b in zip(weights(there.model), weights(here.model)):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-3)  # Adam's first steps are as long for any gradient
+
+
+def test_a_step_of_the_published_size_launches_no_more_than_the_readme_says(device, config, tmp_path):
+    published = read_training_config(ROOT / 'configs/train/train_edsr_baseline_MsIT.yaml')
+    config.update(model=published['model'], draw='block', batch_size=2, ema_decay=None)
+    batches = [next(begin(config, tmp_path, 'cpu').batches())]
+    steps(begin(config, tmp_path, 'cuda'), batches, device)
+    said = re.search(r'launches (\d+) operations', (ROOT / 'configs/README.md').read_text())
+    assert device.launched.total() <= int(said[1])
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
@@ -229,17 +300,6 @@ class Unpinned:
 # ---------------------------------------------------------------- which device, and how it computes
 
 
-@pytest.fixture
-def tf32():
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-def allowed():
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
-
 def test_programs_compute_float32_exactly_and_say_so(tf32):
     set_tf32(None)
     assert allowed() == (False, True)  # torch's defaults
@@ -289,6 +349,14 @@ def test_a_rank_sets_its_device_before_it_allocates_anything(ranks, tf32, monkey
     expected = [mock.call.set_device(own), mock.call.zeros(1, device=own), mock.call.zeros().item()]
     assert calls.mock_calls[:3] == expected
     assert [call[0] for call in calls.mock_calls[3:]] == (['init_process_group'] if ranks == 'train' else [])
+
+
+def test_a_device_that_is_named_is_the_current_one(tf32, monkeypatch):
+    """As kernels are launched on that."""
+    monkeypatch.setattr(torch.cuda, 'set_device', current := mock.Mock())
+    monkeypatch.setattr(torch, 'zeros', mock.Mock())
+    assert choose_device('cuda:1') == torch.device('cuda', 1)
+    assert current.mock_calls == [mock.call(torch.device('cuda', 1))]
 
 
 @pytest.mark.parametrize('name, rank', [('cuda:0', '1'), (None, '2')])

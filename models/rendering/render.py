@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from models.device import PRECISIONS, free_memory, return_memory
+from models.device import PRECISIONS, exact_float32, free_memory, return_memory
 from models.rendering import grid, strips
 from models.rendering.strips import Known
 from models.rendering.tiles import SMALLEST_TILE, Region, cut_in_four, largest_tile, tiles, with_margin
@@ -48,9 +48,9 @@ def render(
     features; one whose features depend on the whole image encodes it as a whole, once. `tile`: side of a tile's inner
     part in LR pixels; None: as large as fits into free memory. A tile that does not fit is cut into four. `precision`:
     'fp32' (the model's own), 'bf16' or 'fp16'; an output that is not finite is rendered again in the model's own
-    precision, with a warning. `progress`: a bar when it takes more than two seconds, or lines in a log. `part`: a range
-    of the rows and one of the columns that are rendered, all others left out; a step of k makes pixels k times as
-    large: rows `range(1, 3 * h, 3)` of `3 * h` are those of an image of height h.
+    precision, with a warning. float32 is not rounded to TF32. `progress`: a bar when it takes more than two seconds, or
+    lines in a log. `part`: a range of the rows and one of the columns that are rendered, all others left out; a step of
+    k makes pixels k times as large: rows `range(1, 3 * h, 3)` of `3 * h` are those of an image of height h.
 
     Raises UserError for a size or tile that is not positive, a part that is not inside the output, an unknown
     precision, and when there is not enough memory for the smallest tile.
@@ -67,7 +67,8 @@ def render(
     except RuntimeError as error:
         raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
     total = math.prod(len(blocks.pixels) for blocks in axes)
-    with progress_bar(PARTS * total, progress) as bar:
+    exact = exact_float32() if lr.device.type == 'cuda' else contextlib.nullcontext()
+    with exact, progress_bar(PARTS * total, progress) as bar:
         rendering = Rendering(model, lr, axes, relative_cell, precision, out, bar)
         regions = rendering.regions(tile)
         while regions:

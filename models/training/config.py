@@ -77,7 +77,7 @@ def read_training_config(path: str | Path, settings: Iterable[str] = ()) -> dict
         for key, smallest in WHOLE.items():
             if not is_whole(config[key], smallest):
                 raise UserError(f'{key} is a whole number from {smallest} up, not {config[key]!r}')
-        if config['compile'] not in (True, False, GRAPHS):
+        if not isinstance(config['compile'], bool) and config['compile'] != GRAPHS:
             raise UserError(f'compile is true, false or {GRAPHS}, not {config["compile"]!r}')
         if config['compile'] == GRAPHS and config['accumulate'] > 1:
             raise UserError(

@@ -32,7 +32,7 @@ from models.evaluation.sets import make_set
 from models.registry import build
 from models.rendering.implicit import ImplicitModel
 from models.training import losses, parallel, stages
-from models.training.config import FIXED, OPTIONAL, changes, optional
+from models.training.config import FIXED, GRAPHS, OPTIONAL, changes, optional
 from models.training.freezing import Freezing
 from models.training.lock import Lock
 from models.training.objective import Objective, compile_parts
@@ -87,6 +87,8 @@ class Run:
                 f'batch_size {config["batch_size"]} cannot be shared among {parallel.ranks()} devices '
                 f'and accumulate {config["accumulate"]}'
             )
+        if config['compile'] == GRAPHS and parallel.ranks() > 1:
+            raise UserError(f'compile: {GRAPHS} is for one device, not for {parallel.ranks()}')
         self.images = images = datasets.make(config['train_dataset'])
         self.stages, self.samples, planned = [], [], None
         for number, (name, stage) in enumerate(config['stages'].items()):
@@ -298,7 +300,8 @@ class Run:
         context for each part of the step, for profiling.
         """
         seed(self.config['seed'], self.stage, self.step, parallel.rank())
-        torch.compiler.cudagraph_mark_step_begin()  # CUDA graphs may write where those of the step before did
+        if self.config['compile'] == GRAPHS:
+            torch.compiler.cudagraph_mark_step_begin()  # they may write where those of the step before did
         self.schedule.step_update(self.step)
         if self.freezing.at(self.step):
             self.objective = parallel.wrapped(parallel.plain(self.objective), self.device)

@@ -271,19 +271,16 @@ def unwrapped(state: dict) -> tuple[dict, list[str], int]:
 def known(state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:
     """The model in `configs/train` whose parameters have the names and shapes of these weights, which lack a spec; and
     notes. Raises UserError if there is none, or if there are several that compute differently."""
-    found: dict[str, tuple[dict, Path]] = {}
-    for spec, config in known_specs():
-        for candidate in (state, unwrapped(state)[0]):
-            if has_shapes(spec, candidate):
-                found.setdefault(json.dumps(spec, sort_keys=True), (spec, config))
+    candidates = [shapes(state), shapes(unwrapped(state)[0])]
+    found = [(spec, config) for spec, config in known_specs() if shapes_of(spec) in candidates]
     if len(found) == 1:
-        ((spec, config),) = found.values()
+        ((spec, config),) = found
         model, notes = fitting(spec, state, dtype)
         return model, [
             f'holds no spec; its weights have the names and shapes of the model of {config.name}, which is used'
         ] + notes
     fit = (
-        f'that fit several models ({", ".join(config.name for _, config in found.values())})'
+        f'that fit several models ({", ".join(config.name for _, config in found)})'
         if found
         else ('of no architecture in configs/train')
     )
@@ -294,13 +291,14 @@ def known(state: dict, dtype: torch.dtype) -> tuple[ImplicitModel, list[str]]:
 
 
 def known_specs() -> list[tuple[dict, Path]]:
-    """The specs of the models that the configs in `configs/train` train, with RIM and the blocks of each stage."""
-    specs = []
+    """The specs of the models that the configs in `configs/train` train, with RIM and the blocks of each stage; each
+    once, with the first config that has it."""
+    found: dict[str, tuple[dict, Path]] = {}
     for path in sorted(CONFIGS.glob('*.yaml')):
         config = load_config(path)
         if 'model' not in config:
             continue
-        specs.append((config['model'], path))
+        specs = [config['model']]
         for stage in (config.get('stages') or {}).values():
             args = config['model']['args']
             if stage and stage.get('rim'):
@@ -309,12 +307,17 @@ def known_specs() -> list[tuple[dict, Path]]:
                 encoder = args['encoder_spec']
                 encoder = {**encoder, 'args': {**encoder['args'], 'n_resblocks': stage['blocks']}}
                 args = {**args, 'encoder_spec': encoder}
-            specs.append(({**config['model'], 'args': args}, path))
-    return specs
+            specs.append({**config['model'], 'args': args})
+        for spec in specs:
+            found.setdefault(json.dumps(spec, sort_keys=True), (spec, path))
+    return list(found.values())
 
 
-def has_shapes(spec: dict, state: dict) -> bool:
-    """Whether the weights `state` have the names and shapes of the model of `spec`."""
+def shapes_of(spec: dict) -> dict[str, torch.Size]:
+    """The names and shapes of the weights of the model of `spec`."""
     with torch.device('meta'):
-        own = build(spec).state_dict()
-    return own.keys() == state.keys() and all(own[key].shape == value.shape for key, value in state.items())
+        return shapes(build(spec).state_dict())
+
+
+def shapes(state: dict) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}

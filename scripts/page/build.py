@@ -82,8 +82,10 @@ def build(folder, modelzoo, runtime):
     light = next((modelzoo / name for name in LIGHT if (modelzoo / name).is_file()), None)
     if light is None:
         raise UserError(f'{modelzoo}: contains neither {LIGHT[0]} nor {LIGHT[1]}')
-    offered = [{'name': 'light', 'label': 'light: clean images', 'stops': [exported(light, folder, 'light', 0)]}]
     cleaning = modelzoo / CLEANING
+    if cleaning.is_file():
+        blended(0.5, light, cleaning)  # says at once if it cannot be done
+    offered = [{'name': 'light', 'label': 'light: clean images', 'stops': [exported(light, folder, 'light', 0)]}]
     if cleaning.is_file():
         stops = [exported(light, folder, f'photo_{round(100 * share)}', share, cleaning) for share in STOPS[1:]]
         offered.append(

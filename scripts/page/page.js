@@ -17,6 +17,7 @@ const stage = $('stage'), options = new URLSearchParams(location.search);
 let view, photo, base, sharp, client, offered, split = null, loaded = 0;
 let taking = 0;                 // photos that were asked for so far; the last one counts
 let drawing = false, settling, rest;        // a frame is due; the model is run after `rest` ms
+let since;                      // when what is seen last changed, in ms, while it is not sharp
 
 // ---------------------------------------------------------------- showing
 
@@ -25,6 +26,7 @@ function show(zooming = false) {
     if (!view) return;
     clearTimeout(settling);
     settling = true;
+    since = performance.now();
     rest = zooming ? SETTLED : 0;
     tellState();
     if (drawing) return;
@@ -64,6 +66,10 @@ function tellState(progress = sharp.progress) {
         : !loaded ? 'Loading the model' : waiting ? `Sharpening: ${Math.floor(100 * progress.done
             / progress.all)} %` : progress?.all ? 'Sharp' : 'Bicubic';
     $('state').textContent = state;
+    if (state === 'Sharp' && !settling && since !== undefined) {
+        $('took').textContent = `The last view was sharp after ${((performance.now() - since) / 1000).toFixed(1)} s.`;
+        since = undefined;
+    }
     // a screen reader announces the final state, not every step
     if (!waiting && !settling && loaded) $('said').textContent = `${state}, x ${view.scale.toFixed(2)}`;
 }

@@ -37,18 +37,30 @@ def randomised(spec):
     return model
 
 
+def written(path, folder):
+    """The folder that the model of a weight file is exported to, by the program."""
+    done = subprocess.run(
+        [sys.executable, ROOT / PROGRAM, '-model', path, '-output', folder], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def light(tmp_path_factory):
+    """The folder of the bundled weights' files."""
+    return written(LIGHT, tmp_path_factory.mktemp('light') / 'onnx')
+
+
 @pytest.fixture(scope='module', params=[LIGHT.stem, 'rim', 'liif', 'lte'])
 def exported(request, tmp_path_factory):
     """The weight file of a model, and the folder that it is exported to."""
+    if request.param == LIGHT.stem:
+        return LIGHT, request.getfixturevalue('light')
     folder = tmp_path_factory.mktemp(request.param)
-    path = LIGHT if request.param == LIGHT.stem else folder / f'{request.param}.pth'
-    if path != LIGHT:
-        models.save(path, randomised({'rim': RIM, 'liif': LIIF, 'lte': LTE}[request.param]))
-    done = subprocess.run(
-        [sys.executable, ROOT / PROGRAM, '-model', path, '-output', folder / 'onnx'], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, '')
-    return path, folder / 'onnx'
+    path = folder / f'{request.param}.pth'
+    models.save(path, randomised({'rim': RIM, 'liif': LIIF, 'lte': LTE}[request.param]))
+    return path, written(path, folder / 'onnx')
 
 
 def test_images_are_those_of_render(exported, monkeypatch):
@@ -126,12 +138,15 @@ def test_the_example_without_torch(exported, tmp_path):
     assert np.abs(written - (expected.clip(0, 1) * 255).round()).max() <= 1
 
 
-def test_weights_in_fewer_bytes(exported):
-    path, folder = exported
-    if path != LIGHT:
-        pytest.skip('of the bundled weights')
-    graphs = {name: onnx.load(folder / f'{name}.onnx') for name in ('encode', 'decode')}
-    told, sizes = described(folder), {}
+@pytest.fixture
+def made(light):
+    """What `files.made` gives for the bundled weights."""
+    told = described(light)
+    return {name: onnx.load(light / graph['file']) for name, graph in told['graphs'].items()}, told
+
+
+def test_weights_in_fewer_bytes(made):
+    (graphs, told), sizes = made, {}
     lr = to_tensor(Image.open(ROOT / 'scripts/demo.png').convert('RGB'))[None, :, 40:90, 50:120]
     for precision in ('fp16', 'int8'):
         stored = {name: storage.stored(graph, precision) for name, graph in graphs.items()}
@@ -142,18 +157,19 @@ def test_weights_in_fewer_bytes(exported):
     assert sizes['int8'] < 0.6 * sizes['fp16'] < 0.36 * LIGHT.stat().st_size
 
 
-def test_precision_is_written_down(program, tmp_path):
-    models.save('tiny.pth', randomised(TINY))
-    status, out, err = program(PROGRAM, '-model', 'tiny.pth', '-output', 'folder', '-precision', 'int8')
+def test_precision_is_written_down(program, tmp_path, made, monkeypatch):
+    monkeypatch.setattr(files, 'made', lambda _: made)
+    status, out, err = program(PROGRAM, '-model', LIGHT, '-output', 'folder', '-precision', 'int8')
     assert (status, err) == (0, '') and 'dB from float32' in out
     told = described(tmp_path / 'folder')
     assert told['precision'] == 'int8' and told['decibels_from_float32'] >= files.FEWEST_DB
+    assert told['graphs']['encode']['bytes'] == (tmp_path / 'folder' / 'encode.onnx').stat().st_size
 
 
-def test_weights_that_do_not_hold_are_refused(program, tmp_path, monkeypatch):
+def test_weights_that_do_not_hold_are_refused(program, tmp_path, made, monkeypatch):
+    monkeypatch.setattr(files, 'made', lambda _: made)
     monkeypatch.setattr(files, 'FEWEST_DB', 150)
-    models.save('tiny.pth', randomised(TINY))
-    refused(program(PROGRAM, '-model', 'tiny.pth', '-output', 'folder', '-precision', 'fp16'), 'dB', 'nothing is')
+    refused(program(PROGRAM, '-model', LIGHT, '-output', 'folder', '-precision', 'fp16'), 'dB', 'nothing is')
     assert list((tmp_path / 'folder').iterdir()) == []
 
 

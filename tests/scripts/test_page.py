@@ -118,9 +118,9 @@ def cat():
     return file.getvalue(), to_tensor(picture)[None]
 
 
-def drop(page, content, name='photo.png', kind='image/png'):
-    """Drop a file on the page as a person does."""
-    transfer = page.evaluate_handle(
+def transfer(page, content, name='photo.png', kind='image/png'):
+    """A file as it is dropped or pasted."""
+    return page.evaluate_handle(
         """([bytes, name, type]) => {
             const transfer = new DataTransfer();
             transfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
@@ -128,8 +128,13 @@ def drop(page, content, name='photo.png', kind='image/png'):
         }""",
         [list(content), name, kind],
     )
+
+
+def drop(page, content, name='photo.png', kind='image/png'):
+    """Drop a file on the page as a person does."""
+    files = transfer(page, content, name, kind)
     for event in ('dragover', 'drop'):
-        page.dispatch_event('#stage', event, {'dataTransfer': transfer})
+        page.dispatch_event('#stage', event, {'dataTransfer': files})
 
 
 def dropped(page, photo):
@@ -199,6 +204,7 @@ def test_a_photo_is_seen_as_render_renders_it(visit, cat):
     scaled(page, 3.7)
     wait_until_sharp(page)
     assert page.text_content('#state') == 'Sharp' and page.text_content('#said') == 'Sharp, x 3.70'
+    assert float(page.text_content('#took').removeprefix('The last view was sharp after ').removesuffix(' s.')) > 0
     picture = seen(page)
     assert same(picture, expected(page, lr, model))
     assert np.abs(picture - expected(page, lr, bicubic)).max() > 10
@@ -462,6 +468,17 @@ def test_nothing_sticks_out_of_a_screen(visit):
         # a message leaves the buttons free
         assert page.evaluate('message.getBoundingClientRect().top >= stage.getBoundingClientRect().top')
         assert page.evaluate("document.getElementById('stage').clientHeight") > 300
+
+
+def test_a_photo_can_be_pasted(visit, cat):
+    page = visit()
+    until(page, "document.getElementById('save').disabled === false")
+    page.evaluate('dispatchEvent(new ClipboardEvent("paste", { clipboardData: new DataTransfer() }))')  # words, say
+    page.evaluate(
+        'files => document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: files, bubbles: true }))',
+        transfer(page, cat[0]),
+    )
+    until(page, "document.getElementById('sharp').ariaLabel.includes('110 by 84 ')")
 
 
 def test_the_photo_chosen_last_stays(visit, cat):

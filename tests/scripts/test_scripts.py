@@ -150,9 +150,10 @@ def test_mistakes_with_the_page(project, arguments, said):
 
 CUDA = {
     'suite': ['-m pytest -q -rs tests/test_cuda.py -k some'],
-    'benchmark': ['scripts/benchmark.py'],
+    'benchmark': 2 * ['scripts/benchmark.py'],
     'steps': 3 * ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device cpu'],
     'train': ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -name EDSR_MSIT -device cpu'],
+    'train-light': ['train.py -config configs/train/train_light_MSIT_gpu.yaml -name light_MSIT -device cpu'],
     'train-liif': ['train.py -config configs/train/train_edsr_baseline_liif_photos.yaml -name EDSR_LIIF -device cpu'],
     'train-rdn': ['train.py -config configs/train/train_rdn_baseline_MsIT_photos.yaml -name RDN_MSIT -device cpu'],
     'weights': ['scripts/average.py save/EDSR_MSIT/stage2.pth -half', 'scripts/evaluate.py'],

@@ -10,6 +10,7 @@ from conftest import TINY
 
 import models
 from models.rendering import grid
+from models.training import parallel
 from models.training.objective import Objective
 from models.training.run import Run
 from utils import UserError
@@ -136,6 +137,12 @@ def test_what_is_compiled_has_the_same_sizes_at_every_scale(begin, config, monke
         sizes.add(batch[0]['hr'].shape[-1])
         run.train_step(batch)
     assert len(sizes) > 3 and graphs == parts * [{'mode': 'reduce-overhead'}]
+
+
+def test_graphs_are_for_one_device(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, 'ranks', lambda: 2)
+    with pytest.raises(UserError, match='reduce-overhead is for one device, not for 2'):
+        Run({**config, 'compile': 'reduce-overhead'}, tmp_path, torch.device('cpu'))
 
 
 def test_compiling_changes_neither_the_step_nor_the_names(begin, config, monkeypatch):

@@ -173,6 +173,7 @@ def test_init_of_another_architecture_is_refused(tmp_path, start, config):
         (lambda c: c.update(batch_size=0), ['batch_size']),
         (lambda c: c.update(accumulate=3), ['batch_size 4 cannot be shared', 'accumulate 3']),
         (lambda c: c.update(compile='yes'), ['compile is true, false or reduce-overhead']),
+        (lambda c: c.update(compile=1), ['compile is true, false or reduce-overhead']),
         (lambda c: c.update(compile='reduce-overhead', accumulate=2), ['reduce-overhead', 'accumulate: 1']),
         (lambda c: c['stages']['stage2'].update(scales=[1, 20]), ["stage 'stage2'", 'photo', 'smaller than']),
         (lambda c: c['stages']['stage2'].update(warmup_steps=6), ["stage 'stage2'", 'leave none']),
