@@ -3,9 +3,9 @@
 
 import { firstOutput } from './grid.js';
 
-export const CELL = 32;         // LR pixels to a side of the cells that make up encoded rectangles
+export const CELL = 64;         // LR pixels to a side of the cells that make up encoded rectangles
 const SIDE = 256;               // about how many LR pixels to a side are encoded at a time
-const PIECE = 192;              // output pixels to a side that are decoded at a time
+const PIECE = 192;              // output pixels to a side that are decoded at a time; small pieces take long to begin
 
 export const empty = part => part.bottom <= part.top || part.right <= part.left;
 
