@@ -136,7 +136,8 @@ def test_what_is_compiled_has_the_same_sizes_at_every_scale(begin, config, monke
         batch = run.next_batches(batches)
         sizes.add(batch[0]['hr'].shape[-1])
         run.train_step(batch)
-    assert len(sizes) > 3 and graphs == parts * [{'mode': 'reduce-overhead'}]
+    assert len(sizes) > 3 and all(options == {'mode': 'reduce-overhead'} for options in graphs)
+    assert parts - 1 <= len(graphs) <= parts  # older versions of torch run a single convolution as it is
 
 
 def test_graphs_are_for_one_device(config, tmp_path, monkeypatch):
