@@ -75,6 +75,8 @@ CUDA = {  # what torch.cuda says of the device
     'mem_get_info': (2**30, 2**30),
     'memory_reserved': 0,
     'memory_allocated': 0,
+    'max_memory_allocated': 0,
+    'reset_peak_memory_stats': None,
     'get_device_name': 'a device that is not there',
 }
 

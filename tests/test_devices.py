@@ -6,11 +6,13 @@ import re
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from claimed import There, claimed
 from conftest import ROOT, TINY
 from examples import BICUBIC, DECODERS, ENCODERS, spec_of
+from PIL import Image
 
 import models
 from datasets.batches import Batch
@@ -369,3 +371,31 @@ def test_a_rank_without_a_device_of_its_own_is_refused(name, rank, tf32, monkeyp
     monkeypatch.setattr(torch, 'zeros', mock.Mock())
     with pytest.raises(UserError, match='a CUDA device of its own; there are 2 here'):
         parallel.join(name)
+
+
+# ---------------------------------------------------------------- programs
+
+
+@pytest.fixture
+def of_someone(tmp_path):
+    """A small model's weights, and a folder with a photo."""
+    torch.manual_seed(0)
+    models.save(tmp_path / 'tiny.pth', models.build(TINY))
+    picture = Image.fromarray((255 * np.random.default_rng(0).random((24, 30, 3))).astype(np.uint8))
+    (tmp_path / 'photos').mkdir()
+    picture.save(tmp_path / 'photos' / 'photo.png')
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        'demo.py -input photos/photo.png -output out.png -scale 2.5 -model tiny.pth',
+        'scripts/benchmark.py -models tiny.pth -inputs 12x14 -scales 2',
+        'scripts/evaluate.py -models tiny.pth bicubic -sets photos -scales 2 3.3',
+        'scripts/attention.py -input photos/photo.png -scale 2 -pixel 5,6 -model tiny.pth -output out.png',
+    ],
+)
+def test_programs_work_on_the_device(of_someone, any_device, program, command):
+    status, out, err = program(*command.split(), '-device', 'cuda')
+    assert status == 0, (out, err)
+    assert ('float32 without TF32' in out) == command.startswith(('scripts/benchmark.py', 'scripts/evaluate.py'))

@@ -101,7 +101,7 @@ def test_pieces_cover_what_is_seen_once_and_parts_to_encode_hold_what_is_wanted(
             assert max(part['bottom'] - part['top'], part['right'] - part['left']) <= 192
         area = sum((part['bottom'] - part['top']) * (part['right'] - part['left']) for part in answer['encoded'])
         sight = answer['seenLr']
-        assert area <= (sight['bottom'] - sight['top'] + 128) * (sight['right'] - sight['left'] + 128)  # none twice: cells of 64
+        assert area <= (sight['bottom'] - sight['top'] + 128) * (sight['right'] - sight['left'] + 128)  # none twice
 
 
 @needs_node
