@@ -183,7 +183,7 @@ class MSIT(ImplicitModel):
         weight = rearrange(
             first.weight[:, :-2], 'hidden (k head d) -> head k d hidden', k=self.window_pixels, head=self.mssa.heads
         )
-        weight, constant = weight.to(features.value.dtype), constant.to(features.value.dtype)
+        weight, constant = weight.to(features.value.dtype), constant.to(features.query_key.dtype)
         along = [
             self.mssa.bias_along(axis, grid.to_device(first.weight.device, blocks.offset), self.radius)
             for axis, blocks in enumerate((rows, columns))
@@ -191,11 +191,21 @@ class MSIT(ImplicitModel):
         row_bias, column_bias = (bias.permute(2, 0, 1, 3).contiguous() for bias in along)
         row_weight, column_weight = (grid.linear_weights(blocks.offset).to(first.weight) for blocks in (rows, columns))
         layer: first_layer.Layer | msit_decoder.Layers
-        if type(self.imnet) is MLP and msit_decoder.usable_for(self.imnet, features.value):
+        if self.is_compiled_for(features.query_key, features.value.dtype):
             layer = msit_decoder.layers(self.imnet, weight, constant, row_bias, column_bias)
         else:
             layer = first_layer.Layer(row_bias, column_bias, weight.contiguous(), constant)
         return Plan(rows, columns, row_weight, column_weight, layer)
+
+    def is_compiled_for(self, maps: torch.Tensor, factors: torch.dtype) -> bool:
+        """Whether `query_blocks` is compiled code on `maps` like those of the features, with factors of a dtype."""
+        return type(self.imnet) is MLP and msit_decoder.usable_for(self.imnet, maps, factors)
+
+    def rounds(self, lr: torch.Tensor, dtype: torch.dtype) -> bool:
+        return self.is_compiled_for(lr.new_empty(0, self.project.out_channels // self.mssa.heads), dtype)
+
+    def rounded(self, features: Features, dtype: torch.dtype) -> Features:
+        return features._replace(value=features.value.to(dtype))
 
     def floats_per_block(self, plan: Any) -> float:
         """About how many numbers `query_blocks` holds at a time for each block of a plan."""
@@ -217,7 +227,7 @@ class MSIT(ImplicitModel):
         weight = plan.row_weight[i][:, :, :, None, :, None] * plan.column_weight[j][:, :, None, :, None, :]
         weight = weight.flatten(4).flatten(2, 3)  # (B, P, m, 9)
         index = window_index(features.value.shape[1:], y, x, self.radius)  # (K, N)
-        near = weight.flatten(0, 1).to(features.value.dtype)
+        near = weight.flatten(0, 1).to(features.query_key.dtype)
         arguments = plan, features, near, index, i.flatten(), j.flatten()
         if isinstance(plan.layer, first_layer.Layer):
             colour = self.imnet.after_first(first_layer.before_activation(*arguments))  # (N, m, 3)

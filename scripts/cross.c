@@ -42,7 +42,7 @@ static void decode(long n, long my, long mx, long d, long side)
     real *x = numbers(n * m * hidden, 0), *near = numbers(n * m * 9, 1), *keys = numbers(heads * pixels * d, 1);
     real *values = numbers(heads * pixels * d, 1), *weight = numbers(heads * hidden * window * d, (real)0.1);
     real *constant = numbers(hidden, 1);
-    real *room = numbers((18 + d + ROWS) * wide + n * m * units + GROUP * window * COLUMNS, 1);
+    real *room = numbers((18 + d + 2 * ROWS) * wide + n * m * units + GROUP * window * COLUMNS, 1);
     first_layer(x, near, keys, values, indices(window * n, pixels), rows, indices(n, 3), columns, indices(n, 2), weight,
                 constant, room, n, my, mx, heads, d, side, pixels, 3, 2, hidden, wide);
     print(x, n * m * hidden);
@@ -51,7 +51,7 @@ static void decode(long n, long my, long mx, long d, long side)
     const real *biases[] = {numbers(inner, 1), numbers(UNIT, 1)};
     for (long gelu = 0; gelu < 2; gelu++) {
         real *out = numbers(n * m * UNIT, 0);
-        perceptron(out, x, weights, biases, width, 2, gelu, n * m, numbers(2 * STRIP * hidden, 0));
+        perceptron(out, x, weights, biases, width, 2, gelu, n * m, numbers(3 * STRIP * hidden, 0));
         print(out, n * m * UNIT);
     }
 }

@@ -40,23 +40,30 @@ SYSTEMS = 'Linux', 'Darwin'
 MACHINES = 'x86_64', 'aarch64', 'arm64'
 KINDS = 'vendor_id', 'cpu family', 'model', 'flags', 'CPU ', 'Features'  # lines of /proc/cpuinfo: x86-64's, ARM's
 ONE_AT_A_TIME = threading.Lock()
-REAL = {torch.float32: 'float', torch.float64: 'double'}
-FURTHEST = 1e-4  # from torch's results: code that is farther off is not used
+DTYPES = {
+    torch.float32: ['-DREAL=float'],
+    torch.float64: ['-DREAL=double'],
+    torch.bfloat16: ['-DREAL=float', '-DBF16'],  # factors in bfloat16, sums in float32
+}
+# The farthest from torch's results: code that is farther off is not used.
+FURTHEST = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2}
 
 
 @functools.cache
 def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled code for `dtype`. None where there is none: in half precision; without a C compiler (`$CC` or `cc`)
-    that compiles it, or a safe place to keep it, which a note says; and on systems and processors that it was not
-    written for."""
-    if dtype not in REAL or platform.system() not in SYSTEMS or platform.machine() not in MACHINES:
+    """The compiled code for `dtype`. None where there is none: in float16, and in bfloat16 on processors that do not
+    multiply it; without a C compiler (`$CC` or `cc`) that compiles it, or a safe place to keep it, which a note says;
+    and on systems and processors that it was not written for."""
+    if dtype not in DTYPES or platform.system() not in SYSTEMS or platform.machine() not in MACHINES:
         return None
     try:
+        if dtype == torch.bfloat16 and not multiplies_bf16():
+            return None
         compiler = shlex.split(os.environ.get('CC') or 'cc')
         if compiler == ['false'] or (compiler == ['cc'] and not shutil.which('cc')):
             return None
         with ONE_AT_A_TIME:
-            command = [*compiler, *FLAGS, f'-DREAL={REAL[dtype]}']
+            command = [*compiler, *FLAGS, *DTYPES[dtype]]
             path = build(command)
             try:
                 return loaded(path)
@@ -124,16 +131,23 @@ def processor() -> str:
     return '\n'.join(kinds)
 
 
+def multiplies_bf16() -> bool:
+    """Whether the processor has the products of bfloat16 that the compiled code uses, AVX-512's. Raises OSError if the
+    processor is not known."""
+    return 'avx512_bf16' in processor().split()
+
+
 def some_numbers(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     """The same numbers between -1 and 1 every time, without torch's generator."""
     numbers = torch.arange(1, 1 + math.prod(shape), dtype=torch.float64)
     return (numbers * numbers).sin().reshape(shape).to(dtype)
 
 
-def agree(what: str, here: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether compiled code's results, numbers around 1, are torch's; otherwise a note says that they are not."""
+def agree(what: str, here: torch.Tensor, expected: torch.Tensor, furthest: float) -> bool:
+    """Whether compiled code's results, numbers around 1, are at most `furthest` from torch's; otherwise a note says
+    that they are not."""
     difference = float((here - expected).abs().max())
-    if difference <= FURTHEST:
+    if difference <= furthest:
         return True
     tell(f'{what} by compiled code differs from that by torch by {difference:.1g}')
     return False
@@ -141,8 +155,10 @@ def agree(what: str, here: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def usable_on(maps: torch.Tensor) -> bool:
     """Whether the compiled code can work on `maps`: on a CPU, where there is `compiled` code, without gradients, and
-    not while torch's operations are recorded."""
+    not while torch's operations are recorded. Only factors can be in bfloat16."""
     if type(maps) is not torch.Tensor or maps.device.type != 'cpu' or torch.is_grad_enabled():
+        return False
+    if maps.dtype == torch.bfloat16:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
@@ -154,10 +170,18 @@ def in_blocks(n: int, size: int = SIZES['COLUMNS']) -> int:
     return -(-n // size) * size
 
 
-def packed(weight: torch.Tensor) -> torch.Tensor:
+def in_column_blocks(weight: torch.Tensor) -> torch.Tensor:
     """`weight (..., inner, columns)`, the columns a multiple of UNIT, in the blocks of COLUMNS that the compiled code
     reads one after the other: `(..., inner * columns)`."""
     return torch.cat([block.flatten(-2) for block in weight.split(SIZES['COLUMNS'], dim=-1)], dim=-1)
+
+
+def packed(factors: torch.Tensor, axis: int) -> torch.Tensor:
+    """Factors of products as the compiled code reads them. In bfloat16, two that follow each other along `axis`, the
+    inner dimension, counted from the last axis, -1, share the place of one float32, so the axis is half as long."""
+    if factors.dtype != torch.bfloat16:
+        return factors
+    return factors.unflatten(axis, (-1, 2)).movedim(axis, -1).contiguous().view(torch.float32).squeeze(-1)
 
 
 def pointers(first: torch.Tensor, *others: torch.Tensor) -> list[int]:

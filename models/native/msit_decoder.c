@@ -2,6 +2,14 @@
 #include <math.h>
 #include "product.h"
 
+#ifdef BF16
+MULTIPLY(multiply_packed, 1, 0)
+MULTIPLY(multiply_second, 1, 1)             /* the results are packed with those that are there */
+#else
+#define multiply_packed multiply
+#define multiply_second multiply
+#endif
+
 typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t)0)) integer;
 typedef integer mask __attribute__((vector_size(BYTES), may_alias));
 
@@ -45,10 +53,11 @@ static inline real sum_of(vector x)
     return sum;
 }
 
-/* e^x for x <= 0, not below about the smallest normal number: 2^n e^rest with |rest| <= log(2) / 2 */
+/* e^x for x <= 0, not below about the smallest normal number: 2^n e^rest with |rest| <= log(2) / 2. For bfloat16 the
+   relative error is up to 4e-5. */
 static inline vector exponential(vector x)
 {
-    enum { SINGLE = sizeof(real) == 4, TERMS = SINGLE ? 8 : 14, FRACTION = SINGLE ? 23 : 52 };
+    enum { SINGLE = sizeof(real) == 4, TERMS = PER_PACK > 1 ? 5 : SINGLE ? 8 : 14, FRACTION = SINGLE ? 23 : 52 };
     const integer bias = SINGLE ? 127 : 1023;
     static const real series[] = {1, 1, 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
                                   1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
@@ -64,9 +73,19 @@ static inline vector exponential(vector x)
 }
 
 /* GELU, x Phi(x). In float, Phi is by formula 7.1.26 of Abramowitz and Stegun, whose erf has an error of at most
-   1.5e-7; in double, by the C library. */
+   1.5e-7; in double, by the C library. For bfloat16 it is a polynomial, with which GELU has an error of at most 2e-4 in
+   [-8, 8] and 5e-5 |x| beyond; its coefficients minimise the largest error times max(|x|, 0.3) in [-4, 4]. */
 static inline vector gelu(vector x)
 {
+    if (PER_PACK > 1) {
+        static const real series[] = {0.397883401, -0.0645731554, 0.00877240014, -0.000814016791, 4.79555804e-05,
+                                      -1.59860292e-06, 2.27814196e-08};
+        const vector low = larger(x, (vector){0} - 4), at = chosen(low > 4, (vector){0} + 4, low), square = at * at;
+        vector y = (vector){0} + series[6];
+        for (int k = 5; k >= 0; k--)
+            y = y * square + series[k];
+        return x * ((real)0.5 + at * y);
+    }
     if (sizeof(real) > 4) {
         for (int k = 0; k < LANES; k++)
             x[k] *= 0.5 * (1 + erf(x[k] * 0.70710678118654752));
@@ -118,7 +137,8 @@ static void softmax(real *logits, long rows, long n)
 /* attention (n, my * mx, units) = softmax(queries . keys / sqrt(d) + bias), for one head: the keys are the pixels of
    `maps` (pixels, d) at index (side * side, n), the queries their middle 3 x 3 weighted by near (n, my * mx, 9). The
    bias is the sum of rows (., my, units) at i (n) and columns (., mx, units) at j (n), -infinity from side * side on.
-   `units` is side * side rounded up to whole UNITs. room: 18 + d + ROWS rows of `wide` numbers, initially 0 */
+   `units` is side * side rounded up to whole UNITs; the attention is packed along it. room: 18 + d + 2 ROWS rows of
+   `wide` numbers, initially 0 */
 static void find_attention(real *attention, const real *near, const real *maps, const int64_t *index, const real *rows,
                            const int64_t *i, const real *columns, const int64_t *j, real *room,
                            long n, long my, long mx, long d, long side, long wide)
@@ -127,6 +147,7 @@ static void find_attention(real *attention, const real *near, const real *maps, 
     const real scale = 1 / sqrt(d);
     const int keys_first = 9 * (d + m) * window < m * d * (9 + window);  /* near (middle keys) takes fewer products */
     real *middle = room, *keys = middle + 9 * wide, *products = keys + d * wide, *query = products + 9 * wide;
+    real *apart = query + ROWS * wide;
     for (long p = 0; p < n; p++) {
         for (long k = 0; k < window; k++) {
             const real *pixel = maps + index[k * n + p] * d;
@@ -143,7 +164,7 @@ static void find_attention(real *attention, const real *near, const real *maps, 
         for (long q = 0; q < m; q += ROWS) {
             const long many = at_most(ROWS, m - q);
             const real *weights = near + (p * m + q) * 9;
-            real *logits = attention + (p * m + q) * units;
+            real *found = attention + (p * m + q) * packs(units), *logits = PER_PACK > 1 ? apart : found;
             if (keys_first)
                 rows_times(many, 9, weights, 9, products, wide, units, logits, units);
             else {
@@ -157,68 +178,81 @@ static void find_attention(real *attention, const real *near, const real *maps, 
                     store(logits + r * units + k, load(logits + r * units + k) + load(row + k) + load(column + k));
             }
             softmax(logits, many, units);
+            pack(found, logits, many * units);
         }
     }
 }
 
-/* For one head, hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, units) * shared, where `shared`
-   is what the output pixels of an LR pixel share: the pixels of `values` (pixels, d) at index (window, n), each times
-   its own weight. GROUP LR pixels are handled at a time, so that `shared` stays in the cache together with the weights.
-   weight: (columns / COLUMNS, window, d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, window,
-   COLUMNS) */
+/* What the output pixels of `many` LR pixels share of one head: to (many, packs of the window, COLUMNS) are the pixels
+   of `values`, at index (window, n), each times its own weight (window, packs of d, COLUMNS) */
+static void share(real *to, const real *values, const int64_t *index, const real *weight, long n, long many, long d,
+                  long window)
+{
+    const real *a[ROWS];
+    const long stride = packs(window) * COLUMNS;
+    for (long k = 0; k < packs(window) * PER_PACK; k++) {
+        const long at = at_most(window - 1, k);         /* what is beyond the window meets no attention */
+        for (long p = 0; p < many; p += ROWS) {
+            const long rows = at_most(ROWS, many - p);
+            for (long r = 0; r < rows; r++)
+                a[r] = values + index[at * n + p + r] * packs(d);
+            (k % PER_PACK ? multiply_second : multiply_packed)(
+                rows, packs(d), a, weight + at * packs(d) * COLUMNS, COLUMNS, 0, 0,
+                to + p * stride + k / PER_PACK * COLUMNS, stride, COLUMNS);
+        }
+    }
+}
+
+/* For one head, hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, units) * what `share` gives. GROUP
+   LR pixels are handled at a time, so that it stays in the cache together with the weights. weight: (columns / COLUMNS,
+   window, packs of d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, window, COLUMNS) */
 static void add_shared(real *hidden, const real *attention, const real *values, const int64_t *index,
                        const real *weight, const real *start, real *room, long n, long m, long d, long window,
                        long columns)
 {
     const real *a[ROWS];
     const long units = in_units(window);
-    for (long column = 0; column < columns; column += COLUMNS, weight += window * d * COLUMNS)
+    for (long column = 0; column < columns; column += COLUMNS, weight += window * packs(d) * COLUMNS)
         for (long first = 0; first < n; first += GROUP) {
             const long group = at_most(GROUP, n - first);
-            for (long k = 0; k < window; k++)
-                for (long p = 0; p < group; p += ROWS) {
-                    const long rows = at_most(ROWS, group - p);
-                    for (long r = 0; r < rows; r++)
-                        a[r] = values + index[k * n + first + p + r] * d;
-                    multiply(rows, d, a, weight + k * d * COLUMNS, COLUMNS, 0, 0, room + (p * window + k) * COLUMNS,
-                             window * COLUMNS, COLUMNS);
-                }
+            share(room, values, index + first, weight, n, group, d, window);
             for (long p = 0; p < group; p++)
                 for (long q = 0; q < m; q += ROWS) {
                     const long rows = at_most(ROWS, m - q), at = (first + p) * m + q;
                     real *c = hidden + column * n * m + at * COLUMNS;
                     for (long r = 0; r < rows; r++)
-                        a[r] = attention + (at + r) * units;
-                    multiply(rows, window, a, room + p * window * COLUMNS, COLUMNS, start ? start + column : c,
-                             start ? 0 : COLUMNS, c, COLUMNS, COLUMNS);
+                        a[r] = attention + (at + r) * packs(units);
+                    multiply_packed(rows, packs(window), a, room + p * packs(window) * COLUMNS, COLUMNS,
+                                    start ? start + column : c, start ? 0 : COLUMNS, c, COLUMNS, COLUMNS);
                 }
         }
 }
 
 /* The first layer before its activation: hidden (width / COLUMNS, n * my * mx, COLUMNS). The arrays are those of
    find_attention and add_shared for all heads, which are their first axis; `pixels`, `n_rows` and `n_columns` are the
-   lengths of the second. constant: (width); room: (18 + d + ROWS) * wide + n * my * mx * units + GROUP * window *
-   COLUMNS */
+   lengths of the second. `values` and `weight` are packed along d. constant: (width); room: (18 + d + 2 ROWS) * wide + n
+   * my * mx * units + GROUP * window * COLUMNS */
 void first_layer(real *hidden, const real *near, const real *query_key, const real *values, const int64_t *index,
                  const real *rows, const int64_t *i, const real *columns, const int64_t *j, const real *weight,
                  const real *constant, real *room, long n, long my, long mx, long heads, long d, long side,
                  long pixels, long n_rows, long n_columns, long width, long wide)
 {
     const long m = my * mx, window = side * side, units = in_units(window);
-    real *attention = room + (18 + d + ROWS) * wide, *shared = attention + n * m * units;
+    real *attention = room + (18 + d + 2 * ROWS) * wide, *shared = attention + n * m * packs(units);
     for (real *at = room; at < attention; at++)
         *at = 0;
     for (long head = 0; head < heads; head++) {
         find_attention(attention, near, query_key + head * pixels * d, index, rows + head * n_rows * my * units, i,
                        columns + head * n_columns * mx * units, j, room, n, my, mx, d, side, wide);
-        add_shared(hidden, attention, values + head * pixels * d, index, weight + head * window * d * width,
-                   head ? 0 : constant, shared, n, m, d, window, width);
+        add_shared(hidden, attention, values + head * pixels * packs(d), index,
+                   weight + head * window * packs(d) * width, head ? 0 : constant, shared, n, m, d, window, width);
     }
 }
 
 /* The layers of the MLP after the first, each an activation and a product: out (rows, width[layers]) from hidden
-   (width[0] / COLUMNS, rows, COLUMNS). weight[l] comes in blocks of (width[l], COLUMNS), bias[l] is (width[l + 1]).
-   STRIP rows at a time go through all layers, so that they stay in the cache. room: (2, STRIP, the largest width) */
+   (width[0] / COLUMNS, rows, COLUMNS). weight[l] comes in blocks of (packs of width[l], COLUMNS), bias[l] is (width[l +
+   1]). STRIP rows at a time go through all layers, so that they stay in the cache. room: (3, STRIP, the largest width)
+   */
 void perceptron(real *out, const real *hidden, const real *const *weight, const real *const *bias, const long *width,
                 long layers, long is_gelu, long rows, real *room)
 {
@@ -227,7 +261,7 @@ void perceptron(real *out, const real *hidden, const real *const *weight, const 
         widest = widest < width[l] ? width[l] : widest;
     for (long first = 0; first < rows; first += STRIP) {
         const long many = at_most(STRIP, rows - first);
-        real *x = room, *y = room + STRIP * widest;
+        real *x = room, *y = room + STRIP * widest, *apart = room + 2 * STRIP * widest;
         for (long column = 0; column < width[0]; column += COLUMNS)
             for (long r = 0; r < many; r++)
                 for (long k = 0; k < COLUMNS; k += LANES)
@@ -236,15 +270,17 @@ void perceptron(real *out, const real *hidden, const real *const *weight, const 
             const long inner = width[l], columns = width[l + 1];
             for (real *at = x; at < x + many * inner; at += LANES)
                 store(at, is_gelu ? gelu(load(at)) : larger(load(at), (vector){0}));
+            pack(apart, x, many * inner);
+            const real *factors = PER_PACK > 1 ? apart : x;
             real *to = l + 1 < layers ? y : out + first * columns;
             for (long column = 0; column < columns; column += COLUMNS) {
                 const long block = at_most(COLUMNS, columns - column);
                 for (long r = 0; r < many; r += ROWS) {
                     const real *a[ROWS];
                     for (long k = 0; k < at_most(ROWS, many - r); k++)
-                        a[k] = x + (r + k) * inner;
-                    multiply(at_most(ROWS, many - r), inner, a, weight[l] + column * inner, block, bias[l] + column, 0,
-                             to + r * columns + column, columns, block);
+                        a[k] = factors + (r + k) * packs(inner);
+                    multiply_packed(at_most(ROWS, many - r), packs(inner), a, weight[l] + column * packs(inner), block,
+                                    bias[l] + column, 0, to + r * columns + column, columns, block);
                 }
             }
             y = x, x = to;

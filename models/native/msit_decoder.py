@@ -14,33 +14,41 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.native import library
-from models.native.library import SIZES, in_blocks, packed, pointers
+from models.native.library import SIZES, in_blocks, in_column_blocks, packed, pointers
 
 
 class Layers(NamedTuple):
-    """The MLP, and what goes into its first layer, laid out for the compiled code."""
+    """The MLP, and what goes into its first layer, laid out for the compiled code; weights are `library.packed`."""
 
     row_bias: torch.Tensor  # (heads, rows of blocks, my, K) filled up with -infinity to whole UNITs
     column_bias: torch.Tensor  # the same of the columns of blocks
     first: torch.Tensor  # the weight for a window's values: (heads, blocks of hidden, K, d, COLUMNS)
     constant: torch.Tensor  # (hidden,) in whole blocks
-    weights: list  # of the layers after the first one, `library.packed`
+    weights: list  # of the layers after the first one, in blocks of columns
     biases: list  # (columns,) of each
     widths: list  # numbers that go into each of these, and what comes out of the last, filled up
     gelu: bool  # the activation: GELU or ReLU
 
 
-def usable_for(imnet: Any, maps: torch.Tensor) -> bool:
-    """Whether the compiled code can evaluate `imnet`, a `models.mlp.MLP` (not a subclass), on `maps`."""
-    return len(imnet.layers) > 1 and library.usable_on(maps) and works(maps.dtype)
+def usable_for(imnet: Any, maps: torch.Tensor, factors: torch.dtype) -> bool:
+    """Whether the compiled code can evaluate `imnet`, a `models.mlp.MLP` (not a subclass), on `maps (..., d)` with the
+    factors of products in their dtype or, where they are in float32, in bfloat16."""
+    if factors != maps.dtype and (maps.dtype, factors) != (torch.float32, torch.bfloat16):
+        return False
+    if factors == torch.bfloat16 and maps.shape[-1] % 2:
+        return False
+    return len(imnet.layers) > 1 and library.usable_on(maps) and works(factors)
 
 
 @functools.cache
 @torch.no_grad()
-def works(dtype: torch.dtype) -> bool:
-    """Whether the compiled code decodes a small problem as torch's operations do, as the formulas state it. Asked once
-    in a process."""
-    heads, d, side, n, my, mx, hidden = 2, 5, 3, 7, 2, 2, 70
+def works(factors: torch.dtype) -> bool:
+    """Whether there is compiled code for factors of a dtype and it decodes a small problem as torch's operations do, as
+    the formulas state it. Asked once in a process."""
+    if library.compiled(factors) is None:
+        return False
+    dtype = torch.float32 if factors == torch.bfloat16 else factors
+    heads, d, side, n, my, mx, hidden = 2, 6, 3, 7, 2, 2, 70
     window, m = side**2, my * mx
     some = functools.partial(library.some_numbers, dtype=dtype)
     query_key, value = some(heads, 1, 6, 5, d), some(heads, 1, 5, 6, d)
@@ -52,9 +60,9 @@ def works(dtype: torch.dtype) -> bool:
     plan = SimpleNamespace(
         row_weight=near[:, :my],
         column_weight=near[:, :mx],
-        layer=layers(imnet, weight, constant, row_bias, column_bias),
+        layer=layers(imnet, weight.to(factors), constant, row_bias, column_bias),
     )
-    here = colours(plan, SimpleNamespace(query_key=query_key, value=value), near, index, i, j)
+    here = colours(plan, SimpleNamespace(query_key=query_key, value=value.to(factors)), near, index, i, j)
 
     keys, values = (maps.flatten(1, 3)[:, index] for maps in (query_key, value))  # (heads, K, n, d)
     query = (near[..., None] * keys.transpose(1, 2)[:, :, None]).sum(3)  # (heads, n, m, d): the window is 3 x 3
@@ -63,15 +71,16 @@ def works(dtype: torch.dtype) -> bool:
     latent = logits.softmax(-1)[..., None] * values.transpose(1, 2)[:, :, None]  # (heads, n, m, K, d)
     first = (latent[..., None] * weight[:, None, None]).sum((0, 3, 4)) + constant  # (n, m, hidden)
     expected = (F.gelu(first)[..., None, :] * imnet.layers[2].weight).sum(-1) + imnet.layers[2].bias
-    return library.agree('decoding', here, expected)
+    return library.agree('decoding', here, expected, library.FURTHEST[factors])
 
 
 def layers(
     imnet: Any, weight: torch.Tensor, constant: torch.Tensor, row_bias: torch.Tensor, column_bias: torch.Tensor
 ) -> Layers:
-    """`Layers` of an MLP: `weight (heads, K, d, hidden)`, `constant (hidden,)`, and the bias of the attention along
-    both axes, `(heads, rows or columns of blocks, my or mx, K)`."""
-    first = filled(weight, SIZES['COLUMNS']).unflatten(-1, (-1, SIZES['COLUMNS'])).permute(0, 3, 1, 2, 4).contiguous()
+    """`Layers` of an MLP: `weight (heads, K, d, hidden)`, in the dtype of the factors, `constant (hidden,)`, and the
+    bias of the attention along both axes, `(heads, rows or columns of blocks, my or mx, K)`."""
+    first = filled(weight, SIZES['COLUMNS']).unflatten(-1, (-1, SIZES['COLUMNS'])).permute(0, 3, 1, 2, 4)
+    first = packed(first, -2).contiguous()
     constant = filled(constant, SIZES['COLUMNS'])
     row_bias, column_bias = (
         F.pad(bias, (0, -bias.shape[-1] % SIZES['UNIT']), value=-torch.inf).contiguous()
@@ -82,8 +91,8 @@ def layers(
     widths = [len(constant)]
     for layer in imnet.layers[2::2]:
         inner = filled(layer.weight.to(weight.dtype), SIZES['UNIT'] if biases else SIZES['COLUMNS']).t()
-        weights.append(packed(filled(inner, SIZES['UNIT'])))
-        biases.append(filled(layer.bias.to(weight.dtype), SIZES['UNIT']).contiguous())
+        weights.append(in_column_blocks(packed(filled(inner, SIZES['UNIT']), -2)))
+        biases.append(filled(layer.bias.to(constant.dtype), SIZES['UNIT']).contiguous())
         widths.append(len(biases[-1]))
     return Layers(row_bias, column_bias, first, constant, weights, biases, widths, isinstance(imnet.layers[1], nn.GELU))
 
@@ -104,7 +113,8 @@ def colours(
 ) -> torch.Tensor:
     """The MLP's output for the output pixels of `N` LR pixels, `(N, m, 3)`. All as in
     `models.rendering.first_layer.before_activation`, of a plan with `Layers`."""
-    return perceptron(plan.layer, first_layer_in_blocks(plan, features, near, index, i, j))[..., :3]
+    hidden = first_layer_in_blocks(plan, features, near, index, i, j)
+    return perceptron(plan.layer, hidden, features.value.dtype)[..., :3]
 
 
 def first_layer_in_blocks(
@@ -112,7 +122,7 @@ def first_layer_in_blocks(
 ) -> torch.Tensor:
     """The first layer before its activation: `(blocks of hidden, N, m, COLUMNS)`."""
     layers = plan.layer
-    heads, blocks, window, d, columns = layers.first.shape
+    (heads, blocks, window, _, columns), d = layers.first.shape, features.value.shape[-1]
     (n, m), my, mx = near.shape[:2], plan.row_weight.shape[1], plan.column_weight.shape[1]
     hidden, room = near.new_empty(blocks, n, m, columns), near.new_empty(room_for(n, m, window, d))
     near, index, i, j = (x.contiguous() for x in (near, index, i, j))
@@ -120,7 +130,7 @@ def first_layer_in_blocks(
         hidden,
         near,
         features.query_key,
-        features.value,
+        packed(features.value, -1),
         index,
         layers.row_bias,
         i,
@@ -143,24 +153,25 @@ def first_layer_in_blocks(
         blocks * columns,
         wide(window, d),
     )
-    library.compiled(near.dtype).first_layer(*pointers(*arrays), *sizes)
+    library.compiled(features.value.dtype).first_layer(*pointers(*arrays), *sizes)
     return hidden
 
 
 def room_for(n: int, m: int, window: int, d: int) -> int:
     """How many numbers `first_layer_in_blocks` needs room for."""
     attention = n * m * in_blocks(window, SIZES['UNIT'])
-    return (18 + d + SIZES['ROWS']) * wide(window, d) + attention + SIZES['GROUP'] * window * SIZES['COLUMNS']
+    return (18 + d + 2 * SIZES['ROWS']) * wide(window, d) + attention + SIZES['GROUP'] * window * SIZES['COLUMNS']
 
 
-def perceptron(layers: Layers, hidden: torch.Tensor) -> torch.Tensor:
-    """The layers after the first one: `(blocks of hidden, N, m, COLUMNS)` to `(N, m, 3 or more)`."""
+def perceptron(layers: Layers, hidden: torch.Tensor, factors: torch.dtype) -> torch.Tensor:
+    """The layers after the first one, with the factors of products in a dtype: `(blocks of hidden, N, m, COLUMNS)` to
+    `(N, m, 3 or more)`."""
     out = hidden.new_empty(*hidden.shape[1:3], layers.widths[-1])
-    room = hidden.new_empty(2, SIZES['STRIP'], max(layers.widths))
+    room = hidden.new_empty(3, SIZES['STRIP'], max(layers.widths))
     out_at, hidden_at, room_at, *arrays = pointers(out, hidden, room, *layers.weights, *layers.biases)
     many = len(layers.weights)
     addresses = ctypes.c_void_p * many
-    library.compiled(hidden.dtype).perceptron(
+    library.compiled(factors).perceptron(
         out_at,
         hidden_at,
         addresses(*arrays[:many]),

@@ -87,6 +87,15 @@ class ImplicitModel(nn.Module, abc.ABC):
         coord, cell = (2 * points + 1) / extent - 1, plan.relative_cell.to(extent) / extent
         return self.query(features, coord, cell).unflatten(1, (i.shape[1], -1))
 
+    def rounds(self, lr: torch.Tensor, dtype: torch.dtype) -> bool:
+        """Whether `query_blocks` computes in `dtype`, half precision, by itself, from `rounded` features, and encoding
+        such an `lr` is to be in the model's own precision. Otherwise all is computed under autocast."""
+        return False
+
+    def rounded(self, features: Any, dtype: torch.dtype) -> Any:
+        """Features for rendering in `dtype`, where the model `rounds`."""
+        raise NotImplementedError
+
     def floats_per_block(self, plan: Any) -> float:
         """About how many numbers `query_blocks` holds at its peak for each block of a plan."""
         widest = max((m.in_features + m.out_features for m in self.modules() if isinstance(m, nn.Linear)), default=64)

@@ -259,7 +259,7 @@ class Rendering:
                 self.bar.update(begun + shares * rows // height - self.bar.n)
 
         rows = strips.rows_per_strip(self.stages, width, self.strip, self.floats() / 2)
-        with autocast(self.lr, precision):
+        with autocast(self.model, self.lr, precision):
             maps = self.model.strip_maps(self.lr, y, x, rows, done)
         if height > rows:
             return_memory()
@@ -295,8 +295,10 @@ class Rendering:
         Returns whether all of the output is finite.
         """
         model, lr = self.model, self.lr
-        with autocast(lr, precision):
+        with autocast(model, lr, precision):
             features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
+        if rounds(model, lr, precision):
+            features = model.rounded(features, PRECISIONS[precision])
         with torch.autocast(lr.device.type, enabled=False):  # whatever the caller set: the position bias is exact
             plan = model.plan(features, rows.to(lr.device), columns.to(lr.device), self.relative_cell)
         size = (CHUNK_CPU if self.on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
@@ -310,7 +312,7 @@ class Rendering:
             return finite
 
         def work():
-            with torch.inference_mode(), autocast(lr, precision):
+            with torch.inference_mode(), autocast(model, lr, precision):
                 finite = [decoded(*blocks) for blocks in todo if not stop.is_set()]
                 return bool(torch.stack(finite).all()) if finite else True  # what waits for the device comes last
 
@@ -327,7 +329,7 @@ def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> Known | None:
     """The encoder's features of the whole image if it has to encode images whole, otherwise None. Raises UserError if
     they do not fit into memory."""
     try:
-        with autocast(lr, precision):
+        with autocast(model, lr, precision):
             return model.whole_maps(lr)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -339,9 +341,16 @@ def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> Known | None:
         ) from error
 
 
-def autocast(lr: torch.Tensor, precision: str) -> torch.autocast:
-    """A context in which `precision` is computed in."""
-    return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
+def rounds(model: Any, lr: torch.Tensor, precision: str) -> bool:
+    """Whether the model takes care of half precision itself."""
+    dtype = PRECISIONS[precision]
+    return dtype is not None and model.rounds(lr, dtype)
+
+
+def autocast(model: Any, lr: torch.Tensor, precision: str) -> torch.autocast:
+    """A context in which `model` computes in `precision`."""
+    dtype = None if rounds(model, lr, precision) else PRECISIONS[precision]
+    return torch.autocast(lr.device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:

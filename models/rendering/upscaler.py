@@ -6,10 +6,10 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from models.device import free_memory
+from models.device import PRECISIONS, free_memory
 from models.native import in_use
 from models.rendering.implicit import ImplicitModel
-from models.rendering.render import check_options
+from models.rendering.render import check_options, rounds
 from models.rendering.self_ensemble import render_ensemble
 from utils import UserError, is_out_of_memory
 
@@ -43,15 +43,19 @@ class Upscaler:
             torch.empty(1, 3, 1, 1, device=device), (1, 1), options.get('tile'), options.get('precision', 'fp32')
         )
         self.model, self.device = model.to(device), device
-        self.full = options.get('precision', 'fp32') == 'fp32'  # the model's own precision
+        self.precision = options.get('precision', 'fp32')
         render = functools.partial(render_ensemble, self.model) if ensemble else self.model.render
         self.render = functools.partial(render, **options)
 
     @property
     def code(self) -> str:
         """What computes: 'compiled' code as far as there is some for the model, or 'torch' alone."""
-        dtype = next((parameter.dtype for parameter in self.model.parameters()), None)
-        return 'compiled' if self.device.type == 'cpu' and self.full and dtype and in_use(dtype) else 'torch'
+        like = next(self.model.parameters(), None)
+        if like is None or self.device.type != 'cpu':
+            return 'torch'
+        with torch.no_grad():
+            half = PRECISIONS[self.precision]
+            return 'compiled' if (rounds(self.model, like, self.precision) if half else in_use(like.dtype)) else 'torch'
 
     def __call__(self, picture: P, size: Sequence[int], rows: range | None = None) -> P:
         """`picture` at `size` (h, w), or these `rows` of it, a range; alpha by the same model, as a grey image.

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import TINY
+from decoding import both, problem
 from examples import built, by_query
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,6 @@ from models import native
 from models.edsr import edsr_baseline
 from models.mlp import MLP
 from models.native import library, msit_decoder, store, winograd
-from models.rendering import first_layer
 from utils import Note
 
 compiled = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
@@ -38,44 +38,6 @@ def afresh(monkeypatch, tmp_path):
     yield tmp_path
     for function in asked:
         function.cache_clear()
-
-
-def problem(heads, d, radius, hidden, rows, columns, my, mx, dtype, seed):
-    """Random features, plan, bilinear weights and windows of all LR pixels of `rows` x `columns`, in two images."""
-    make = torch.Generator().manual_seed(seed)
-    side = 2 * radius + 1
-
-    def random(*shape):
-        return torch.randn(*shape, dtype=dtype, generator=make)
-
-    maps = [random(heads, 2, rows + side - 1, columns + side - 1, d) for _ in range(2)]
-    features = SimpleNamespace(query_key=maps[0], value=maps[1])
-    layer = first_layer.Layer(
-        random(heads, rows, my, side**2),
-        random(heads, columns, mx, side**2),
-        random(heads, side**2, d, hidden) / side,
-        random(hidden),
-    )
-    plan = SimpleNamespace(row_weight=random(rows, my, 3), column_weight=random(columns, mx, 3), layer=layer)
-    batch, i, j = torch.cartesian_prod(torch.arange(2), torch.arange(rows), torch.arange(columns)).t()
-    corner = (batch * (rows + side - 1) + i) * (columns + side - 1) + j
-    index = corner + (torch.arange(side)[:, None] * (columns + side - 1) + torch.arange(side)).reshape(-1, 1)
-    return plan, features, random(len(i), my * mx, 9), index, i, j
-
-
-def both(plan, *rest, hidden_list=(9, 70), act='gelu'):
-    """The first layer and the colours of a problem, by `shared` and torch, and compiled."""
-    torch.manual_seed(0)
-    layer = plan.layer
-    imnet = MLP(1, 3, [len(layer.constant), *hidden_list], act).to(layer.weight.dtype)
-    with torch.no_grad():
-        hidden = first_layer.before_activation(plan, *rest)
-        there = hidden, imnet.after_first(hidden)
-        layers = msit_decoder.layers(imnet, layer.weight, layer.constant, layer.row_bias, layer.column_bias)
-        plan = SimpleNamespace(row_weight=plan.row_weight, column_weight=plan.column_weight, layer=layers)
-        blocks = msit_decoder.first_layer_in_blocks(plan, *rest)
-        here = blocks.permute(1, 2, 0, 3).flatten(2)[..., : len(layer.constant)], msit_decoder.colours(plan, *rest)
-    return there, here
 
 
 def agree(there, here, dtype):
@@ -136,7 +98,7 @@ def test_gelu(numbers):
             bias = torch.zeros(1, 1, 1, 9, dtype=dtype)
             layers = msit_decoder.layers(imnet, x.new_zeros(1, 9, 1, len(x)), x, bias, bias)
             blocks = layers.constant.reshape(-1, 1, 1, library.SIZES['COLUMNS'])
-            got = msit_decoder.perceptron(layers, blocks.contiguous())[0, 0, : len(x)]
+            got = msit_decoder.perceptron(layers, blocks.contiguous(), dtype)[0, 0, : len(x)]
         assert (got - torch.nn.functional.gelu(x)).abs().max() <= tolerance
 
 
@@ -174,19 +136,20 @@ static void decode(long n, long my, long mx, long d, long side, long room_for) {
     int64_t *index = calloc(window * n, 8), *i = calloc(n, 8), *j = calloc(n, 8);
     for (long k = 0; k < window * n; k++) index[k] = k %% pixels;
     for (long k = 0; k < n; k++) i[k] = k %% 3, j[k] = k %% 2;
-    real *near = zeros(n * m * 9), *maps = zeros(heads * pixels * d), *room = dirty(room_for);
+    real *near = zeros(n * m * 9), *maps = zeros(heads * pixels * d), *values = zeros(heads * pixels * packs(d));
+    real *room = dirty(room_for);
     real *rows = zeros(heads * 3 * my * in_units(window)), *columns = zeros(heads * 2 * mx * in_units(window));
-    real *weight = zeros(heads * hidden * window * d), *constant = zeros(hidden), *x = dirty(n * m * hidden);
-    first_layer(x, near, maps, maps, index, rows, i, columns, j, weight, constant, room, n, my, mx, heads, d, side,
+    real *weight = zeros(heads * hidden * window * packs(d)), *constant = zeros(hidden), *x = dirty(n * m * hidden);
+    first_layer(x, near, maps, values, index, rows, i, columns, j, weight, constant, room, n, my, mx, heads, d, side,
                 pixels, 3, 2, hidden, wide);
     check(x, n * m * hidden);
     const long width[] = {hidden, 5 * UNIT, UNIT};
-    real *weights[] = {zeros(width[0] * width[1]), zeros(width[1] * width[2])};
-    real *biases[] = {zeros(width[1]), zeros(width[2])}, *out = dirty(n * m * UNIT), *strip = dirty(2 * STRIP * hidden);
+    real *weights[] = {zeros(packs(width[0]) * width[1]), zeros(packs(width[1]) * width[2])};
+    real *biases[] = {zeros(width[1]), zeros(width[2])}, *out = dirty(n * m * UNIT), *strip = dirty(3 * STRIP * hidden);
     perceptron(out, x, (const real *const *)weights, (const real *const *)biases, width, 2, n %% 2, n * m, strip);
     check(out, n * m * UNIT);
-    void *all[] = {index, i, j, near, maps, room, rows, columns, weight, constant, x, weights[0], weights[1], biases[0],
-                   biases[1], out, strip};
+    void *all[] = {index, i, j, near, maps, values, room, rows, columns, weight, constant, x, weights[0], weights[1],
+                   biases[0], biases[1], out, strip};
     for (unsigned k = 0; k < LENGTH(all); k++) free(all[k]);
 }
 static void convolution(long batch, long height, long width, long channels, long out_channels, long k) {
@@ -217,9 +180,9 @@ int main(void) {
 
 
 @compiled
-@pytest.mark.parametrize('real', ['float', 'double'])
+@pytest.mark.parametrize('kind', ['-DREAL=float', '-DREAL=double', '-DREAL=float -DBF16 -DEMULATED'])
 @pytest.mark.parametrize('processor, needs', [('x86-64', 'sse2'), ('x86-64-v3', 'avx2'), ('native', 'sse2')])
-def test_it_stays_within_its_arrays(tmp_path, real, processor, needs):
+def test_it_stays_within_its_arrays(tmp_path, kind, processor, needs):
     """The address sanitizer checks a program that calls all functions with arrays of exactly the needed size."""
     if not supported(needs):
         pytest.skip(f'this processor has no {needs}')
@@ -241,7 +204,7 @@ def test_it_stays_within_its_arrays(tmp_path, real, processor, needs):
         for name, of in (('decoder', decoders), ('winograd', convolutions))
     }
     (tmp_path / 'main.c').write_text(MAIN % {'folder': library.SOURCES[0].parent, **cases})
-    flags = [*library.DEFINED, f'-DREAL={real}', f'-march={processor}', '-fopenmp']
+    flags = [*library.DEFINED, *kind.split(), f'-march={processor}', '-fopenmp']
     watched = ['-fsanitize=address,undefined', '-fno-sanitize-recover']
     command = [*shlex.split(os.environ.get('CC') or 'cc'), '-x', 'c', *watched, *flags]
     (tmp_path / 'empty.c').write_text('int main(void) { return 0; }')
@@ -420,7 +383,7 @@ def test_code_that_computes_something_else_is_not_used(afresh, monkeypatch, righ
         assert not works(dtype)
     imnet, x, weight = MLP(1, 3, [4], 'gelu'), torch.rand(1, 32, 20, 20, dtype=dtype), torch.rand(32, 32, 3, 3)
     with torch.no_grad():
-        used = winograd.is_faster(x, weight.to(dtype)), msit_decoder.usable_for(imnet, x)
+        used = winograd.is_faster(x, weight.to(dtype)), msit_decoder.usable_for(imnet, x, dtype)
     assert used == (works is not winograd.works, works is not msit_decoder.works) and not native.in_use(dtype)
 
 

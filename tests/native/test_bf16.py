@@ -1,0 +1,191 @@
+"""Compiled code that multiplies in bfloat16: with the processor's instruction, where there is one, and emulated."""
+
+import pytest
+import torch
+from conftest import TINY
+from decoding import both, problem
+from examples import built
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.mlp import MLP
+from models.native import library, msit_decoder, winograd
+from models.rendering import first_layer
+from models.rendering.upscaler import Upscaler
+from utils import Note
+
+pytestmark = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
+BF16 = torch.bfloat16
+ROUNDING = 2**-8  # of a number to bfloat16, at most, relative
+few = st.integers(1, 4)
+sizes = st.fixed_dictionaries(
+    dict(
+        heads=few,
+        d=st.integers(1, 35).map(lambda pairs: 2 * pairs),
+        radius=st.integers(1, 4),
+        hidden=st.integers(1, 150),
+        rows=few,
+        columns=few,
+        my=few,
+        mx=few,
+        seed=st.integers(0, 99),
+    )
+)
+
+
+def forget():
+    for function in (library.compiled, library.tell, winograd.works, msit_decoder.works):
+        function.cache_clear()
+
+
+@pytest.fixture(scope='module', params=['emulated', 'instruction'])
+def way(request, tmp_path_factory):
+    """bfloat16 in either way, compiled anew."""
+    emulated = request.param == 'emulated'
+    if not emulated and not library.multiplies_bf16():
+        pytest.skip('this processor does not multiply bfloat16')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        if emulated:
+            patch.setattr(library, 'multiplies_bf16', lambda: True)
+            patch.setitem(library.DTYPES, BF16, [*library.DTYPES[BF16], '-DEMULATED'])
+            patch.setattr(library, 'FLAGS', [*library.FLAGS, '-mno-avx512bf16'])
+        forget()
+        yield request.param
+    forget()
+
+
+@given(sizes=sizes, act=st.sampled_from(['gelu', 'relu']), hidden_list=st.lists(st.integers(1, 150), max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_it_is_as_close_to_float32_as_the_rounding_of_factors_allows(way, sizes, act, hidden_list):
+    plan, features, *rest = problem(**sizes, dtype=torch.float32)
+    (hidden, colour), (here, colour_here) = both(plan, features, *rest, act=act, hidden_list=hidden_list, factors=BF16)
+    plan.layer = plan.layer._replace(weight=plan.layer.weight.abs(), constant=0 * plan.layer.constant)
+    features.value = features.value.abs()
+    with torch.no_grad():
+        terms = first_layer.before_activation(plan, features, *rest)  # the sums of the absolute values
+    # the value, its weight, the attention and the product of the first two are rounded
+    assert ((here - hidden).abs() <= 4.1 * ROUNDING * terms + 1e-5).all()
+    assert (colour_here - colour).abs().max() <= 0.05 * (1 + colour.abs().max() + hidden.abs().max() / 10)
+
+
+@given(sizes=sizes, chosen=st.integers(0, 80))
+@settings(max_examples=60, deadline=None)
+def test_numbers_of_few_digits_are_exact(way, sizes, chosen):
+    """All of the attention is on one LR pixel of the window, and all factors are small whole numbers."""
+    plan, features, *rest = problem(**sizes, dtype=torch.float32)
+    layer, window = plan.layer, (2 * sizes['radius'] + 1) ** 2
+    bias = torch.full_like(layer.row_bias, -1e4)
+    bias[..., chosen % window] = 0
+    plan.layer = layer._replace(
+        row_bias=bias,
+        column_bias=0 * layer.column_bias,
+        weight=layer.weight.sign() * (layer.weight.abs() > 0.3),
+        constant=layer.constant.round(),
+    )
+    features.query_key, features.value = 0 * features.query_key, features.value.sign()
+    (hidden, _), (here, _) = both(plan, features, *rest, factors=BF16)
+    assert (here - hidden).abs().max() <= 1e-30 and (hidden == hidden.round()).all()  # the others weigh e^-87, not 0
+
+
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=90), st.integers(1, 90), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_a_layer_of_small_whole_numbers_is_exact(way, numbers, columns, seed):
+    x = torch.tensor(numbers, dtype=torch.float32)
+    imnet = MLP(1, columns, [len(x)], 'relu')
+    weight = torch.randint(-9, 10, (columns, len(x)), generator=torch.Generator().manual_seed(seed)).float()
+    with torch.no_grad():
+        imnet.layers[2].weight.copy_(weight)
+        imnet.layers[2].bias.copy_(torch.arange(columns))
+        got = after_first(imnet, x)
+    assert torch.equal(got, weight @ x.relu() + torch.arange(columns))
+
+
+def after_first(imnet, x):
+    """The layers after the first for what that gives, `x (hidden,)`."""
+    bias = torch.zeros(1, 1, 1, 9)
+    layers = msit_decoder.layers(imnet, torch.zeros(1, 9, 2, len(x), dtype=BF16), x, bias, bias)
+    blocks = layers.constant.reshape(-1, 1, 1, library.SIZES['COLUMNS']).contiguous()
+    return msit_decoder.perceptron(layers, blocks, BF16)[0, 0, : len(imnet.layers[2].bias)]
+
+
+@given(st.lists(st.floats(-300, 300, width=32) | st.floats(-9, 9, width=32), min_size=1, max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_gelu(way, numbers):
+    x = torch.tensor(numbers)
+    imnet = MLP(1, len(x), [len(x)], 'gelu')
+    with torch.no_grad():
+        imnet.layers[2].weight.copy_(torch.eye(len(x)))
+        imnet.layers[2].bias.zero_()
+        got = after_first(imnet, x)
+    expected = torch.nn.functional.gelu(x.double())
+    tolerance = ROUNDING * (expected.abs() + 2e-4) + torch.where(x.abs() <= 8, 2e-4, 5e-5 * x.abs())
+    assert ((got - expected).abs() <= 1.001 * tolerance).all()
+
+
+def test_numbers_that_are_not_finite_are_seen(way):
+    plan, features, *rest = problem(2, 8, 1, 40, 2, 3, 3, 3, torch.float32, seed=0)
+    for value in (torch.nan, torch.inf):
+        for maps in (features.query_key, features.value):
+            before, maps[0, 0, 0, 0, 0] = maps[0, 0, 0, 0, 0].clone(), value
+            (there, _), (here, _) = both(plan, features, *rest, factors=BF16)
+            assert torch.equal(here.isfinite(), there.isfinite()) and not there.isfinite().all()
+            maps[0, 0, 0, 0, 0] = before
+
+
+# ---------------------------------------------------------------- rendering
+
+
+@pytest.mark.parametrize('size', [(9, 11), (13, 24), (40, 17)])
+def test_rendering_is_within_50_db_of_float32_and_encodes_in_it(way, monkeypatch, size):
+    model, lr = built(TINY, dtype=torch.float32), torch.rand(2, 3, 9, 11)
+    exact = model.render(lr, size)
+    assert Upscaler(model, torch.device('cpu'), precision='bf16').code == 'compiled'
+    seen, encode = [], model.encode_part
+    monkeypatch.setattr(model, 'encode_part', lambda *given: seen.append(encode(*given)) or seen[-1])
+    rendered = model.render(lr, size, precision='bf16')
+    assert seen[0].value.dtype == torch.float32
+    assert -10 * (rendered - exact).square().mean().log10() > 50 and not torch.equal(rendered, exact)
+    assert torch.equal(model.render(lr, size, precision='bf16', tile=4)[0, 0, 0, :2], rendered[0, 0, 0, :2])
+
+
+@pytest.mark.parametrize('change', ['an odd number of channels', 'an MLP of its own', 'float64', 'no instruction'])
+def test_what_compiled_code_cannot_do_torch_does(way, monkeypatch, change):
+    model, lr = built(TINY, dtype=torch.float64 if change == 'float64' else torch.float32), torch.rand(1, 3, 5, 6)
+    if change == 'an odd number of channels':
+        changed = {**TINY, 'args': {**TINY['args'], 'channels': 2 * 3, 'heads': 2}}
+        model = built(changed, dtype=torch.float32)
+    elif change == 'an MLP of its own':
+        model.imnet.__class__ = type('Own', (MLP,), {})
+    elif change == 'no instruction':
+        monkeypatch.setattr(library, 'multiplies_bf16', lambda: False)
+        forget()
+    monkeypatch.setattr(model, 'rounded', lambda *_: pytest.fail('for compiled code'))
+    assert Upscaler(model, torch.device('cpu'), precision='bf16').code == 'torch'
+    model.render(lr, (9, 9), precision='bf16')
+    forget()
+
+
+@pytest.mark.filterwarnings('default')
+def test_wrong_code_is_not_used(way, monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    folder = tmp_path / 'sources'
+    folder.mkdir()
+    for path in library.SOURCES:
+        wrong = path.read_text(encoding='utf-8').replace('(bits)second + 0x8000', '(bits)first + 0x8000')
+        (folder / path.name).write_text(wrong, encoding='utf-8')
+    monkeypatch.setattr(library, 'SOURCES', [folder / path.name for path in library.SOURCES])
+    forget()
+    with pytest.warns(Note, match='decoding by compiled code differs'):
+        assert not msit_decoder.works(BF16)
+    assert msit_decoder.works(torch.float32)
+    forget()
+
+
+def test_a_compiler_without_the_instruction_is_not_used(way, monkeypatch):
+    monkeypatch.setitem(library.DTYPES, BF16, ['-DREAL=float', '-DBF16'])
+    monkeypatch.setattr(library, 'FLAGS', [*library.FLAGS, '-mno-avx512bf16'])
+    forget()
+    with pytest.warns(Note, match='does not compile it'):
+        assert library.compiled(BF16) is None
+    forget()
