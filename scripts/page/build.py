@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from models.export import export, licence_of  # noqa: E402
-from models.weights.bundled import blended  # noqa: E402
+from models.weights.bundled import CLEAN, blended  # noqa: E402
 from utils import Parser, UserError, check_folder, run_main, write_json  # noqa: E402
 
 SERVED = '*.html', '*.css', '*.js'
@@ -85,13 +85,23 @@ def build(folder, modelzoo, runtime):
     cleaning = modelzoo / CLEANING
     if cleaning.is_file():
         blended(0.5, light, cleaning)  # says at once if it cannot be done
-    offered = [{'name': 'light', 'label': 'light: clean images', 'stops': [exported(light, folder, 'light', 0)]}]
+    offered = [
+        {
+            'name': 'light',
+            'label': 'light: clean images',
+            'for_lossy': False,  # files compressed with loss
+            'clean': 0,
+            'stops': [exported(light, folder, 'light', 0)],
+        }
+    ]
     if cleaning.is_file():
         stops = [exported(light, folder, f'photo_{round(100 * share)}', share, cleaning) for share in STOPS[1:]]
         offered.append(
             {
                 'name': 'photo',
                 'label': 'photo: with noise or JPEG',
+                'for_lossy': True,
+                'clean': CLEAN,
                 'stops': [{**offered[0]['stops'][0], 'clean': 0}, *stops],
             }
         )

@@ -11,10 +11,12 @@ import { View } from './view.js';
 const SETTLED = 120;            // ms without a change of zoom before the model is run
 const STEP = 1.25;              // by which the buttons and keys zoom
 const FASTEST = 240;            // the most wheel units that count at once
+const LOSSY = ['image/jpeg', 'image/webp', 'image/avif'];       // files compressed with loss, as far as one can tell
 
 const $ = id => document.getElementById(id);
 const stage = $('stage'), options = new URLSearchParams(location.search);
 let view, photo, base, sharp, client, offered, split = null, loaded = 0;
+let decided = false;            // whether the user, or a link, has chosen weights
 let taking = 0;                 // photos that were asked for so far; the last one counts
 let drawing = false, settling, rest;        // a frame is due; the model is run after `rest` ms
 let since;                      // when what is seen last changed, in ms, while it is not sharp
@@ -122,15 +124,25 @@ async function take(blob, said = {}) {
     show();
 }
 
-/** Take what was opened, dropped or pasted. */
+/** Take what was opened, dropped or pasted, with the weights for such files unless some have been chosen. */
 function choose(blob) {
     tell('');
+    const entry = offered?.weights.find(({ for_lossy: lossy }) => lossy === LOSSY.includes(blob.type));
+    if (!decided && entry && entry.name !== $('weights').value) load(entry.name);
     take(blob);
 }
 
+function decide() {
+    decided = true;
+    const clean = $('cleanLabel').hidden ? undefined : Number($('clean').value);
+    load($('weights').value, clean);
+}
+
+/** Load weights by their name, the first if there are none; `clean`: where the dial is to be, if not where it belongs. */
 async function load(weights, clean) {
     const entry = offered.weights.find(({ name }) => name === weights) ?? offered.weights[0];
     const stops = entry.stops;
+    clean ??= entry.clean;
     const stop = stops.reduce((a, b) => Math.abs(b.clean - clean) < Math.abs(a.clean - clean) ? b : a);
     $('weights').value = entry.name;
     $('cleanLabel').hidden = stops.length < 2;
@@ -274,7 +286,10 @@ function followLink() {
     const said = parse(location.hash);
     if (!view) return;
     compare(said.split ?? null);
-    if (offered && said.weights && said.weights !== $('weights').value) load(said.weights, said.clean ?? 1);
+    if (offered && said.weights && said.weights !== $('weights').value) {
+        decided = true;
+        load(said.weights, said.clean);
+    }
     view.fit();
     if (said.scale) view.show(said);
     show(true);
@@ -405,8 +420,8 @@ function listen() {
     });
     $('close').addEventListener('click', () => tell(''));
     $('about').addEventListener('click', () => $('help').showModal());
-    $('weights').addEventListener('change', () => load($('weights').value, Number($('clean').value)));
-    $('clean').addEventListener('change', () => load($('weights').value, Number($('clean').value)));
+    $('weights').addEventListener('change', decide);
+    $('clean').addEventListener('change', decide);
 
     $('save').addEventListener('click', openSave);
     for (const field of ['saveScale', 'saveWidth', 'saveHeight'])
@@ -447,7 +462,8 @@ async function loadOffered(said) {
     offered = await (await fetch('weights.json')).json();
     for (const { name, label } of offered.weights) $('weights').append(new Option(label, name));
     $('weightsLabel').hidden = offered.weights.length < 2;
-    await load(said.weights ?? offered.weights[0].name, said.clean ?? 1);
+    decided ||= Boolean(said.weights);
+    await load(said.weights ?? offered.weights[0].name, said.clean);
 }
 
 start().catch(error => {

@@ -1,5 +1,8 @@
 """Compiled code that multiplies in bfloat16: with the processor's instruction, where there is one, and emulated."""
 
+import shutil
+import subprocess
+
 import pytest
 import torch
 from conftest import TINY
@@ -180,6 +183,18 @@ def test_wrong_code_is_not_used(way, monkeypatch, tmp_path):
         assert not msit_decoder.works(BF16)
     assert msit_decoder.works(torch.float32)
     forget()
+
+
+@pytest.mark.parametrize('compiler', ['gcc', 'clang'])
+def test_code_with_the_instruction_compiles(tmp_path, compiler):
+    """Also where it cannot be run. Without the instruction it would not."""
+    if not shutil.which(compiler) or library.ARM:
+        pytest.skip(f'no {compiler} for x86-64')
+    flags = [flag.replace('native', 'cooperlake') for flag in library.FLAGS]
+    sources = [str(path) for path in library.SOURCES if path.name == 'msit_decoder.c']
+    command = [compiler, *flags, *library.DTYPES[BF16], '-Wall', '-Wextra', '-Werror', *sources]
+    done = subprocess.run([*command, '-o', str(tmp_path / 'code.so'), '-lm'], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
 
 
 def test_a_compiler_without_the_instruction_is_not_used(way, monkeypatch):

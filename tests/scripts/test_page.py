@@ -65,7 +65,8 @@ def built(tmp_path_factory, zoo):
     build['main'](argparse.Namespace(ort=runtime(), output=folder, modelzoo=zoo))
     offered = json.loads((folder / 'weights.json').read_text())
     stops = [*offered['weights'][0]['stops'], build['exported'](LIGHT, folder, 'bundled', 0) | {'clean': 1}]
-    offered['weights'].append({'name': 'photo', 'label': 'photo: with noise or JPEG', 'stops': stops})
+    photo = {'name': 'photo', 'label': 'photo: with noise or JPEG', 'for_lossy': True, 'clean': 0.9, 'stops': stops}
+    offered['weights'].append(photo)
     (folder / 'weights.json').write_text(json.dumps(offered))
     return folder
 
@@ -287,6 +288,28 @@ def test_the_dial_leads_from_one_choice_of_weights_to_another(visit, cat, small)
     until(page, "location.hash.includes('weights=light')")
     wait_until_sharp(page)
     assert page.locator('#clean').is_hidden() and 'clean' not in link(page)
+
+
+def test_the_kind_of_file_decides_which_weights_unless_the_user_does(visit, cat):
+    page = visit()
+
+    def chosen(name):
+        until(page, f"weights.value === '{name}' && document.getElementById('save').disabled === false")
+        return page.evaluate('cleanLabel.hidden ? null : Number(clean.value)')
+
+    assert chosen('light') is None
+    jpeg = io.BytesIO()
+    Image.open(io.BytesIO(cat[0])).convert('RGB').save(jpeg, 'jpeg')
+    drop(page, jpeg.getvalue(), 'photo.jpg', 'image/jpeg')
+    assert chosen('photo') == 1  # the dial is where it belongs, at the nearest of its stops
+    dropped(page, cat)
+    assert chosen('light') is None
+    page.select_option('#weights', 'photo')
+    assert chosen('photo') == 1
+    page.focus('#clean')
+    page.keyboard.press('Home')
+    dropped(page, cat)
+    assert chosen('photo') == 0
 
 
 def test_what_the_page_says_does_not_move_the_photo(visit, cat):
