@@ -390,7 +390,7 @@ def of_someone(tmp_path):
     'command',
     [
         'demo.py -input photos/photo.png -output out.png -scale 2.5 -model tiny.pth',
-        'scripts/benchmark.py -models tiny.pth -inputs 12x14 -scales 2',
+        'scripts/benchmark.py -models tiny.pth -inputs 12x14 -scales 2 -repeats 1 -turn 0',
         'scripts/evaluate.py -models tiny.pth bicubic -sets photos -scales 2 3.3',
         'scripts/attention.py -input photos/photo.png -scale 2 -pixel 5,6 -model tiny.pth -output out.png',
     ],

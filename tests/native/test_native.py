@@ -181,7 +181,7 @@ int main(void) {
 
 @compiled
 @pytest.mark.parametrize('kind', ['-DREAL=float', '-DREAL=double', '-DREAL=float -DBF16 -DEMULATED'])
-@pytest.mark.parametrize('processor, needs', [('x86-64', 'sse2'), ('x86-64-v3', 'avx2'), ('native', 'sse2')])
+@pytest.mark.parametrize('processor, needs', [('x86-64', 'sse2'), ('x86-64-v3', 'avx2'), ('x86-64-v4', 'avx512f')])
 def test_it_stays_within_its_arrays(tmp_path, kind, processor, needs):
     """The address sanitizer checks a program that calls all functions with arrays of exactly the needed size."""
     if not supported(needs):
