@@ -201,10 +201,10 @@ class MSIT(ImplicitModel):
         """Whether `query_blocks` is compiled code on `maps` like those of the features, with factors of a dtype."""
         return type(self.imnet) is MLP and msit_decoder.usable_for(self.imnet, maps, factors)
 
-    def rounds(self, lr: torch.Tensor, dtype: torch.dtype) -> bool:
+    def decodes_in(self, dtype: torch.dtype, lr: torch.Tensor) -> bool:
         return self.is_compiled_for(lr.new_empty(0, self.project.out_channels // self.mssa.heads), dtype)
 
-    def rounded(self, features: Features, dtype: torch.dtype) -> Features:
+    def for_decoding_in(self, dtype: torch.dtype, features: Features) -> Features:
         return features._replace(value=features.value.to(dtype))
 
     def floats_per_block(self, plan: Any) -> float:

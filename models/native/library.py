@@ -40,30 +40,42 @@ SYSTEMS = 'Linux', 'Darwin'
 MACHINES = 'x86_64', 'aarch64', 'arm64'
 KINDS = 'vendor_id', 'cpu family', 'model', 'flags', 'CPU ', 'Features'  # lines of /proc/cpuinfo: x86-64's, ARM's
 ONE_AT_A_TIME = threading.Lock()
-DTYPES = {
-    torch.float32: ['-DREAL=float'],
-    torch.float64: ['-DREAL=double'],
-    torch.bfloat16: ['-DREAL=float', '-DBF16'],  # factors in bfloat16, sums in float32
-}
+REAL = {torch.float32: ['-DREAL=float'], torch.float64: ['-DREAL=double']}
+BF16 = ['-DREAL=float', '-DBF16']  # factors of the decoder's products in bfloat16, all else in float32
 # The farthest from torch's results: code that is farther off is not used.
-FURTHEST = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 2e-2}
+FURTHEST = 1e-4
+FURTHEST_BF16 = 2e-2
 
 
 @functools.cache
 def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled code for `dtype`. None where there is none: in float16, and in bfloat16 on processors that do not
-    multiply it; without a C compiler (`$CC` or `cc`) that compiles it, or a safe place to keep it, which a note says;
-    and on systems and processors that it was not written for."""
-    if dtype not in DTYPES or platform.system() not in SYSTEMS or platform.machine() not in MACHINES:
+    """The compiled code for `dtype`. None where there is none: in half precision; without a C compiler (`$CC` or `cc`)
+    that compiles it, or a safe place to keep it, which a note says; and on systems and processors that it was not
+    written for."""
+    return compiled_with(REAL[dtype]) if dtype in REAL else None
+
+
+@functools.cache
+def compiled_bf16() -> ctypes.CDLL | None:
+    """The compiled code for float32 that multiplies in bfloat16. None as for `compiled`, and where the processor does
+    not multiply so, or has AMX, which torch makes use of."""
+    try:
+        features = processor().split()
+    except OSError:
+        return None
+    return compiled_with(BF16) if 'avx512_bf16' in features and 'amx_bf16' not in features else None
+
+
+def compiled_with(flags: Sequence[str]) -> ctypes.CDLL | None:
+    """The code compiled with these flags; None where there is none."""
+    if platform.system() not in SYSTEMS or platform.machine() not in MACHINES:
         return None
     try:
-        if dtype == torch.bfloat16 and not multiplies_bf16():
-            return None
         compiler = shlex.split(os.environ.get('CC') or 'cc')
         if compiler == ['false'] or (compiler == ['cc'] and not shutil.which('cc')):
             return None
         with ONE_AT_A_TIME:
-            command = [*compiler, *FLAGS, *DTYPES[dtype]]
+            command = [*compiler, *FLAGS, *flags]
             path = build(command)
             try:
                 return loaded(path)
@@ -131,19 +143,13 @@ def processor() -> str:
     return '\n'.join(kinds)
 
 
-def multiplies_bf16() -> bool:
-    """Whether the processor has the products of bfloat16 that the compiled code uses, AVX-512's. Raises OSError if the
-    processor is not known."""
-    return 'avx512_bf16' in processor().split()
-
-
 def some_numbers(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     """The same numbers between -1 and 1 every time, without torch's generator."""
     numbers = torch.arange(1, 1 + math.prod(shape), dtype=torch.float64)
     return (numbers * numbers).sin().reshape(shape).to(dtype)
 
 
-def agree(what: str, here: torch.Tensor, expected: torch.Tensor, furthest: float) -> bool:
+def agree(what: str, here: torch.Tensor, expected: torch.Tensor, furthest: float = FURTHEST) -> bool:
     """Whether compiled code's results, numbers around 1, are at most `furthest` from torch's; otherwise a note says
     that they are not."""
     difference = float((here - expected).abs().max())
@@ -155,10 +161,8 @@ def agree(what: str, here: torch.Tensor, expected: torch.Tensor, furthest: float
 
 def usable_on(maps: torch.Tensor) -> bool:
     """Whether the compiled code can work on `maps`: on a CPU, where there is `compiled` code, without gradients, and
-    not while torch's operations are recorded. Only factors can be in bfloat16."""
+    not while torch's operations are recorded."""
     if type(maps) is not torch.Tensor or maps.device.type != 'cpu' or torch.is_grad_enabled():
-        return False
-    if maps.dtype == torch.bfloat16:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
@@ -176,7 +180,7 @@ def in_column_blocks(weight: torch.Tensor) -> torch.Tensor:
     return torch.cat([block.flatten(-2) for block in weight.split(SIZES['COLUMNS'], dim=-1)], dim=-1)
 
 
-def packed(factors: torch.Tensor, axis: int) -> torch.Tensor:
+def in_pairs(factors: torch.Tensor, axis: int) -> torch.Tensor:
     """Factors of products as the compiled code reads them. In bfloat16, two that follow each other along `axis`, the
     inner dimension, counted from the last axis, -1, share the place of one float32, so the axis is half as long."""
     if factors.dtype != torch.bfloat16:

@@ -205,7 +205,7 @@ static void share(real *to, const real *values, const int64_t *index, const real
 
 /* For one head, hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, units) * what `share` gives. GROUP
    LR pixels are handled at a time, so that it stays in the cache together with the weights. weight: (columns / COLUMNS,
-   window, packs of d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, window, COLUMNS) */
+   window, packs of d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, packs of window, COLUMNS) */
 static void add_shared(real *hidden, const real *attention, const real *values, const int64_t *index,
                        const real *weight, const real *start, real *room, long n, long m, long d, long window,
                        long columns)
@@ -230,8 +230,8 @@ static void add_shared(real *hidden, const real *attention, const real *values, 
 
 /* The first layer before its activation: hidden (width / COLUMNS, n * my * mx, COLUMNS). The arrays are those of
    find_attention and add_shared for all heads, which are their first axis; `pixels`, `n_rows` and `n_columns` are the
-   lengths of the second. `values` and `weight` are packed along d. constant: (width); room: (18 + d + 2 ROWS) * wide + n
-   * my * mx * units + GROUP * window * COLUMNS */
+   lengths of the second. `values` and `weight` are packed along d. constant: (width); room: (18 + d + 2 ROWS) * wide +
+   n * my * mx * packs(units) + GROUP * packs(window) * COLUMNS */
 void first_layer(real *hidden, const real *near, const real *query_key, const real *values, const int64_t *index,
                  const real *rows, const int64_t *i, const real *columns, const int64_t *j, const real *weight,
                  const real *constant, real *room, long n, long my, long mx, long heads, long d, long side,
@@ -250,9 +250,9 @@ void first_layer(real *hidden, const real *near, const real *query_key, const re
 }
 
 /* The layers of the MLP after the first, each an activation and a product: out (rows, width[layers]) from hidden
-   (width[0] / COLUMNS, rows, COLUMNS). weight[l] comes in blocks of (packs of width[l], COLUMNS), bias[l] is (width[l +
-   1]). STRIP rows at a time go through all layers, so that they stay in the cache. room: (3, STRIP, the largest width)
-   */
+   (width[0] / COLUMNS, rows, COLUMNS). weight[l] comes in blocks of (packs of width[l], COLUMNS), bias[l] has width[l + 1]
+   numbers. STRIP rows at a time go through all layers, so that they stay in the cache. room: (3, STRIP, the largest
+   width) */
 void perceptron(real *out, const real *hidden, const real *const *weight, const real *const *bias, const long *width,
                 long layers, long is_gelu, long rows, real *room)
 {

@@ -14,15 +14,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.native import library
-from models.native.library import SIZES, in_blocks, in_column_blocks, packed, pointers
+from models.native.library import SIZES, in_blocks, in_column_blocks, in_pairs, pointers
 
 
 class Layers(NamedTuple):
-    """The MLP, and what goes into its first layer, laid out for the compiled code; weights are `library.packed`."""
+    """The MLP, and what goes into its first layer, laid out for the compiled code; weights are `in_pairs`."""
 
     row_bias: torch.Tensor  # (heads, rows of blocks, my, K) filled up with -infinity to whole UNITs
     column_bias: torch.Tensor  # the same of the columns of blocks
-    first: torch.Tensor  # the weight for a window's values: (heads, blocks of hidden, K, d, COLUMNS)
+    first: torch.Tensor  # the weight for a window's values: (heads, blocks of hidden, K, d or pairs of d, COLUMNS)
     constant: torch.Tensor  # (hidden,) in whole blocks
     weights: list  # of the layers after the first one, in blocks of columns
     biases: list  # (columns,) of each
@@ -33,11 +33,16 @@ class Layers(NamedTuple):
 def usable_for(imnet: Any, maps: torch.Tensor, factors: torch.dtype) -> bool:
     """Whether the compiled code can evaluate `imnet`, a `models.mlp.MLP` (not a subclass), on `maps (..., d)` with the
     factors of products in their dtype or, where they are in float32, in bfloat16."""
-    if factors != maps.dtype and (maps.dtype, factors) != (torch.float32, torch.bfloat16):
+    if len(imnet.layers) < 2 or not library.usable_on(maps):
         return False
-    if factors == torch.bfloat16 and maps.shape[-1] % 2:
+    if factors != maps.dtype and ((maps.dtype, factors) != (torch.float32, torch.bfloat16) or maps.shape[-1] % 2):
         return False
-    return len(imnet.layers) > 1 and library.usable_on(maps) and works(factors)
+    return works(factors)
+
+
+def code_for(factors: torch.dtype) -> ctypes.CDLL | None:
+    """The compiled code for factors in a dtype; None where there is none."""
+    return library.compiled_bf16() if factors == torch.bfloat16 else library.compiled(factors)
 
 
 @functools.cache
@@ -45,9 +50,10 @@ def usable_for(imnet: Any, maps: torch.Tensor, factors: torch.dtype) -> bool:
 def works(factors: torch.dtype) -> bool:
     """Whether there is compiled code for factors of a dtype and it decodes a small problem as torch's operations do, as
     the formulas state it. Asked once in a process."""
-    if library.compiled(factors) is None:
+    if code_for(factors) is None:
         return False
-    dtype = torch.float32 if factors == torch.bfloat16 else factors
+    in_bf16 = factors == torch.bfloat16
+    dtype = torch.float32 if in_bf16 else factors
     heads, d, side, n, my, mx, hidden = 2, 6, 3, 7, 2, 2, 70
     window, m = side**2, my * mx
     some = functools.partial(library.some_numbers, dtype=dtype)
@@ -71,7 +77,7 @@ def works(factors: torch.dtype) -> bool:
     latent = logits.softmax(-1)[..., None] * values.transpose(1, 2)[:, :, None]  # (heads, n, m, K, d)
     first = (latent[..., None] * weight[:, None, None]).sum((0, 3, 4)) + constant  # (n, m, hidden)
     expected = (F.gelu(first)[..., None, :] * imnet.layers[2].weight).sum(-1) + imnet.layers[2].bias
-    return library.agree('decoding', here, expected, library.FURTHEST[factors])
+    return library.agree('decoding', here, expected, library.FURTHEST_BF16 if in_bf16 else library.FURTHEST)
 
 
 def layers(
@@ -80,7 +86,7 @@ def layers(
     """`Layers` of an MLP: `weight (heads, K, d, hidden)`, in the dtype of the factors, `constant (hidden,)`, and the
     bias of the attention along both axes, `(heads, rows or columns of blocks, my or mx, K)`."""
     first = filled(weight, SIZES['COLUMNS']).unflatten(-1, (-1, SIZES['COLUMNS'])).permute(0, 3, 1, 2, 4)
-    first = packed(first, -2).contiguous()
+    first = in_pairs(first, -2).contiguous()
     constant = filled(constant, SIZES['COLUMNS'])
     row_bias, column_bias = (
         F.pad(bias, (0, -bias.shape[-1] % SIZES['UNIT']), value=-torch.inf).contiguous()
@@ -91,7 +97,7 @@ def layers(
     widths = [len(constant)]
     for layer in imnet.layers[2::2]:
         inner = filled(layer.weight.to(weight.dtype), SIZES['UNIT'] if biases else SIZES['COLUMNS']).t()
-        weights.append(in_column_blocks(packed(filled(inner, SIZES['UNIT']), -2)))
+        weights.append(in_column_blocks(in_pairs(filled(inner, SIZES['UNIT']), -2)))
         biases.append(filled(layer.bias.to(constant.dtype), SIZES['UNIT']).contiguous())
         widths.append(len(biases[-1]))
     return Layers(row_bias, column_bias, first, constant, weights, biases, widths, isinstance(imnet.layers[1], nn.GELU))
@@ -130,7 +136,7 @@ def first_layer_in_blocks(
         hidden,
         near,
         features.query_key,
-        packed(features.value, -1),
+        in_pairs(features.value, -1),
         index,
         layers.row_bias,
         i,
@@ -153,7 +159,7 @@ def first_layer_in_blocks(
         blocks * columns,
         wide(window, d),
     )
-    library.compiled(features.value.dtype).first_layer(*pointers(*arrays), *sizes)
+    code_for(features.value.dtype).first_layer(*pointers(*arrays), *sizes)
     return hidden
 
 
@@ -171,7 +177,7 @@ def perceptron(layers: Layers, hidden: torch.Tensor, factors: torch.dtype) -> to
     out_at, hidden_at, room_at, *arrays = pointers(out, hidden, room, *layers.weights, *layers.biases)
     many = len(layers.weights)
     addresses = ctypes.c_void_p * many
-    library.compiled(factors).perceptron(
+    code_for(factors).perceptron(
         out_at,
         hidden_at,
         addresses(*arrays[:many]),

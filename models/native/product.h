@@ -42,17 +42,20 @@ typedef uint32_t bits __attribute__((vector_size(BYTES), may_alias));
 typedef uint32_t word __attribute__((may_alias));
 typedef uint16_t half __attribute__((may_alias));
 
-/* What follows each other in `first` and `second`, packed */
+/* Numbers with the nearest bfloat16 numbers in their upper halves. What is not finite stays so. */
+static inline bits rounded(vector x) { return (bits)x + ((bits)(x == x) & 0x8000); }
+
+/* The numbers of two vectors, each of `first` packed with its neighbour in `second` */
 static inline vector packed(vector first, vector second)
 {
-    return (vector)(((bits)first + 0x8000) >> 16 | (((bits)second + 0x8000) & 0xffff0000));
+    return (vector)(rounded(first) >> 16 | (rounded(second) & 0xffff0000));
 }
 
-/* n numbers that follow each other, packed; `to` and `from` do not overlap */
+/* n numbers, each packed with the next; `to` and `from` do not overlap */
 static inline void pack(real *restrict to, const real *restrict from, long n)
 {
     for (long k = 0; k < n; k++)
-        ((half *)to)[k] = (((const word *)from)[k] + 0x8000) >> 16;
+        ((half *)to)[k] = (((const word *)from)[k] + (from[k] == from[k] ? 0x8000 : 0)) >> 16;
 }
 
 /* sum + the packed factors at a times those at b */

@@ -87,13 +87,14 @@ class ImplicitModel(nn.Module, abc.ABC):
         coord, cell = (2 * points + 1) / extent - 1, plan.relative_cell.to(extent) / extent
         return self.query(features, coord, cell).unflatten(1, (i.shape[1], -1))
 
-    def rounds(self, lr: torch.Tensor, dtype: torch.dtype) -> bool:
-        """Whether `query_blocks` computes in `dtype`, half precision, by itself, from `rounded` features, and encoding
-        such an `lr` is to be in the model's own precision. Otherwise all is computed under autocast."""
+    def decodes_in(self, dtype: torch.dtype, lr: torch.Tensor) -> bool:
+        """Whether the model has a way of its own to render `lr` in half precision: it encodes in its own precision, and
+        `query_blocks` computes in `dtype` for a plan of features `for_decoding_in` it. Otherwise encoding and decoding
+        are under autocast."""
         return False
 
-    def rounded(self, features: Any, dtype: torch.dtype) -> Any:
-        """Features for rendering in `dtype`, where the model `rounds`."""
+    def for_decoding_in(self, dtype: torch.dtype, features: Any) -> Any:
+        """Features that tell `plan` and `query_blocks` to compute in `dtype`, from those of `encode`."""
         raise NotImplementedError
 
     def floats_per_block(self, plan: Any) -> float:

@@ -181,6 +181,8 @@ class Rendering:
         self.model, self.lr, self.axes, self.relative_cell = model, lr, axes, relative_cell
         self.precision, self.out, self.bar = precision, out, bar
         self.on_cpu = lr.device.type == 'cpu'
+        half = PRECISIONS[precision]
+        self.half = half if half and model.decodes_in(half, lr) else None  # what decoding is in, encoding is not
         self.stages = model.stages()
         self.whole_maps = functools.cache(functools.partial(whole_maps, model, lr))
         self.margin, self.shares = model.receptive_field, 0  # `shares` of the PARTS are for encoding in strips
@@ -255,11 +257,11 @@ class Rendering:
         height, width = self.lr[0, 0, y, x].shape
 
         def done(rows):
-            if precision == self.precision:
+            if self.half or precision == self.precision:
                 self.bar.update(begun + shares * rows // height - self.bar.n)
 
         rows = strips.rows_per_strip(self.stages, width, self.strip, self.floats() / 2)
-        with autocast(self.model, self.lr, precision):
+        with autocast(self.lr, precision):
             maps = self.model.strip_maps(self.lr, y, x, rows, done)
         if height > rows:
             return_memory()
@@ -275,7 +277,7 @@ class Rendering:
         columns = blocks_between(self.axes[1], left, right, x.start)
         if not len(rows.pixels) or not len(columns.pixels):
             return
-        maps = maps_in(self.precision)
+        maps = maps_in('fp32' if self.half else self.precision)
         begun = self.bar.n
         finite = self.decode((y, x), rows, columns, maps, self.precision)
         if not finite and PRECISIONS[self.precision]:
@@ -295,10 +297,12 @@ class Rendering:
         Returns whether all of the output is finite.
         """
         model, lr = self.model, self.lr
-        with autocast(model, lr, precision):
+        half = None if precision == 'fp32' else self.half
+        precision = 'fp32' if half else precision
+        with autocast(lr, precision):
             features = model.encode_part(lr, *part) if maps is None else model.encode_part(lr, *part, maps)
-        if rounds(model, lr, precision):
-            features = model.rounded(features, PRECISIONS[precision])
+        if half:
+            features = model.for_decoding_in(half, features)
         with torch.autocast(lr.device.type, enabled=False):  # whatever the caller set: the position bias is exact
             plan = model.plan(features, rows.to(lr.device), columns.to(lr.device), self.relative_cell)
         size = (CHUNK_CPU if self.on_cpu else CHUNK) / (model.floats_per_block(plan) * len(lr))
@@ -312,7 +316,7 @@ class Rendering:
             return finite
 
         def work():
-            with torch.inference_mode(), autocast(model, lr, precision):
+            with torch.inference_mode(), autocast(lr, precision):
                 finite = [decoded(*blocks) for blocks in todo if not stop.is_set()]
                 return bool(torch.stack(finite).all()) if finite else True  # what waits for the device comes last
 
@@ -329,7 +333,7 @@ def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> Known | None:
     """The encoder's features of the whole image if it has to encode images whole, otherwise None. Raises UserError if
     they do not fit into memory."""
     try:
-        with autocast(model, lr, precision):
+        with autocast(lr, precision):
             return model.whole_maps(lr)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -341,16 +345,9 @@ def whole_maps(model: Any, lr: torch.Tensor, precision: str) -> Known | None:
         ) from error
 
 
-def rounds(model: Any, lr: torch.Tensor, precision: str) -> bool:
-    """Whether the model takes care of half precision itself."""
-    dtype = PRECISIONS[precision]
-    return dtype is not None and model.rounds(lr, dtype)
-
-
-def autocast(model: Any, lr: torch.Tensor, precision: str) -> torch.autocast:
-    """A context in which `model` computes in `precision`."""
-    dtype = None if rounds(model, lr, precision) else PRECISIONS[precision]
-    return torch.autocast(lr.device.type, dtype=dtype, enabled=dtype is not None)
+def autocast(lr: torch.Tensor, precision: str) -> torch.autocast:
+    """A context in which `precision` is computed in."""
+    return torch.autocast(lr.device.type, dtype=PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
 
 
 def chunks(n_rows: int, n_columns: int, size: float) -> list[Region]:

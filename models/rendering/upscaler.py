@@ -9,7 +9,7 @@ import torch
 from models.device import PRECISIONS, free_memory
 from models.native import in_use
 from models.rendering.implicit import ImplicitModel
-from models.rendering.render import check_options, rounds
+from models.rendering.render import check_options
 from models.rendering.self_ensemble import render_ensemble
 from utils import UserError, is_out_of_memory
 
@@ -55,7 +55,7 @@ class Upscaler:
             return 'torch'
         with torch.no_grad():
             half = PRECISIONS[self.precision]
-            return 'compiled' if (rounds(self.model, like, self.precision) if half else in_use(like.dtype)) else 'torch'
+            return 'compiled' if (self.model.decodes_in(half, like) if half else in_use(like.dtype)) else 'torch'
 
     def __call__(self, picture: P, size: Sequence[int], rows: range | None = None) -> P:
         """`picture` at `size` (h, w), or these `rows` of it, a range; alpha by the same model, as a grey image.

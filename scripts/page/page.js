@@ -11,12 +11,14 @@ import { View } from './view.js';
 const SETTLED = 120;            // ms without a change of zoom before the model is run
 const STEP = 1.25;              // by which the buttons and keys zoom
 const FASTEST = 240;            // the most wheel units that count at once
-const LOSSY = ['image/jpeg', 'image/webp', 'image/avif'];       // files compressed with loss, as far as one can tell
+// files compressed with loss, as far as one can tell
+const LOSSY = ['image/jpeg', 'image/webp', 'image/avif', 'image/heic', 'image/heif'];
 
 const $ = id => document.getElementById(id);
 const stage = $('stage'), options = new URLSearchParams(location.search);
 let view, photo, base, sharp, client, offered, split = null, loaded = 0;
-let decided = false;            // whether the user, or a link, has chosen weights
+let decided = false, lossy = false;         // whether the user or a link has chosen weights; the photo's kind of file
+let loading = 0;                // weights that were asked for so far; the last ones count
 let taking = 0;                 // photos that were asked for so far; the last one counts
 let drawing = false, settling, rest;        // a frame is due; the model is run after `rest` ms
 let since;                      // when what is seen last changed, in ms, while it is not sharp
@@ -116,6 +118,8 @@ async function take(blob, said = {}) {
         base.load(taken);
     }
     photo = taken;
+    lossy = LOSSY.includes(blob.type);
+    if (offered && !decided && suitable() !== $('weights').value) load(suitable());
     view = new View(photo, fitCanvas());
     if (said.scale) view.show(said);
     sharp.forget();
@@ -124,13 +128,16 @@ async function take(blob, said = {}) {
     show();
 }
 
-/** Take what was opened, dropped or pasted, with the weights for such files unless some have been chosen. */
+/** Take what was opened, dropped or pasted. */
 function choose(blob) {
     tell('');
-    const entry = offered?.weights.find(({ for_lossy: lossy }) => lossy === LOSSY.includes(blob.type));
-    if (!decided && entry && entry.name !== $('weights').value) load(entry.name);
     take(blob);
 }
+
+/** The name of the weights for such files as the photo's, or of the first. */
+const suitable = () => (offered.weights.find(entry => entry.for_lossy === lossy) ?? offered.weights[0]).name;
+
+const isOffered = weights => offered.weights.some(({ name }) => name === weights);
 
 function decide() {
     decided = true;
@@ -138,9 +145,10 @@ function decide() {
     load($('weights').value, clean);
 }
 
-/** Load weights by their name, the first if there are none; `clean`: where the dial is to be, if not where it belongs. */
+/** Load weights by their name. `clean`: where the dial is to be, if not where it belongs. */
 async function load(weights, clean) {
-    const entry = offered.weights.find(({ name }) => name === weights) ?? offered.weights[0];
+    const number = ++loading;
+    const entry = offered.weights.find(({ name }) => name === weights);
     const stops = entry.stops;
     clean ??= entry.clean;
     const stop = stops.reduce((a, b) => Math.abs(b.clean - clean) < Math.abs(a.clean - clean) ? b : a);
@@ -152,6 +160,7 @@ async function load(weights, clean) {
     try {
         const { backend, threads, told } = await client.call('load', { url: new URL(stop.folder, location.href).href,
             wanted: options.get('backend'), threads: Number(options.get('threads')) });
+        if (number !== loading) return;
         loaded = 1;
         $('facts').textContent = `${told.name}: ${told.parameters.toLocaleString('en')} parameters, trained for x`
             + `${told.scale_range.join(' to x')}; on ${backend === 'webgpu' ? 'the graphics card (WebGPU)'
@@ -159,7 +168,7 @@ async function load(weights, clean) {
             + (told.licence ? ` Licence: ${told.licence}.` : '');
         document.documentElement.dataset.backend = backend;
     } catch (error) {
-        failed(error);
+        if (number === loading) failed(error);
         return;
     }
     sharp.forget();
@@ -276,8 +285,9 @@ function moveSplit(event) {
 
 function keepLink() {
     if (!view) return;
-    const said = { weights: $('weights').value || undefined, split: split ?? undefined };
-    if (!$('cleanLabel').hidden) said.clean = Number($('clean').value);
+    const said = { split: split ?? undefined };
+    if (decided) said.weights = $('weights').value;
+    if (decided && !$('cleanLabel').hidden) said.clean = Number($('clean').value);
     if (!view.fits) Object.assign(said, { scale: view.scale, ...view.place });
     history.replaceState(null, '', format(said));
 }
@@ -286,9 +296,10 @@ function followLink() {
     const said = parse(location.hash);
     if (!view) return;
     compare(said.split ?? null);
-    if (offered && said.weights && said.weights !== $('weights').value) {
+    if (offered && isOffered(said.weights)) {
         decided = true;
-        load(said.weights, said.clean);
+        const dial = said.clean ?? Number($('clean').value);
+        if (said.weights !== $('weights').value || dial !== Number($('clean').value)) load(said.weights, said.clean);
     }
     view.fit();
     if (said.scale) view.show(said);
@@ -462,8 +473,8 @@ async function loadOffered(said) {
     offered = await (await fetch('weights.json')).json();
     for (const { name, label } of offered.weights) $('weights').append(new Option(label, name));
     $('weightsLabel').hidden = offered.weights.length < 2;
-    decided ||= Boolean(said.weights);
-    await load(said.weights ?? offered.weights[0].name, said.clean);
+    decided = isOffered(said.weights);
+    await load(decided ? said.weights : suitable(), said.clean);
 }
 
 start().catch(error => {

@@ -1,12 +1,18 @@
-"""A decoding problem of random numbers, solved by torch and by compiled code."""
+"""A decoding problem of random numbers, solved by torch and by compiled code, and forgetting what is compiled."""
 
 from types import SimpleNamespace
 
 import torch
 
 from models.mlp import MLP
-from models.native import msit_decoder
+from models.native import library, msit_decoder, winograd
 from models.rendering import first_layer
+
+
+def forget():
+    """Have compiled code made, or looked for, and checked anew."""
+    for function in (library.compiled, library.compiled_bf16, library.tell, winograd.works, msit_decoder.works):
+        function.cache_clear()
 
 
 def problem(heads, d, radius, hidden, rows, columns, my, mx, dtype, seed):

@@ -302,8 +302,13 @@ def test_the_kind_of_file_decides_which_weights_unless_the_user_does(visit, cat)
     Image.open(io.BytesIO(cat[0])).convert('RGB').save(jpeg, 'jpeg')
     drop(page, jpeg.getvalue(), 'photo.jpg', 'image/jpeg')
     assert chosen('photo') == 1  # the dial is where it belongs, at the nearest of its stops
+    drop(page, b'no image', 'notes.txt', 'text/plain')
+    until(page, '!message.hidden')
+    assert chosen('photo') == 1  # for the photo that is still there
     dropped(page, cat)
     assert chosen('light') is None
+    wait_until_sharp(page)
+    assert 'weights' not in page.evaluate('location.hash')  # so that a reload decides anew
     page.select_option('#weights', 'photo')
     assert chosen('photo') == 1
     page.focus('#clean')
