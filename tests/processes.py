@@ -1,4 +1,7 @@
-"""Trainings in processes of their own that start quickly, forked from a server that has imported everything."""
+"""Programs in processes of their own that start quickly, forked from a server that has imported everything.
+
+The server has a single thread: one with more, as pytest's is once torch has worked in it, must not be forked.
+"""
 
 import io
 import multiprocessing
@@ -6,11 +9,14 @@ import os
 import runpy
 import signal
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
 import torch
 from conftest import ROOT
+
+from models.rendering.upscaler import Upscaler
 
 context = multiprocessing.get_context('forkserver')
 PRELOADED = (
@@ -19,6 +25,7 @@ PRELOADED = (
     'torch._dynamo',
     'matplotlib.backends.backend_svg',
     'conftest',
+    'demo',
 )
 context.set_forkserver_preload(list(PRELOADED))
 
@@ -68,3 +75,35 @@ def train(folder, *options, die_in_save=None, group=False):
         torch.save = save_or_die
     sys.argv = [str(ROOT / 'train.py'), '-device', 'cpu', *map(str, options)]
     runpy.run_path(sys.argv[0], run_name='__main__')
+
+
+def demo(folder, *options, stdout='stdout', encoding='utf-8', until=None):
+    """`demo.py` with bicubic on the CPU with the current folder `folder`; its stderr goes to a file of that name there.
+
+    `stdout`: a file, or None for a pipe that nobody reads, in an `encoding`. `until`: it hangs while rendering, a file
+    `begun` says so, until it gets this signal.
+    """
+    os.chdir(folder)
+    if stdout:
+        os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    else:
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(reader), os.close(writer)
+    os.dup2(os.open('stderr', os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.stdout = open(1, 'w', encoding=encoding, closefd=False)
+    sys.stderr = open(2, 'w', encoding=encoding, errors='backslashreplace', closefd=False)
+    if until:
+        # not as nohup sets it
+        signal.signal(until, signal.default_int_handler if until == signal.SIGINT else signal.SIG_DFL)
+        Upscaler.__call__ = hang
+    sys.argv = [str(ROOT / 'demo.py'), '-device', 'cpu', '-model', 'bicubic', *options]
+    try:
+        runpy.run_path(sys.argv[0], run_name='__main__')
+    except SystemExit as stopped:
+        os._exit(stopped.code)  # nothing is flushed: that is for the program to do
+
+
+def hang(*_):
+    Path('begun').touch()
+    time.sleep(600)

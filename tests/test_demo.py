@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from hypothesis import given
@@ -762,33 +762,11 @@ def test_debug_shows_the_traceback(tmp_path):
 # ---------------------------------------------------------------- names, folders and what cannot be read
 
 
-def started(folder, *arguments, out=None, encoding='utf-8', before=None):
-    """`demo.py` in a child of this process, in `folder`, with bicubic on the CPU: its number. Its stdout is `out`, a
-    file's number, or `folder/stdout`, in an `encoding`; its stderr `folder/stderr`. `before` is called first."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        os.chdir(folder)
-        os.dup2(os.open('stdout', os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if out is None else out, 1)
-        os.dup2(os.open('stderr', os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        sys.stdout = open(1, 'w', encoding=encoding, closefd=False)
-        sys.stderr = open(2, 'w', encoding=encoding, errors='backslashreplace', closefd=False)
-        sys.argv = [str(DEMO), '-device', 'cpu', '-model', 'bicubic', *arguments]
-        if before:
-            before()
-        runpy.run_path(str(DEMO), run_name='__main__')
-    except SystemExit as stopped:
-        os._exit(stopped.code)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(99)
-
-
-def status_of(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def status_of(folder, *options, **more):
+    """The exit status of `processes.demo`."""
+    process = processes.start(processes.demo, folder, *options, **more)
+    process.join()
+    return process.exitcode
 
 
 def save(path, size=(3, 4)):
@@ -802,7 +780,7 @@ def test_names_that_the_terminal_cannot_print(tmp_path, encoding):
     for name in names:
         save(tmp_path / 'in' / name)
     (tmp_path / 'in' / '写真.jpg').write_text('no image')
-    status = status_of(started(tmp_path, '-input', 'in', '-output', 'out', encoding=encoding))
+    status = status_of(tmp_path, '-input', 'in', '-output', 'out', encoding=encoding)
     said, failed = ((tmp_path / name).read_bytes() for name in ('stdout', 'stderr'))
     assert status == 1 and b'4 of 5 images' in said and failed.startswith(b'failed: ') and failed.count(b'\n') == 1
     assert len(said.splitlines()) == 5 + 1  # a line for each file, and the end
@@ -923,22 +901,14 @@ def test_files_left_out_are_named_by_kind_and_number(demo, monkeypatch):
 )
 def test_a_signal_leaves_no_partial_file(tmp_path, number, suffix):
     save(tmp_path / 'in.png')
-
-    def wait(*_):
-        Path('begun').touch()
-        time.sleep(600)
-
-    def begin():
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)  # not nohup's
-        Upscaler.__call__ = wait
-
-    child = started(tmp_path, 'in.png', '-o', f'out.{suffix}', before=begin)
+    process = processes.start(processes.demo, tmp_path, 'in.png', '-o', f'out.{suffix}', until=number)
     while not (tmp_path / 'begun').exists():
-        assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / 'stderr').read_text()
+        assert process.is_alive(), (tmp_path / 'stderr').read_text()
         time.sleep(0.01)
     assert list(tmp_path.glob(f'.out.*.partial.{suffix}'))
-    os.kill(child, number)
-    assert status_of(child) == 128 + number
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 128 + number
     assert (tmp_path / 'stderr').read_text() == ('interrupted\n' if number == signal.SIGINT else '')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['begun', 'in.png', 'stderr', 'stdout']
 
@@ -947,16 +917,13 @@ def test_a_signal_leaves_no_partial_file(tmp_path, number, suffix):
 def test_a_closed_pipe_and_a_full_disk_behind_stdout(tmp_path, output):
     save(tmp_path / 'in.png')
     command = ['-input', 'in.png', '-output', output, '-overwrite']
-    reader, writer = os.pipe()
-    os.close(reader)
-    assert status_of(started(tmp_path, *command, out=writer)) == 141 and (tmp_path / 'stderr').read_text() == ''
-    full = os.open('/dev/full', os.O_WRONLY)
-    assert status_of(started(tmp_path, *command, out=full)) == 2
+    full = '/dev/full'
+    assert status_of(tmp_path, *command, stdout=None) == 141 and (tmp_path / 'stderr').read_text() == ''
+    assert status_of(tmp_path, *command, stdout=full) == 2
     assert (tmp_path / 'stderr').read_text() == 'error: stdout cannot be written (No space left on device)\n'
-    assert status_of(started(tmp_path, '-help', out=writer)) == 141 and (tmp_path / 'stderr').read_text() == ''
-    assert status_of(started(tmp_path, '-help', out=full)) == 2
+    assert status_of(tmp_path, '-help', stdout=None) == 141 and (tmp_path / 'stderr').read_text() == ''
+    assert status_of(tmp_path, '-help', stdout=full) == 2
     assert (tmp_path / 'stderr').read_text() == 'error: stdout cannot be written (No space left on device)\n'
-    os.close(writer), os.close(full)
     written = sorted(path.name for path in tmp_path.rglob('*') if path.is_file())
     assert written == sorted(['in.png', 'stderr', 'in.png' if output == 'out/' else 'out.png'])
 
