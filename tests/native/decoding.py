@@ -3,10 +3,25 @@
 from types import SimpleNamespace
 
 import torch
+from hypothesis import strategies as st
 
 from models.mlp import MLP
 from models.native import library, msit_decoder, winograd
 from models.rendering import first_layer
+
+few = st.integers(1, 4)
+# of `problem`, but for d; and of the layers after the first
+SIZES = dict(
+    heads=few,
+    radius=st.integers(1, 4),
+    hidden=st.integers(1, 150),
+    rows=few,
+    columns=few,
+    my=few,
+    mx=few,
+    seed=st.integers(0, 99),
+)
+LAYERS = dict(hidden_list=st.lists(st.integers(1, 150), max_size=3), act=st.sampled_from(['gelu', 'relu']))
 
 
 def forget():

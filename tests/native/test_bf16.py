@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from conftest import TINY
-from decoding import both, forget, problem
+from decoding import LAYERS, SIZES, both, forget, problem
 from examples import built
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,20 +22,7 @@ from utils import Note
 pytestmark = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
 BF16 = torch.bfloat16
 ROUNDING = 2**-8  # of a number to bfloat16, at most, relative
-few = st.integers(1, 4)
-sizes = st.fixed_dictionaries(
-    dict(
-        heads=few,
-        d=st.integers(1, 35).map(lambda pairs: 2 * pairs),
-        radius=st.integers(1, 4),
-        hidden=st.integers(1, 150),
-        rows=few,
-        columns=few,
-        my=few,
-        mx=few,
-        seed=st.integers(0, 99),
-    )
-)
+sizes = st.fixed_dictionaries({**SIZES, 'd': st.integers(1, 35).map(lambda pairs: 2 * pairs)})
 
 
 @pytest.fixture(scope='module', params=['emulated', 'instruction'])
@@ -66,7 +53,7 @@ def afresh(way, monkeypatch, tmp_path):
     forget()
 
 
-@given(sizes=sizes, act=st.sampled_from(['gelu', 'relu']), hidden_list=st.lists(st.integers(1, 150), max_size=3))
+@given(**LAYERS, sizes=sizes)
 @settings(max_examples=100, deadline=None)
 def test_it_is_as_close_to_float32_as_the_rounding_of_factors_allows(way, sizes, act, hidden_list):
     plan, features, *rest = problem(**sizes, dtype=torch.float32)

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import TINY
-from decoding import both, forget, problem
+from decoding import LAYERS, SIZES, both, forget, problem
 from examples import built, by_query
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +23,6 @@ from models.native import library, msit_decoder, store, winograd
 from utils import Note
 
 compiled = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
-few = st.integers(1, 4)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
@@ -47,20 +46,7 @@ def agree(there, here, dtype):
 
 
 @compiled
-@given(
-    heads=few,
-    d=st.integers(1, 70),
-    radius=st.integers(1, 4),
-    hidden=st.integers(1, 150),
-    rows=few,
-    columns=few,
-    my=few,
-    mx=few,
-    dtype=st.sampled_from(list(TOLERANCE)),
-    seed=st.integers(0, 99),
-    hidden_list=st.lists(st.integers(1, 150), max_size=3),
-    act=st.sampled_from(['gelu', 'relu']),
-)
+@given(**SIZES, **LAYERS, d=st.integers(1, 70), dtype=st.sampled_from(list(TOLERANCE)))
 @settings(max_examples=150, deadline=None)
 def test_compiled_code_does_what_torch_does(dtype, hidden_list, act, **sizes):
     assert agree(*both(*problem(**sizes, dtype=dtype), hidden_list=hidden_list, act=act), dtype)
