@@ -24,7 +24,7 @@ import torch
 from models.native import store
 from utils import Note
 
-SOURCES = [Path(__file__).with_name(name) for name in ('msit_decoder.c', 'winograd.c', 'product.h')]
+SOURCES = [Path(__file__).with_name(name) for name in ('msit_decoder.c', 'winograd.c', 'product.h', 'tiles.h')]
 SIZES = {
     'ROWS': 6,
     'COLUMNS': 64,  # of the products that the code is made of
@@ -42,6 +42,8 @@ KINDS = 'vendor_id', 'cpu family', 'model', 'flags', 'CPU ', 'Features'  # lines
 ONE_AT_A_TIME = threading.Lock()
 REAL = {torch.float32: ['-DREAL=float'], torch.float64: ['-DREAL=double']}
 BF16 = ['-DREAL=float', '-DBF16']  # factors of the decoder's products in bfloat16, all else in float32
+AMX = [*BF16, '-DAMX']  # in tiles
+ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18  # of Linux on x86-64
 # The farthest from torch's results: code that is farther off is not used.
 FURTHEST = 1e-4
 FURTHEST_BF16 = 2e-2
@@ -57,13 +59,24 @@ def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 @functools.cache
 def compiled_bf16() -> ctypes.CDLL | None:
-    """The compiled code for float32 that multiplies in bfloat16. None as for `compiled`, and where the processor does
-    not multiply so, or has AMX, which torch makes use of."""
+    """The compiled code for float32 that multiplies in bfloat16, by AMX if it can be used. None as for `compiled`, and
+    where the processor does not multiply so."""
     try:
         features = processor().split()
     except OSError:
         return None
-    return compiled_with(BF16) if 'avx512_bf16' in features and 'amx_bf16' not in features else None
+    if 'avx512_bf16' not in features:
+        return None
+    return compiled_with(AMX if 'amx_bf16' in features and may_use_tiles() else BF16)
+
+
+def may_use_tiles() -> bool:
+    """Ask the system for AMX's tiles, which a process may not use otherwise; whether it grants them."""
+    if platform.system() != 'Linux':
+        return False
+    call = ctypes.CDLL(None).syscall
+    call.argtypes, call.restype = [ctypes.c_long] * 3, ctypes.c_long
+    return call(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0
 
 
 def compiled_with(flags: Sequence[str]) -> ctypes.CDLL | None:

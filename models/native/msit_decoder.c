@@ -1,6 +1,12 @@
 /* MSIT's decoder: from the attention to the colours of the output pixels, for models/native/msit_decoder.py. */
 #include <math.h>
+#include <string.h>
 #include "product.h"
+#ifdef AMX
+#include "tiles.h"
+#else
+typedef int shape;                          /* of tiles, of which there are none */
+#define tile_release() ((void)0)
 
 #ifdef BF16
 MULTIPLY(multiply_packed, 1, 0)
@@ -8,6 +14,7 @@ MULTIPLY(multiply_second, 1, 1)             /* the results are packed with those
 #else
 #define multiply_packed multiply
 #define multiply_second multiply
+#endif
 #endif
 
 typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t)0)) integer;
@@ -183,13 +190,54 @@ static void find_attention(real *attention, const real *near, const real *maps, 
     }
 }
 
+/* c (rows, columns) = start + a b, packed factors, for any number of rows of a that follow each other */
+static void multiply_rows(shape *now, long rows, long inner, const real *a, long a_stride, const real *b, long b_stride,
+                          const real *start, long start_stride, real *c, long c_stride, long columns)
+{
+#ifdef AMX
+    for (long r = 0; r < rows; r += SIDE)
+        multiply_tile(now, at_most(SIDE, rows - r), inner, a + r * a_stride, a_stride, b, b_stride,
+                      start ? start + r * start_stride : 0, start_stride, c + r * c_stride, c_stride, columns);
+#else
+    (void)now;
+    for (long r = 0; r < rows; r += ROWS) {
+        const long many = at_most(ROWS, rows - r);
+        const real *each[ROWS];
+        for (long k = 0; k < many; k++)
+            each[k] = a + (r + k) * a_stride;
+        multiply_packed(many, inner, each, b, b_stride, start ? start + r * start_stride : 0, start_stride,
+                        c + r * c_stride, c_stride, columns);
+    }
+#endif
+}
+
 /* What the output pixels of `many` LR pixels share of one head: to (many, packs of the window, COLUMNS) are the pixels
-   of `values`, at index (window, n), each times its own weight (window, packs of d, COLUMNS) */
-static void share(real *to, const real *values, const int64_t *index, const real *weight, long n, long many, long d,
-                  long window)
+   of `values`, at index (window, n), each times its own weight (window, packs of d, COLUMNS). room: (GROUP, packs of d) */
+#ifdef AMX
+static void share(shape *now, real *to, const real *values, const int64_t *index, const real *weight, long n, long many,
+                  long d, long window, real *room)
+{
+    const long stride = packs(window) * COLUMNS, inner = packs(d);
+    real pair[PER_PACK][GROUP * COLUMNS];
+    for (long k = 0; k < packs(window) * PER_PACK; k++) {
+        const long at = at_most(window - 1, k);         /* what is beyond the window meets no attention */
+        for (long p = 0; p < many; p++)
+            memcpy(room + p * inner, values + index[at * n + p] * inner, inner * sizeof(real));
+        multiply_tile(now, many, inner, room, inner, weight + at * inner * COLUMNS, COLUMNS, 0, 0,
+                      pair[k % PER_PACK], COLUMNS, COLUMNS);
+        for (long p = 0; k % PER_PACK && p < many; p++)
+            for (long c = 0; c < COLUMNS; c += LANES)
+                store(to + p * stride + k / PER_PACK * COLUMNS + c,
+                      packed(load(pair[0] + p * COLUMNS + c), load(pair[1] + p * COLUMNS + c)));
+    }
+}
+#else
+static void share(shape *now, real *to, const real *values, const int64_t *index, const real *weight, long n, long many,
+                  long d, long window, real *room)
 {
     const real *a[ROWS];
     const long stride = packs(window) * COLUMNS;
+    (void)now, (void)room;
     for (long k = 0; k < packs(window) * PER_PACK; k++) {
         const long at = at_most(window - 1, k);         /* what is beyond the window meets no attention */
         for (long p = 0; p < many; p += ROWS) {
@@ -202,36 +250,34 @@ static void share(real *to, const real *values, const int64_t *index, const real
         }
     }
 }
+#endif
 
 /* For one head, hidden (columns / COLUMNS, n * m, COLUMNS) = start + attention (n, m, units) * what `share` gives. GROUP
    LR pixels are handled at a time, so that it stays in the cache together with the weights. weight: (columns / COLUMNS,
-   window, packs of d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, packs of window, COLUMNS) */
-static void add_shared(real *hidden, const real *attention, const real *values, const int64_t *index,
+   window, packs of d, COLUMNS); start: (columns), or NULL for hidden itself; room: (GROUP, packs of window, COLUMNS) and
+   (GROUP, packs of d) */
+static void add_shared(shape *now, real *hidden, const real *attention, const real *values, const int64_t *index,
                        const real *weight, const real *start, real *room, long n, long m, long d, long window,
                        long columns)
 {
-    const real *a[ROWS];
     const long units = in_units(window);
     for (long column = 0; column < columns; column += COLUMNS, weight += window * packs(d) * COLUMNS)
         for (long first = 0; first < n; first += GROUP) {
             const long group = at_most(GROUP, n - first);
-            share(room, values, index + first, weight, n, group, d, window);
-            for (long p = 0; p < group; p++)
-                for (long q = 0; q < m; q += ROWS) {
-                    const long rows = at_most(ROWS, m - q), at = (first + p) * m + q;
-                    real *c = hidden + column * n * m + at * COLUMNS;
-                    for (long r = 0; r < rows; r++)
-                        a[r] = attention + (at + r) * packs(units);
-                    multiply_packed(rows, packs(window), a, room + p * packs(window) * COLUMNS, COLUMNS,
-                                    start ? start + column : c, start ? 0 : COLUMNS, c, COLUMNS, COLUMNS);
-                }
+            share(now, room, values, index + first, weight, n, group, d, window, room + GROUP * packs(window) * COLUMNS);
+            for (long p = first; p < first + group; p++) {
+                real *c = hidden + column * n * m + p * m * COLUMNS;
+                multiply_rows(now, m, packs(window), attention + p * m * packs(units), packs(units),
+                              room + (p - first) * packs(window) * COLUMNS, COLUMNS, start ? start + column : c,
+                              start ? 0 : COLUMNS, c, COLUMNS, COLUMNS);
+            }
         }
 }
 
 /* The first layer before its activation: hidden (width / COLUMNS, n * my * mx, COLUMNS). The arrays are those of
    find_attention and add_shared for all heads, which are their first axis; `pixels`, `n_rows` and `n_columns` are the
    lengths of the second. `values` and `weight` are packed along d. constant: (width); room: (18 + d + 2 ROWS) * wide +
-   n * my * mx * packs(units) + GROUP * packs(window) * COLUMNS */
+   n * my * mx * packs(units) + GROUP * packs(window) * COLUMNS + GROUP * packs(d) */
 void first_layer(real *hidden, const real *near, const real *query_key, const real *values, const int64_t *index,
                  const real *rows, const int64_t *i, const real *columns, const int64_t *j, const real *weight,
                  const real *constant, real *room, long n, long my, long mx, long heads, long d, long side,
@@ -239,14 +285,16 @@ void first_layer(real *hidden, const real *near, const real *query_key, const re
 {
     const long m = my * mx, window = side * side, units = in_units(window);
     real *attention = room + (18 + d + 2 * ROWS) * wide, *shared = attention + n * m * packs(units);
+    shape now = {0};
     for (real *at = room; at < attention; at++)
         *at = 0;
     for (long head = 0; head < heads; head++) {
         find_attention(attention, near, query_key + head * pixels * d, index, rows + head * n_rows * my * units, i,
                        columns + head * n_columns * mx * units, j, room, n, my, mx, d, side, wide);
-        add_shared(hidden, attention, values + head * pixels * packs(d), index,
+        add_shared(&now, hidden, attention, values + head * pixels * packs(d), index,
                    weight + head * window * packs(d) * width, head ? 0 : constant, shared, n, m, d, window, width);
     }
+    tile_release();
 }
 
 /* The layers of the MLP after the first, each an activation and a product: out (rows, width[layers]) from hidden
@@ -256,6 +304,7 @@ void first_layer(real *hidden, const real *near, const real *query_key, const re
 void perceptron(real *out, const real *hidden, const real *const *weight, const real *const *bias, const long *width,
                 long layers, long is_gelu, long rows, real *room)
 {
+    shape now = {0};
     long widest = 0;
     for (long l = 0; l <= layers; l++)
         widest = widest < width[l] ? width[l] : widest;
@@ -275,15 +324,11 @@ void perceptron(real *out, const real *hidden, const real *const *weight, const 
             real *to = l + 1 < layers ? y : out + first * columns;
             for (long column = 0; column < columns; column += COLUMNS) {
                 const long block = at_most(COLUMNS, columns - column);
-                for (long r = 0; r < many; r += ROWS) {
-                    const real *a[ROWS];
-                    for (long k = 0; k < at_most(ROWS, many - r); k++)
-                        a[k] = factors + (r + k) * packs(inner);
-                    multiply_packed(at_most(ROWS, many - r), packs(inner), a, weight[l] + column * packs(inner), block,
-                                    bias[l] + column, 0, to + r * columns + column, columns, block);
-                }
+                multiply_rows(&now, many, packs(inner), factors, packs(inner), weight[l] + column * packs(inner), block,
+                              bias[l] + column, 0, to + column, columns, block);
             }
             y = x, x = to;
         }
     }
+    tile_release();
 }

@@ -166,7 +166,8 @@ def first_layer_in_blocks(
 def room_for(n: int, m: int, window: int, d: int) -> int:
     """How many numbers `first_layer_in_blocks` needs room for."""
     attention = n * m * in_blocks(window, SIZES['UNIT'])
-    return (18 + d + 2 * SIZES['ROWS']) * wide(window, d) + attention + SIZES['GROUP'] * window * SIZES['COLUMNS']
+    shared = SIZES['GROUP'] * (window * SIZES['COLUMNS'] + d)
+    return (18 + d + 2 * SIZES['ROWS']) * wide(window, d) + attention + shared
 
 
 def perceptron(layers: Layers, hidden: torch.Tensor, factors: torch.dtype) -> torch.Tensor:

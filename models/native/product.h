@@ -11,6 +11,9 @@
 #elif defined(BF16) && !defined(EMULATED)
 #error "neither this processor nor this compiler has products in bfloat16"
 #endif
+#if defined(AMX) && !defined(__AMX_BF16__) && !defined(__AMXBF16__) && !defined(EMULATED)
+#error "neither this processor nor this compiler has AMX"
+#endif
 
 #if ROWS != 6
 #error "multiply() is written for up to 6 rows"

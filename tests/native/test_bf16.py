@@ -22,21 +22,25 @@ from utils import Note
 pytestmark = pytest.mark.skipif(library.compiled(torch.float32) is None, reason='no compiled code on this system')
 BF16 = torch.bfloat16
 ROUNDING = 2**-8  # of a number to bfloat16, at most, relative
-sizes = st.fixed_dictionaries({**SIZES, 'd': st.integers(1, 35).map(lambda pairs: 2 * pairs)})
+some = st.integers(1, 6)
+sizes = st.fixed_dictionaries({**SIZES, 'my': some, 'mx': some, 'd': st.integers(1, 35).map(lambda pairs: 2 * pairs)})
 
 
-@pytest.fixture(scope='module', params=['emulated', 'instruction'])
+@pytest.fixture(scope='module', params=['emulated', 'instruction', 'emulated tiles', 'tiles'])
 def way(request, tmp_path_factory):
-    """bfloat16 in either way, compiled anew."""
-    emulated = request.param == 'emulated'
+    """bfloat16 in one of the ways, compiled anew."""
+    emulated, tiles = 'emulated' in request.param, 'tiles' in request.param
     features = library.processor()
-    if not emulated and 'avx512_bf16' not in features.split():
-        pytest.skip('this processor does not multiply bfloat16')
+    if not emulated and ('amx_bf16' if tiles else 'avx512_bf16') not in features.split():
+        pytest.skip('this processor does not multiply bfloat16 so')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-        patch.setattr(library, 'processor', lambda: features.replace(' amx_bf16', '') + ' avx512_bf16')
+        added = ' avx512_bf16 amx_bf16' if tiles else ' avx512_bf16'
+        patch.setattr(library, 'processor', lambda: features.replace(' amx_bf16', '') + added)
         if emulated:
+            patch.setattr(library, 'may_use_tiles', lambda: True)
             patch.setattr(library, 'BF16', [*library.BF16, '-DEMULATED'])
+            patch.setattr(library, 'AMX', [*library.AMX, '-DEMULATED'])
             patch.setattr(library, 'FLAGS', [flag.replace('native', 'x86-64-v3') for flag in library.FLAGS])
         forget()
         yield request.param
@@ -149,9 +153,7 @@ def test_rendering_is_within_50_db_of_float32_and_encodes_in_it(way, monkeypatch
     assert (model.render(lr, size, precision='bf16', tile=4) - rendered).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize(
-    'change', ['an odd number of channels', 'an MLP of its own', 'float64', 'no instruction', 'AMX']
-)
+@pytest.mark.parametrize('change', ['an odd number of channels', 'an MLP of its own', 'float64', 'no instruction'])
 def test_what_compiled_code_cannot_do_torch_does(afresh, monkeypatch, change):
     model, lr = built(TINY, dtype=torch.float64 if change == 'float64' else torch.float32), torch.rand(1, 3, 5, 6)
     if change == 'an odd number of channels':
@@ -161,9 +163,6 @@ def test_what_compiled_code_cannot_do_torch_does(afresh, monkeypatch, change):
         model.imnet.__class__ = type('Own', (MLP,), {})
     elif change == 'no instruction':
         monkeypatch.setattr(library, 'processor', lambda: 'avx512f')
-    elif change == 'AMX':
-        features = library.processor()
-        monkeypatch.setattr(library, 'processor', lambda: features + ' amx_bf16')
     monkeypatch.setattr(model, 'for_decoding_in', lambda *_: pytest.fail('for compiled code'))
     assert Upscaler(model, torch.device('cpu'), precision='bf16').code == 'torch'
     model.render(lr, (9, 9), precision='bf16')
@@ -216,20 +215,39 @@ def test_wrong_code_is_not_used(afresh, monkeypatch):
     assert msit_decoder.works(torch.float32)
 
 
+@pytest.mark.parametrize('features', ['avx512_bf16', 'avx512_bf16 amx_bf16'])
+@pytest.mark.parametrize('granted', [False, True])
+def test_tiles_are_used_where_they_are_there_and_the_system_grants_them(afresh, monkeypatch, features, granted):
+    chosen = []
+    monkeypatch.setattr(library, 'processor', lambda: features)
+    monkeypatch.setattr(library, 'compiled_with', chosen.append)
+    monkeypatch.setattr(library, 'may_use_tiles', lambda: granted)
+    library.compiled_bf16()
+    assert chosen == [library.AMX if granted and 'amx_bf16' in features else library.BF16]
+
+
+def test_the_system_says_whether_tiles_may_be_used():
+    there = 'amx_bf16' in library.processor().split()
+    assert library.may_use_tiles() in ([False, True] if there else [False])
+
+
+@pytest.mark.parametrize('target', ['cooperlake', 'sapphirerapids'])
 @pytest.mark.parametrize('compiler', ['gcc', 'clang'])
-def test_code_with_the_instruction_compiles(tmp_path, compiler):
+def test_code_with_the_instruction_compiles(tmp_path, compiler, target):
     """Also where it cannot be run. Without the instruction it would not."""
     if not shutil.which(compiler) or library.ARM:
         pytest.skip(f'no {compiler} for x86-64')
-    flags = [flag.replace('native', 'cooperlake') for flag in library.FLAGS]
+    flags = [flag.replace('native', target) for flag in library.FLAGS]
+    flags += library.BF16 if target == 'cooperlake' else library.AMX
     sources = [str(path) for path in library.SOURCES if path.suffix == '.c']
-    command = [compiler, *flags, *library.BF16, '-Wall', *sources]
+    command = [compiler, *flags, '-Wall', *sources]
     done = subprocess.run([*command, '-o', str(tmp_path / 'code.so'), '-lm'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_compiler_without_the_instruction_is_not_used(afresh, monkeypatch):
-    monkeypatch.setattr(library, 'BF16', ['-DREAL=float', '-DBF16'])
+    for name in 'BF16', 'AMX':
+        monkeypatch.setattr(library, name, [flag for flag in getattr(library, name) if flag != '-DEMULATED'])
     monkeypatch.setattr(library, 'FLAGS', [flag.replace('native', 'x86-64-v3') for flag in library.FLAGS])
     with pytest.warns(Note, match='does not compile it'):
         assert library.compiled_bf16() is None

@@ -120,7 +120,8 @@ static void decode(long n, long my, long mx, long d, long side) {
     for (long k = 0; k < window * n; k++) index[k] = k %% pixels;
     for (long k = 0; k < n; k++) i[k] = k %% 3, j[k] = k %% 2;
     real *near = zeros(n * m * 9), *maps = zeros(heads * pixels * d), *values = zeros(heads * pixels * packs(d));
-    real *room = dirty((18 + d + 2 * ROWS) * wide + n * m * packs(in_units(window)) + GROUP * packs(window) * COLUMNS);
+    real *room = dirty((18 + d + 2 * ROWS) * wide + n * m * packs(in_units(window)) + GROUP * packs(window) * COLUMNS
+                       + GROUP * packs(d));
     real *rows = zeros(heads * 3 * my * in_units(window)), *columns = zeros(heads * 2 * mx * in_units(window));
     real *weight = zeros(heads * hidden * window * packs(d)), *constant = zeros(hidden), *x = dirty(n * m * hidden);
     first_layer(x, near, maps, values, index, rows, i, columns, j, weight, constant, room, n, my, mx, heads, d, side,
@@ -163,7 +164,9 @@ int main(void) {
 
 
 @compiled
-@pytest.mark.parametrize('kind', ['-DREAL=float', '-DREAL=double', '-DREAL=float -DBF16 -DEMULATED'])
+@pytest.mark.parametrize(
+    'kind', ['-DREAL=float', '-DREAL=double', *(f'-DREAL=float -DBF16 {how}-DEMULATED' for how in ('', '-DAMX '))]
+)
 @pytest.mark.parametrize('processor, needs', [('x86-64', 'sse2'), ('x86-64-v3', 'avx2'), ('x86-64-v4', 'avx512f')])
 def test_it_stays_within_its_arrays(tmp_path, kind, processor, needs):
     """The address sanitizer checks a program that calls all functions with arrays of exactly the needed size."""
