@@ -4,7 +4,7 @@
 #   bash scripts/cuda.sh suite [ARGUMENTS OF PYTEST]
 #   bash scripts/cuda.sh benchmark [OPTIONS OF benchmark.py]
 #   bash scripts/cuda.sh steps [OPTIONS OF train.py]
-#   bash scripts/cuda.sh train|train-light|train-liif|train-rdn [OPTIONS OF train.py]
+#   bash scripts/cuda.sh train|train-light|train-photo|train-liif|train-rdn [OPTIONS OF train.py]
 #   bash scripts/cuda.sh weights [OPTIONS OF evaluate.py]
 # DEVICE names another device than cuda, so that the commands can be tried on a CPU.
 set -euo pipefail
@@ -22,9 +22,9 @@ train() {
 
 case $what in
 suite) environment requirements.txt tests/requirements.txt ;;
-benchmark | steps | train | train-light | train-liif | train-rdn | weights) environment requirements.txt ;;
+benchmark | steps | train | train-light | train-photo | train-liif | train-rdn | weights) environment requirements.txt ;;
 *)
-    echo "usage: bash $0 suite|benchmark|steps|train|train-light|train-liif|train-rdn|weights [options]" >&2
+    echo "usage: bash $0 suite|benchmark|steps|train|train-light|train-photo|train-liif|train-rdn|weights [options]" >&2
     exit 2
     ;;
 esac
@@ -48,6 +48,7 @@ steps)
     ;;
 train) train EDSR_MSIT train_edsr_baseline_MsIT_photos "${@:2}" ;;
 train-light) train light_MSIT train_light_MSIT_gpu "${@:2}" ;;
+train-photo) train photo_texture train_photo_MSIT_gpu "${@:2}" ;;
 train-liif) train EDSR_LIIF train_edsr_baseline_liif_photos "${@:2}" ;;
 train-rdn) train RDN_MSIT train_rdn_baseline_MsIT_photos "${@:2}" ;;
 weights)

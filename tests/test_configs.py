@@ -50,6 +50,7 @@ OTHERS = [
     'train_light_MSIT',
     'train_light_MSIT_gpu',
     'train_photo_MSIT',
+    'train_photo_MSIT_gpu',
 ]
 
 

@@ -59,20 +59,21 @@ def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 @functools.cache
 def compiled_bf16() -> ctypes.CDLL | None:
-    """The compiled code for float32 that multiplies in bfloat16, by AMX if it can be used. None as for `compiled`, and
-    where the processor does not multiply so."""
+    """The compiled code for float32 that multiplies in bfloat16; with MSIT_AMX=1 in tiles, where there are any. None as
+    for `compiled`, and where the processor does not multiply so."""
     try:
         features = processor().split()
     except OSError:
         return None
     if 'avx512_bf16' not in features:
         return None
-    return compiled_with(AMX if 'amx_bf16' in features and may_use_tiles() else BF16)
+    in_tiles = os.environ.get('MSIT_AMX') == '1' and 'amx_bf16' in features and may_use_tiles()
+    return compiled_with(AMX if in_tiles else BF16)
 
 
 def may_use_tiles() -> bool:
     """Ask the system for AMX's tiles, which a process may not use otherwise; whether it grants them."""
-    if platform.system() != 'Linux':
+    if platform.system() != 'Linux' or platform.machine() != 'x86_64':
         return False
     call = ctypes.CDLL(None).syscall
     call.argtypes, call.restype = [ctypes.c_long] * 3, ctypes.c_long

@@ -1,7 +1,12 @@
 /* Products of matrices in bfloat16 by AMX: its instruction multiplies tiles of 16 rows of 16 packs each, a pack being two
    factors that follow each other along the inner dimension. EMULATED: without the instruction, slowly, for tests. */
 #pragma once
+#include <string.h>
 #include "product.h"
+
+#if GROUP > 16 || UNIT % 16 || COLUMNS % UNIT
+#error "tiles have 16 rows of 16 numbers"
+#endif
 
 enum { SIDE = 16 };                         /* rows of a tile, and numbers or packs in a row */
 
@@ -10,49 +15,55 @@ typedef struct {                            /* sizes of the tiles, as the proces
     uint16_t bytes[16];                     /* in a row */
     uint8_t rows[16];
 } sizes;
+_Static_assert(sizeof(sizes) == 64, "what the processor reads");
 
 #ifdef EMULATED
 #define written() ((void)0)
-static _Thread_local sizes emulated;
-static _Thread_local struct { word row[SIDE][SIDE]; } tile[8];
+#define STEP static __attribute__((noinline)) void
+static _Thread_local sizes emulated;        /* all 0 where no sizes have been given: no tile can be used then */
+static _Thread_local real tile[8][SIDE][SIDE];
 
-static inline void tile_sizes(const sizes *these) { emulated = *these; }
-static inline void tile_release(void) { }
+static void demand(int met) { if (!met) __builtin_trap(); }     /* as the processor does */
 
-static inline void tile_load(int at, const real *from, long stride)
+STEP tile_zero(int at)
 {
+    demand(emulated.rows[at]);
+    memset(tile[at], 0, sizeof tile[at]);
+}
+
+STEP tile_sizes(const sizes *these)
+{
+    emulated = *these;
+    demand(emulated.palette == 1);
+    memset(tile, 0, sizeof tile);
+    for (int at = 0; at < 16; at++)
+        demand(emulated.rows[at] <= 16 && emulated.bytes[at] <= 64 && !emulated.rows[at] == !emulated.bytes[at]);
+}
+
+STEP tile_release(void) { memset(&emulated, 0, sizeof emulated); }
+
+STEP tile_load(int at, const real *from, long stride)
+{
+    tile_zero(at);
     for (int r = 0; r < emulated.rows[at]; r++)
-        for (int k = 0; k < emulated.bytes[at] / 4; k++)
-            tile[at].row[r][k] = ((const word *)(from + r * stride))[k];
+        memcpy(tile[at][r], from + r * stride, emulated.bytes[at]);
 }
 
-static inline void tile_store(int at, real *to, long stride)
+STEP tile_store(int at, real *to, long stride)
 {
+    demand(emulated.rows[at]);
     for (int r = 0; r < emulated.rows[at]; r++)
-        for (int k = 0; k < emulated.bytes[at] / 4; k++)
-            ((word *)(to + r * stride))[k] = tile[at].row[r][k];
+        memcpy(to + r * stride, tile[at][r], emulated.bytes[at]);
 }
 
-static inline void tile_zero(int at)
+STEP tile_plus_product(int c, int a, int b)
 {
-    for (int r = 0; r < SIDE; r++)
-        for (int k = 0; k < SIDE; k++)
-            tile[at].row[r][k] = 0;
-}
-
-static inline real as_real(word x) { union { word bits; real number; } both = {x}; return both.number; }
-
-static inline void tile_plus_product(int c, int a, int b)
-{
+    demand(emulated.rows[c] && emulated.rows[c] == emulated.rows[a] && emulated.bytes[c] == emulated.bytes[b]);
+    demand(emulated.rows[b] && emulated.bytes[a] == 4 * emulated.rows[b]);
     for (int r = 0; r < emulated.rows[c]; r++)
         for (int i = 0; i < emulated.rows[b]; i++)
-            for (int k = 0; k < emulated.bytes[c] / 4; k++) {
-                const word every = tile[a].row[r][i], each = tile[b].row[i][k];
-                union { real number; word bits; } sum = {as_real(tile[c].row[r][k])};
-                sum.number += as_real(every << 16) * as_real(each << 16);
-                sum.number += as_real(every & 0xffff0000) * as_real(each & 0xffff0000);
-                tile[c].row[r][k] = sum.bits;
-            }
+            for (int k = 0; k < SIDE; k += LANES)       /* beyond the tiles' sizes there are zeros */
+                store(tile[c][r] + k, plus_packed(load(tile[c][r] + k), &tile[a][r][i], tile[b][i] + k));
 }
 #else
 /* GCC does not know all of what these read */

@@ -154,6 +154,7 @@ CUDA = {
     'steps': 3 * ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -profile -device cpu'],
     'train': ['train.py -config configs/train/train_edsr_baseline_MsIT_photos.yaml -name EDSR_MSIT -device cpu'],
     'train-light': ['train.py -config configs/train/train_light_MSIT_gpu.yaml -name light_MSIT -device cpu'],
+    'train-photo': ['train.py -config configs/train/train_photo_MSIT_gpu.yaml -name photo_texture -device cpu'],
     'train-liif': ['train.py -config configs/train/train_edsr_baseline_liif_photos.yaml -name EDSR_LIIF -device cpu'],
     'train-rdn': ['train.py -config configs/train/train_rdn_baseline_MsIT_photos.yaml -name RDN_MSIT -device cpu'],
     'weights': ['scripts/average.py save/EDSR_MSIT/stage2.pth -half', 'scripts/evaluate.py'],
