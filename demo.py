@@ -29,7 +29,7 @@ from models.device import PRECISIONS, choose_device, keep_memory
 from models.rendering.estimate import announce
 from models.rendering.upscaler import Upscaler
 from models.rendering.zoom import first_scale, zoom
-from models.weights.bundled import BUNDLED, CLEAN, blended
+from models.weights.bundled import BUNDLED, blended
 from utils import Note, Parser, UserError, error_prefix, one_line, pixel, positive, run_main, shard, share
 
 TRAINED = 1, 8  # smallest and largest scale of the training, for weight files that do not say
@@ -95,8 +95,7 @@ def parse() -> argparse.Namespace:
         '-model',
         metavar='NAME',
         help='photo, for noise and compression artefacts; light, for clean images; bicubic; or a weight file. '
-        f'If both this and -clean are left out, -clean {CLEAN:g} for files compressed with loss (JPEG, WebP, HEIC), '
-        'light for others',
+        'If this and -clean are left out, photo for files compressed with loss (JPEG, WebP, HEIC), light for others',
     )
     weights.add_argument(
         '-clean',
@@ -148,42 +147,36 @@ def main(args: argparse.Namespace) -> int | None:
 
 class Upscalers:
     """The upscalers of a run: a single one if weights were chosen on the command line, otherwise one for files
-    compressed with loss and one for others, each made when it is first needed. Weights are a file, a bundled name, or
-    the share of `photo` in a blend of the bundled ones."""
+    compressed with loss and one for others, each made when it is first needed."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.device, self.made = args, choose_device(args.device), {}
-        self.asked = args.clean if args.model is None else args.model
+        self.asked = args.model if args.clean is None else f'light and photo, {args.clean:g} of photo'
         if self.asked is not None:
             self.of(self.asked)
 
-    def of(self, weights: str | float) -> Upscaler:
-        """The upscaler with some weights."""
-        if weights not in self.made:
+    def of(self, name: str) -> Upscaler:
+        """The upscaler with the weights of a file, of a bundled name, or of the blend that was chosen."""
+        if name not in self.made:
             args = self.args
-            self.made[weights] = Upscaler(
-                models.load(BUNDLED.get(weights, weights)) if isinstance(weights, str) else blended(weights),
+            self.made[name] = Upscaler(
+                models.load(BUNDLED.get(name, name)) if args.clean is None else blended(args.clean),
                 self.device,
                 args.ensemble,
                 tile=args.tile,
                 precision=args.precision,
                 progress=not (args.quiet or args.zoom),
             )
-        return self.made[weights]
+        return self.made[name]
 
     def for_file(self, path: Path) -> tuple[Upscaler, str, str]:
         """The upscaler for an image file, the name of its weights and, unless they were chosen, the reason for them."""
-        weights, reason = self.asked, ''
-        if weights is None:
-            kind, lossy = format_of(path)
-            weights = CLEAN if lossy else 'light'
-            reason = (
-                f'{kind} loses detail; -clean 1 removes more noise and artefacts, -clean 0 removes none'
-                if lossy
-                else f'{kind} loses nothing; -clean {CLEAN:g} removes noise and artefacts'
-            )
-        name = weights if isinstance(weights, str) else f'light and photo, {weights:g} of photo'
-        return self.of(weights), name, reason
+        if self.asked is not None:
+            return self.of(self.asked), self.asked, ''
+        kind, lossy = format_of(path)
+        if lossy:
+            return self.of('photo'), 'photo', f'{kind} loses detail; -model light takes the file as it is'
+        return self.of('light'), 'light', f'{kind} loses nothing; -model photo removes noise and artefacts'
 
 
 def super_resolve_all(todo: Plan, args: argparse.Namespace, upscalers: Upscalers) -> int:

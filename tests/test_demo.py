@@ -255,10 +255,6 @@ def test_from_another_folder(tmp_path, weights):
 
 # ---------------------------------------------------------------- which weights
 
-MIXED = (
-    'light and photo, 0.75 of photo ({} loses detail; -clean 1 removes more noise and artefacts, -clean 0 removes none)'
-)
-
 
 @pytest.fixture
 def kinds(demo, monkeypatch, tmp_path):
@@ -290,34 +286,26 @@ def rendered(path, weights):
     return (model.render(image[None], (12, 10))[0].clamp(0, 1) * 255).round() / 255
 
 
-def mixed(share):
-    """The model of files for clean images and for photos, mixed."""
-    light, photo = models.load('light.pth'), models.load('photo.pth')
-    for own, other in zip(light.parameters(), photo.parameters()):
-        own.data.lerp_(other.data, share)
-    return light
-
-
 def near(image, expected):
     return (image - expected).abs().max() <= 1.001 / 255
 
 
 @pytest.mark.parametrize(
-    'path, share, line',
+    'path, name, why',
     [
-        ('files/a.jpg', 0.75, MIXED.format('JPEG')),
-        ('files/b.webp', 0.75, MIXED.format('WebP')),
-        ('files/c.webp', 0, 'light (WebP loses nothing; -clean 0.75 removes noise and artefacts)'),
-        ('files/d.png', 0, 'light (PNG loses nothing; -clean 0.75 removes noise and artefacts)'),
+        ('files/a.jpg', 'photo', 'JPEG loses detail; -model light takes the file as it is'),
+        ('files/b.webp', 'photo', 'WebP loses detail; -model light takes the file as it is'),
+        ('files/c.webp', 'light', 'WebP loses nothing; -model photo removes noise and artefacts'),
+        ('files/d.png', 'light', 'PNG loses nothing; -model photo removes noise and artefacts'),
     ],
 )
-def test_the_kind_of_file_decides_unless_the_user_does(kinds, path, share, line):
-    image, said = kinds(path)
-    assert said == line and near(image, rendered(path, mixed(share)))
-    for name in 'light', 'photo':
-        assert near(image, rendered(path, f'{name}.pth')) == (name == 'light' and not share)
-        chosen, said = kinds(path, '-model', name)
-        assert said == name and near(chosen, rendered(path, f'{name}.pth'))
+def test_the_kind_of_file_decides_unless_the_user_does(kinds, path, name, why):
+    image, line = kinds(path)
+    assert line == f'{name} ({why})' and near(image, rendered(path, f'{name}.pth'))
+    other = {'light': 'photo', 'photo': 'light'}[name]
+    assert not near(image, rendered(path, f'{other}.pth'))
+    image, line = kinds(path, '-model', other)
+    assert line == other and near(image, rendered(path, f'{other}.pth'))
     assert kinds(path, '-model', 'bicubic')[1] == 'bicubic'
 
 
@@ -325,20 +313,23 @@ def test_the_dial_blends_the_two(kinds):
     outputs = {clean: kinds('files/a.jpg', '-clean', clean) for clean in ('0', '0.25', '1')}
     assert near(outputs['0'][0], rendered('files/a.jpg', 'light.pth'))
     assert near(outputs['1'][0], rendered('files/a.jpg', 'photo.pth'))
-    assert near(outputs['0.25'][0], rendered('files/a.jpg', mixed(0.25)))
+    light, photo = models.load('light.pth'), models.load('photo.pth')
+    for own, other in zip(light.parameters(), photo.parameters()):
+        own.data.lerp_(other.data, 0.25)
+    assert near(outputs['0.25'][0], rendered('files/a.jpg', light))
     assert outputs['0.25'][1] == 'light and photo, 0.25 of photo'
 
 
 def test_a_folder_says_how_many_went_which_way(demo, kinds):
     status, out, err = demo('-input', 'files', '-scale', '2', '-output', 'results', model=None)
     assert (status, err) == (0, '')
-    assert [line for line in out.splitlines() if line.startswith('light')] == [
-        f'{MIXED.format("JPEG")}: 1 image',
-        f'{MIXED.format("WebP")}: 1 image',
-        'light (WebP loses nothing; -clean 0.75 removes noise and artefacts): 1 image',
-        'light (PNG loses nothing; -clean 0.75 removes noise and artefacts): 1 image',
+    assert [line for line in out.splitlines() if line.startswith(('photo', 'light'))] == [
+        'photo (JPEG loses detail; -model light takes the file as it is): 1 image',
+        'photo (WebP loses detail; -model light takes the file as it is): 1 image',
+        'light (WebP loses nothing; -model photo removes noise and artefacts): 1 image',
+        'light (PNG loses nothing; -model photo removes noise and artefacts): 1 image',
     ]
-    for name, weights in (('a.jpg', mixed(0.75)), ('d.png', 'light.pth')):
+    for name, weights in (('a.jpg', 'photo.pth'), ('d.png', 'light.pth')):
         result = read_image(Path('results', name))[0].rgb
         assert (result - rendered(Path('files', name), weights)).abs().mean() < 0.05
     assert 'photo' not in demo('-input', 'files', '-output', 'more', '-quiet', model='bicubic')[1]

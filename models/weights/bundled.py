@@ -12,7 +12,6 @@ from utils import error_prefix
 MODELZOO = Path(__file__).resolve().parents[2] / 'modelzoo'
 LIGHT, PHOTO = MODELZOO / 'EDSR_light_MSIT.pth', MODELZOO / 'photo_MSIT.pth'
 BUNDLED = {'light': LIGHT, 'photo': PHOTO}  # by their names for `demo.py -model`
-CLEAN = 0.75  # the share of `photo` for files that were compressed with loss: modelzoo/photo_MSIT.md, "Blends"
 
 
 def blended(clean: float, light: Path = LIGHT, photo: Path = PHOTO) -> Any:

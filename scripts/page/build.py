@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402
 from models.export import export, licence_of  # noqa: E402
-from models.weights.bundled import CLEAN, blended  # noqa: E402
+from models.weights.bundled import blended  # noqa: E402
 from utils import Parser, UserError, check_folder, run_main, write_json  # noqa: E402
 
 SERVED = '*.html', '*.css', '*.js'
@@ -101,7 +101,7 @@ def build(folder, modelzoo, runtime):
                 'name': 'photo',
                 'label': 'photo: with noise or JPEG',
                 'for_lossy': True,
-                'clean': CLEAN,
+                'clean': 1,
                 'stops': [{**offered[0]['stops'][0], 'clean': 0}, *stops],
             }
         )

@@ -183,7 +183,7 @@ def test_weights_and_the_dial_between_them(parts):
     build['build'](page, parts / 'zoo', [parts / 'ort' / 'dist' / name for name in build['RUNTIME']])
     assert {'index.html', 'page.js', 'worker.js', 'photo.png', 'weights.json'} <= {file.name for file in page.iterdir()}
     light, photo = json.loads((page / 'weights.json').read_text())['weights']
-    assert [(each['for_lossy'], each['clean']) for each in (light, photo)] == [(False, 0), (True, 0.75)]
+    assert [(each['for_lossy'], each['clean']) for each in (light, photo)] == [(False, 0), (True, 1)]
     assert [stop['clean'] for stop in light['stops']] == [0] and [stop['clean'] for stop in photo['stops']] == [
         0,
         0.25,
