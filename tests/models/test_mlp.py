@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models import mlp
@@ -27,6 +27,7 @@ def ways_taken(layer, x):
 
 
 @as_convolution
+@example(20, 1, [25, 25, 28], True, 75)
 @given(
     st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(1, 30), max_size=3), st.booleans(), st.integers(0, 99)
 )
@@ -38,8 +39,9 @@ def test_is_the_linear_layer_with_its_gradients(in_features, out_features, shape
     torch.testing.assert_close(said, expected, **precise)
     upstream = torch.randn_like(expected)
     leaves = [x, *layer.parameters()]
+    terms = upstream.abs().sum()  # the sums that the gradients are may cancel out
     for got, wanted in zip(*(torch.autograd.grad(out, leaves, upstream) for out in (said, expected))):
-        assert (got - wanted).norm() <= 1e-5 * wanted.norm()
+        assert (got - wanted).norm() <= 1e-5 * wanted.norm() + 1e-7 * terms
 
 
 @as_convolution
