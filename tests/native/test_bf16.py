@@ -231,9 +231,8 @@ def test_tiles_are_used_where_all_agree(afresh, monkeypatch, features, granted, 
     assert chosen == [library.AMX if granted and wanted and 'amx_bf16' in features else library.BF16]
 
 
-def test_the_system_says_whether_tiles_may_be_used():
-    there = 'amx_bf16' in library.processor().split()
-    assert library.may_use_tiles() in ([False, True] if there else [False])
+def test_no_system_grants_tiles_that_are_not_there():
+    assert library.may_use_tiles() <= ('amx_bf16' in library.processor().split())
 
 
 @pytest.mark.parametrize('target', ['cooperlake', 'sapphirerapids'])
