@@ -27,7 +27,7 @@ from datasets.pictures.lossy import format_of
 from datasets.pictures.sizes import by_longest, by_megapixels, by_resolution, by_scale, output_size
 from models.device import PRECISIONS, choose_device, keep_memory
 from models.rendering.estimate import announce
-from models.rendering.upscaler import Upscaler
+from models.rendering.upscaler import Upscaler, joined
 from models.rendering.zoom import first_scale, zoom
 from models.weights.bundled import BUNDLED, blended
 from utils import Note, Parser, UserError, error_prefix, one_line, pixel, positive, run_main, shard, share
@@ -234,8 +234,7 @@ def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> t
     input_size = tuple(picture.rgb.shape[-2:])
     with error_prefix(job.source):
         size = output_size(input_size, args.size or by_scale('4'))
-    strips = upscaler.strips(size)
-    if job.compare and len(strips) > 1:
+    if job.compare and len(upscaler.strips(size)) > 1:
         raise UserError(
             f'{job.source}: the result, {size[0]} x {size[1]} pixels, does not fit into memory, as a '
             'comparison needs it; leave out -compare'
@@ -244,14 +243,17 @@ def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> t
     with error_prefix(job.source), as_notes(notes), open_writer(job.target, size, picture) as writer:
         if not args.quiet:
             announce(one_line(job.source), upscaler.image, picture.rgb, size, 1 + (picture.alpha is not None))
-        for rows in strips:
-            result = upscaler(picture, size, rows)
-            writer.write(result.rgb if result.alpha is None else torch.cat([result.rgb, result.alpha]))
+        bands = []
+        for band in upscaler.bands(picture, size):
+            writer.write(band.rgb if band.alpha is None else torch.cat([band.rgb, band.alpha]))
+            if job.compare:
+                bands.append(band)
+            del band  # before the next one is made
     seconds = time.perf_counter() - start
     notes += writer.notes
     if job.compare:
         with error_prefix(job.source), as_notes(notes):
-            figure = beside_bicubic(picture, result, upscaler.model.spec['name'].upper())
+            figure = beside_bicubic(picture, joined(bands), upscaler.model.spec['name'].upper())
         notes += write_figure(job.compare, figure, picture.labels)
     scales = [n / m for n, m in zip(size, input_size)]
     facts = {

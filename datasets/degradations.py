@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import scipy  # which loads its submodules when they are first used: programs start a second sooner
 from PIL import Image
-from scipy import ndimage, signal
 
 from datasets.pictures.resize import FILTERS, resized
 from utils import UserError, is_number, suggestion
@@ -70,7 +70,7 @@ class Blur:
         kernel = self.kernel(scale).astype(np.float32)
         margins = [(n // 2, n // 2) for n in kernel.shape]
         padded = np.pad(image.astype(np.float32), (*margins, (0, 0)), 'symmetric')
-        return to_uint8(signal.fftconvolve(padded, kernel[..., None], 'valid', axes=(0, 1)))
+        return to_uint8(scipy.signal.fftconvolve(padded, kernel[..., None], 'valid', axes=(0, 1)))
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def demosaiced(image: np.ndarray) -> np.ndarray:
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
     there = [(y % 2 == 0) & (x % 2 == 0), (y + x) % 2 == 1, (y % 2 == 1) & (x % 2 == 1)]
     channels = [
-        ndimage.convolve(image[..., k] * there[k], kernel, mode='mirror')
+        scipy.ndimage.convolve(image[..., k] * there[k], kernel, mode='mirror')
         for k, kernel in enumerate((square, cross, square))
     ]
     return np.stack(channels, axis=-1)
@@ -135,7 +135,8 @@ class Sharpening:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         sharp = image.astype(np.float32)
-        return to_uint8(sharp + self.amount * (sharp - ndimage.gaussian_filter(sharp, (self.radius, self.radius, 0))))
+        blurred = scipy.ndimage.gaussian_filter(sharp, (self.radius, self.radius, 0))
+        return to_uint8(sharp + self.amount * (sharp - blurred))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ GROUPS = (
     ('memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file'),
 )
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-MOST_KEPT = 2**30  # bytes, of an array, and of what is kept unused
+LARGEST_KEPT, MOST_KEPT = 2**24, 2**30  # bytes, of an array, and of what is kept unused
 
 # Name to the dtype of autocast, None for that of the model.
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -156,8 +156,8 @@ def keep_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         if hasattr(library, 'gnu_get_libc_version'):
-            for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-                library.mallopt(parameter, MOST_KEPT)
+            library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+            library.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def return_memory() -> None:

@@ -83,6 +83,10 @@ class MSIT(ImplicitModel):
         return sum(part.receptive_field for part in (self.encoder, self.msno, self.mssa)) + self.radius
 
     @property
+    def wraps(self) -> bool:
+        return self.msno.fem_padding == 'circular'
+
+    @property
     def floats_per_pixel(self) -> float:
         return self.encoder_floats() + 8 * self.project.out_channels
 
@@ -97,7 +101,7 @@ class MSIT(ImplicitModel):
         there, one pixel wide, is encoded as well.
         """
         part = lr[:, :, y, x]
-        if part.shape == lr.shape or self.msno.fem_padding != 'circular':
+        if part.shape == lr.shape or not self.wraps:
             return super().encode_part(lr, y, x, maps)
         height, width = lr.shape[-2:]
 

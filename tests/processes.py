@@ -96,7 +96,7 @@ def demo(folder, *options, stdout='stdout', encoding='utf-8', until=None):
     if until:
         # not as nohup sets it
         signal.signal(until, signal.default_int_handler if until == signal.SIGINT else signal.SIG_DFL)
-        Upscaler.__call__ = hang
+        Upscaler.bands = hang
     sys.argv = [str(ROOT / 'demo.py'), '-device', 'cpu', '-model', 'bicubic', *options]
     try:
         runpy.run_path(sys.argv[0], run_name='__main__')

@@ -21,14 +21,14 @@ from PIL import Image, ImageCms
 
 import models
 from datasets.pictures import formats, jobs
-from datasets.pictures.image_io import Picture, read_image, write_image
+from datasets.pictures.image_io import Picture, Writer, read_image, write_image
 from datasets.pictures.resize import matlab_resize
 from datasets.pictures.sizes import by_longest, by_resolution, by_scale, parse_scale
 from models import native
 from models.native import library
 from models.rendering.render import check_options
 from models.rendering.self_ensemble import render_ensemble
-from models.rendering.upscaler import BYTES, Upscaler
+from models.rendering.upscaler import BYTES, Upscaler, joined
 from models.rendering.zoom import FINE, first_scale, view, zoom
 from models.weights import bundled
 from utils import UserError
@@ -387,10 +387,12 @@ def test_strips_are_the_whole(weights, monkeypatch, ensemble, high):
     monkeypatch.setattr('models.rendering.upscaler.free_memory', lambda device: 2 * BYTES * 30 * (high + 0.5))
     strips = upscaler.strips((41, 30))
     assert [row for rows in strips for row in rows] == list(range(41)) and len(strips[0]) == min(high, 41)
-    parts = [upscaler(picture, (41, 30), rows) for rows in strips]
+    monkeypatch.setattr('models.rendering.render.free_memory', lambda device: 4e4 * high)
+    bands = list(upscaler.bands(picture, (41, 30)))
+    assert len(bands) == (len(strips) if ensemble else {1: 8, 4: 8, 17: 2, 99: 1}[high])
+    together = joined(bands)
     for name in ('rgb', 'alpha'):
-        together = torch.cat([getattr(part, name) for part in parts], dim=1)
-        assert (together - getattr(whole, name)).abs().max() < 1e-5
+        assert (getattr(together, name) - getattr(whole, name)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize('output', ['large.png', 'large.tif', 'large.jpg'])
@@ -398,8 +400,13 @@ def test_an_output_larger_than_memory_is_written_in_strips(demo, monkeypatch, ou
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 7, 4), np.uint8)).save('in.png')
     command = '-input', 'in.png', '-resolution', '41,30', '-output'
     assert demo(*command, f'whole-{output}', model='bicubic')[0] == 0
-    monkeypatch.setattr('models.rendering.upscaler.free_memory', lambda device: 2 * BYTES * 30 * 4.5)
+    for module in 'upscaler', 'render':
+        monkeypatch.setattr(f'models.rendering.{module}.free_memory', lambda device: 2 * BYTES * 30 * 4.5)
+    written = []
+    write = Writer.write
+    monkeypatch.setattr(Writer, 'write', lambda self, rows: written.append(rows.shape[1]) or write(self, rows))
     assert demo(*command, output, model='bicubic')[0] == 0
+    assert len(written) > 4 and sum(written) == 41
     assert torch.equal(read_image(output)[0].rgb, read_image(f'whole-{output}')[0].rgb)
     status, _, err = demo(*command, f'other-{output}', '-compare', 'both.png', model='bicubic')
     assert status == 2 and 'leave out -compare' in err and err.count('\n') == 1
@@ -736,10 +743,10 @@ def test_an_existing_result_survives_a_failure(demo):
 def test_memory_that_does_not_suffice(monkeypatch):
     upscaler = Upscaler(models.load('bicubic'), torch.device('cpu'))
 
-    def render(lr, size, part):
+    def render_bands(lr, size):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(upscaler, 'render', render)
+    monkeypatch.setattr(upscaler.model, 'render_bands', render_bands)
     with pytest.raises(UserError, match=re.escape('90 x 80 pixels need more memory')):
         upscaler(Picture(torch.rand(3, 9, 8)), (90, 80))
 
@@ -981,3 +988,10 @@ def test_comparison_and_zoom_are_srgb(demo, monkeypatch):
     assert status == 0 and err.count('cICP') == err.count('\n') == 1 and 'JPEG' in err
     status, _, err = demo('hdr.png', '-o', 'b.gif', '-zoom', '1,1', '-resolution', '4,4', model='bicubic')
     assert status == 0 and err.count('cICP') == err.count('\n') == 1
+
+
+def test_starting_loads_only_what_every_image_needs():
+    """torchvision and SciPy's parts take three seconds and 200 MB; they are loaded when they are used."""
+    code = "import demo, sys; print(*{'torchvision', 'scipy.signal', 'scipy.ndimage', 'timm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, '-c', code], cwd=Path(DEMO).parent, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.split() == []

@@ -6,7 +6,6 @@ from typing import BinaryIO
 
 import torch
 from PIL import Image, ImageCms
-from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from utils import UserError
 
@@ -108,6 +107,8 @@ def to_srgb(rgb: torch.Tensor, icc: bytes) -> torch.Tensor:
 
     Raises UserError if the profile cannot be applied.
     """
+    from torchvision.transforms.functional import to_pil_image, to_tensor  # here, as that takes two seconds
+
     image = to_pil_image(rgb.clamp(0, 1))
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))

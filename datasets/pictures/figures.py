@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
-from torchvision.transforms.functional import to_pil_image
 
 from datasets.pictures.resize import matlab_resize
 
@@ -63,6 +62,8 @@ def strip(lr: torch.Tensor, output: torch.Tensor, hr: torch.Tensor) -> torch.Ten
 def column(label: str, image: torch.Tensor, box: Box, truth: torch.Tensor | None = None) -> Image.Image:
     """From top to bottom: the label and the size of `image (3, h, w)`, the whole image with the part `box` marked, that
     part enlarged, and with `truth (3, h, w)` its errors."""
+    from torchvision.transforms.functional import to_pil_image  # here, as that takes two seconds
+
     text, font = f'{label}  {image.shape[1]} x {image.shape[2]}', ImageFont.load_default(TEXT)
     errors = None if truth is None else to_pil_image(error_map(image, truth))
     drawing = to_pil_image(image.detach().clamp(0, 1).cpu())

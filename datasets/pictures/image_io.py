@@ -31,6 +31,8 @@ SIGNATURES = {'PNG': png.SIGNATURE, 'JPEG': b'\xff\xd8\xff', 'GIF': b'GIF8', 'BM
 PPM = re.compile(rb'P[36](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d{1,9})')  # its largest value
 WITHOUT_END = 'the end of the file is missing; all of the image is there'
 BEGIN = 2**16  # bytes of a file that are read to find its kind
+ROWS = 64  # that are made samples at a time
+LARGE = 2**29  # bytes of samples, of which it is worth a note that they are kept in memory
 LOST = {'xmp': 'XMP', 'XML:com.adobe.xmp': 'XMP', 'comment': 'comment', 'photoshop': 'IPTC'}
 
 
@@ -416,21 +418,22 @@ class Writer:
 
     def write(self, rows: torch.Tensor) -> None:
         """Write the next rows, `(C, k, w)`, clamped to [0, 1]: RGB, and alpha as a fourth channel if there is any."""
-        planes, alpha = rows[:3].clamp(0, 1), rows[3:].clamp(0, 1)
-        if self.grey:
-            planes = planes.mean(0, keepdim=True)
-        if len(alpha):
-            planes = torch.cat([planes, alpha]) if self.alpha else over_white(planes, alpha)
-        bits = self.file.header.bits
-        samples = (planes * (2**bits - 1)).round().permute(1, 2, 0).cpu().numpy().astype(f'u{bits // 8}')
-        self.file.write(samples)
-        self.done += len(samples)
+        for part in rows.split(ROWS, dim=1):
+            planes, alpha = part[:3].clamp(0, 1), part[3:].clamp(0, 1)
+            if self.grey:
+                planes = planes.mean(0, keepdim=True)
+            if len(alpha):
+                planes = torch.cat([planes, alpha]) if self.alpha else over_white(planes, alpha)
+            bits = self.file.header.bits
+            samples = (planes * (2**bits - 1)).round().permute(1, 2, 0).cpu().numpy().astype(f'u{bits // 8}')
+            self.file.write(samples)
+            self.done += len(samples)
 
     def close(self) -> None:
         """Finish the file. Raises ValueError if rows are missing."""
         if self.done != self.file.header.size[0]:
             raise ValueError(f'{self.done} rows of {self.file.header.size[0]}')
-        if isinstance(self.file, CollectedFile) and len(self.file.parts) > 1:
+        if isinstance(self.file, CollectedFile) and self.done * self.file.header.row_bytes > LARGE:
             self.notes.append(f'{self.file.kind} cannot be written in strips as PNG and TIFF: kept in memory')
         self.file.close()
 

@@ -178,6 +178,7 @@ class CollectedFile:
 
     def close(self) -> None:
         samples = np.concatenate(self.parts)
+        self.parts.clear()
         image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
         told = {
             'icc_profile': self.header.icc,

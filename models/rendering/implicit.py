@@ -3,7 +3,7 @@
 import abc
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from models.device import numbers
 from models.rendering import grid, strips
 from models.rendering.memory import peak_floats
-from models.rendering.render import check_image, render
+from models.rendering.render import check_image, render, render_bands
 from utils import UserError
 
 FLOATS_PER_POINT = 4  # times the widest linear layer: what a point is estimated to hold while `query` evaluates it
@@ -119,6 +119,11 @@ class ImplicitModel(nn.Module, abc.ABC):
             return self.encode(lr[:, :, y, x])
         return self.encode(lr[:, :, y, x], maps.cut(y, x))
 
+    @property
+    def wraps(self) -> bool:
+        """Whether features at a border of the image depend on the encoder's at the opposite border."""
+        return False
+
     def takes_maps(self) -> bool:
         """Whether `encode` takes the encoder's features where they are known already."""
         return 'maps' in inspect.signature(self.encode).parameters
@@ -142,20 +147,21 @@ class ImplicitModel(nn.Module, abc.ABC):
         stages = getattr(getattr(self, 'encoder', None), 'stages', None)
         return list(stages()) if stages and self.takes_maps() else []
 
-    def strip_maps(self, lr: torch.Tensor, y: slice, x: slice, rows: int, done: Callable[[int], Any]) -> strips.Known:
-        """The encoder's features of the part `lr[:, :, y, x]`, without those that depend on what lies outside it,
-        encoded in strips of about so many `rows`. `done(n)` is called with the number of rows that are complete."""
-        image = to_network(lr[:, :, y, x].to(next(self.parameters()).dtype))
-        if lr.device.type == 'cpu':
-            image = image.contiguous(memory_format=torch.channels_last)
-        maps = strips.encode(self.stages(), image, rows, done)
-        edges = []
-        for axis, n in ((y, lr.shape[2]), (x, lr.shape[3])):
-            first, last, _ = axis.indices(n)
-            depth = self.encoder.receptive_field
-            edges.append((first + depth * (first > 0), last - depth * (last < n), first))
-        (top, bottom, above), (left, right, before) = edges
-        return strips.Known(maps[:, :, top - above : bottom - above, left - before : right - before], top, left)
+    def strip_maps(self, lr: torch.Tensor, y: slice, x: slice, rows: int) -> strips.Strips:
+        """The encoder's features of the part `lr[:, :, y, x]`, without those that depend on what lies outside it, in
+        strips of about so many `rows`, which are encoded when they are asked for."""
+        part, dtype = lr[:, :, y, x], next(self.parameters()).dtype
+        memory = torch.channels_last if lr.device.type == 'cpu' else torch.contiguous_format
+
+        def image(top):
+            return to_network(part[:, :, top : top + rows].to(dtype)).contiguous(memory_format=memory)
+
+        height, depth = part.shape[2], self.encoder.receptive_field
+        maps = strips.encode(self.stages(), map(image, range(0, height, rows)), height, rows)
+        (top, bottom, _), (left, right, _) = y.indices(lr.shape[2]), x.indices(lr.shape[3])
+        before, after = depth * (left > 0), depth * (right < lr.shape[3])
+        inner = (strip[..., before : strip.shape[3] - after] for strip in maps)
+        return strips.Strips(inner, top, bottom - depth * (bottom < lr.shape[2]), left + before)
 
     def render(self, lr: torch.Tensor, size: Sequence[int], **options: Any) -> torch.Tensor:
         """`lr (B, 3, H, W)` in [0, 1] at any output size `(h, w)`: `(B, 3, h, w)` on the same scale, not clamped.
@@ -163,6 +169,10 @@ class ImplicitModel(nn.Module, abc.ABC):
         `options`: `tile`, `precision`, `progress`, `part`, see `models.rendering.render.render`.
         """
         return render(self, lr, size, **options)
+
+    def render_bands(self, lr: torch.Tensor, size: Sequence[int], **options: Any) -> Iterator[torch.Tensor]:
+        """What `render` returns, in bands of rows from top to bottom, each made when it is asked for."""
+        return render_bands(self, lr, size, **options)
 
     @property
     def window(self) -> int:

@@ -2,13 +2,14 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -23,11 +24,13 @@ CHUNK = 50e6  # numbers that decoding holds at a time
 CHUNK_CPU = 1.4e6  # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32  # output pixels of one LR pixel that are decoded at once, along an axis
 LARGEST_WORK = 4 * 2**30  # bytes that encoding a tile may take on a CPU, however much is free
-USEFUL, USEFUL_MARGINS = 256, 28  # sides of tiles on a CPU, in pixels and in margins: larger ones save little work
+USEFUL, USEFUL_MARGINS = 224, 28  # sides of tiles on a CPU, in pixels and in margins: larger ones save little work
+HIGH, HIGH_MARGINS = 128, 17  # the same for their height alone: low ones make low bands
 PARTS = 100  # that a block of output pixels counts in the progress that is shown
 STRIP, STRIP_CPU = 2**20, 2**15  # pixels that are encoded at a time where memory allows
 FAR_ABOVE = 4  # of [0, 1]: an image that reaches so high is not meant in these units, not even an HDR one
 DELAY = 2  # seconds of work before its progress is shown
+WRITTEN = 20  # numbers that a pixel of a band takes until it is written: copies of its colour and alpha
 
 
 @torch.no_grad()
@@ -44,49 +47,87 @@ def render(
 
     The LR image is encoded in tiles with a margin as wide as the model's receptive field, so that every pixel comes out
     as if the image were encoded whole, and decoded a few LR pixels at a time. An encoder with `stages` reads the image,
-    or as large a region of it as memory allows, in strips (`models.rendering.strips`), and tiles are cut from its
+    or as wide a region of it as memory allows, in strips (`models.rendering.strips`), and tiles are cut from its
     features; one whose features depend on the whole image encodes it as a whole, once. `tile`: side of a tile's inner
-    part in LR pixels; None: as large as fits into free memory. A tile that does not fit is cut into four. `precision`:
-    'fp32' (the model's own), 'bf16' or 'fp16'; an output that is not finite is rendered again in the model's own
-    precision, with a warning. float32 is not rounded to TF32. `progress`: a bar when it takes more than two seconds, or
-    lines in a log. `part`: a range of the rows and one of the columns that are rendered, all others left out; a step of
-    k makes pixels k times as large: rows `range(1, 3 * h, 3)` of `3 * h` are those of an image of height h.
+    part in LR pixels; None: as large as fits into free memory. A row of tiles that does not fit is cut into four.
+    `precision`: 'fp32' (the model's own), 'bf16' or 'fp16'; an output that is not finite is rendered again in the
+    model's own precision, with a warning. float32 is not rounded to TF32. `progress`: a bar when it takes more than two
+    seconds, or lines in a log. `part`: a range of the rows and one of the columns that are rendered, all others left
+    out; a step of k makes pixels k times as large: rows `range(1, 3 * h, 3)` of `3 * h` are those of an image of height
+    h.
 
     Raises UserError for a size or tile that is not positive, a part that is not inside the output, an unknown
     precision, and when there is not enough memory for the smallest tile.
     """
-    lr = check_input(model, lr)
-    check_options(lr, size, tile, precision, part)
+    check_options(lr := check_input(model, lr), size, tile, precision, part)
+    height, width = map(len, part or map(range, map(int, size)))
+    out = empty(lr, height, width)
+
+    def room(rows):
+        return out[:, :, rows.start : rows.stop]
+
+    for _ in rendered_bands(model, lr, size, tile, precision, progress, room, part, out.nbytes):
+        pass
+    return out
+
+
+@torch.no_grad()
+def render_bands(
+    model: Any,
+    lr: torch.Tensor,
+    size: Sequence[int],
+    tile: int | None = None,
+    precision: str = 'fp32',
+    progress: bool = False,
+) -> Iterator[torch.Tensor]:
+    """The image that `render` makes, in bands from top to bottom, each `(B, 3, rows, w)` and made when it is asked for,
+    so that an output may be larger than memory. Arguments and errors as in `render`."""
+    check_options(lr := check_input(model, lr), size, tile, precision)
+
+    def room(rows):
+        return empty(lr, len(rows), int(size[1]))
+
+    yield from rendered_bands(model, lr, size, tile, precision, progress, room)
+
+
+def empty(lr: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Room for an output `(B, 3, height, width)` of `lr`. Raises UserError if there is not enough memory."""
+    try:
+        return lr.new_empty(lr.shape[0], 3, height, width)
+    except RuntimeError as error:
+        said = f'an output of {height} x {width} pixels needs more memory than there is on {lr.device}'
+        raise UserError(said) from error
+
+
+def rendered_bands(
+    model: Any,
+    lr: torch.Tensor,
+    size: Sequence[int],
+    tile: int | None,
+    precision: str,
+    progress: bool,
+    room: Callable[[range], torch.Tensor],
+    part: Sequence[range] | None = None,
+    held: int | None = None,
+) -> Iterator[torch.Tensor]:
+    """The bands of an output from top to bottom, each in a tensor `(B, 3, rows, w)` that `room(rows)` gives for its
+    rows. `held`: the bytes of the whole output; None: it is not held. Other arguments as in `render`, checked."""
     (height, width), (h, w) = lr.shape[-2:], map(int, size)
     part = part or (range(h), range(w))
     axes = [grid.Blocks(*axis, FULLEST) for axis in zip((height, width), (h, w), part)]
     cells = grid.relative_cell((height, width), (h, w), lr.device)
     relative_cell = torch.stack([cell * chosen.step for cell, chosen in zip(cells, part)])
-    try:
-        out = lr.new_empty(lr.shape[0], 3, *map(len, part))
-    except RuntimeError as error:
-        raise UserError(f'an output of {h} x {w} pixels needs more memory than there is on {lr.device}') from error
     total = math.prod(len(blocks.pixels) for blocks in axes)
-    exact = exact_float32() if lr.device.type == 'cuda' else contextlib.nullcontext()
-    with exact, progress_bar(PARTS * total, progress) as bar:
-        rendering = Rendering(model, lr, axes, relative_cell, precision, out, bar)
-        regions = rendering.regions(tile)
-        while regions:
-            region, done = regions.pop(0), bar.n
-            try:
-                rendering.render_region(region, tile)
-            except (RuntimeError, MemoryError) as error:
-                bar.n = done
-                if not is_out_of_memory(error):
-                    raise
-                quarters = cut_in_four(region)
-                if not quarters:
-                    raise UserError(
-                        f'a tile of {SMALLEST_TILE} x {SMALLEST_TILE} pixels needs more memory than '
-                        f'there is on {lr.device}'
-                    ) from error
-                regions = quarters + regions
-    return out
+    with progress_bar(PARTS * total, progress) as bar:
+        rendering = Rendering(model, lr, axes, relative_cell, precision, tile, held, bar)
+        for band in rendering.bands():
+            blocks = blocks_between(axes[0], *band.rows, 0)
+            if len(blocks.pixels):
+                out = room(range(int(blocks.output[0, 0]), int(blocks.output[-1].max()) + 1))
+                with exact_float32() if lr.device.type == 'cuda' else contextlib.nullcontext():
+                    rendering.render_band(band, out, int(blocks.output[0, 0]))
+                yield out
+                del out  # which the caller may have written and dropped
 
 
 @contextlib.contextmanager
@@ -161,11 +202,21 @@ def check_options(
 # ---------------------------------------------------------------- an image
 
 
-class Rendering:
-    """An image while it is rendered: what all regions and tiles of it share.
+MapsOf = Callable[[slice, str, Callable[[float], object]], Known | None]  # see `Rendering.maps_of`
 
-    The arguments are those of `render`; `axes`: the output pixels of both axes; `bar` counts `PARTS` for each of their
-    blocks.
+
+class Band(NamedTuple):
+    """A part of the LR image that is as wide as the image, and rendered at a time."""
+
+    rows: tuple[int, int]  # of the LR image; the second is exclusive
+    parts: list[tuple[list[Region], MapsOf]]  # rows of tiles, and what gives the encoder's features for each
+
+
+class Rendering:
+    """An image while it is rendered: what all of its bands and tiles share.
+
+    The arguments are those of `rendered_bands`; `axes`: the output pixels of both axes; `bar` counts `PARTS` for each
+    of their blocks.
     """
 
     def __init__(
@@ -175,14 +226,16 @@ class Rendering:
         axes: Sequence[grid.Blocks],
         relative_cell: torch.Tensor,
         precision: str,
-        out: torch.Tensor,
+        tile: int | None,
+        held: int | None,
         bar: tqdm,
     ):
         self.model, self.lr, self.axes, self.relative_cell = model, lr, axes, relative_cell
-        self.precision, self.out, self.bar = precision, out, bar
+        self.precision, self.tile, self.held, self.bar = precision, tile, held, bar
         self.on_cpu = lr.device.type == 'cpu'
         half = PRECISIONS[precision]
         self.half = half if half and model.decodes_in(half, lr) else None  # what decoding is in, encoding is not
+        self.encodes_in = 'fp32' if self.half else precision
         self.stages = model.stages()
         self.whole_maps = functools.cache(functools.partial(whole_maps, model, lr))
         self.margin, self.shares = model.receptive_field, 0  # `shares` of the PARTS are for encoding in strips
@@ -196,26 +249,16 @@ class Rendering:
     def floats(self) -> float:
         """How many numbers an image may hold beside its output, which takes no memory before it is written."""
         free = free_memory(self.lr.device)
-        work = min(max(free - self.out.nbytes, free / 4) / 2, LARGEST_WORK) if self.on_cpu else free / 2
+        work = min(max(free - (self.held or 0), free / 4) / 2, LARGEST_WORK) if self.on_cpu else free / 2
         return work / (self.lr.element_size() * len(self.lr))
 
-    def regions(self, tile: int | None) -> list[Region]:
-        """The parts of the LR image that are encoded one after the other: `tile` pixels to a side, or as large as
-        memory allows."""
-        (top, bottom), (left, right) = ((int(blocks.pixels[0]), int(blocks.pixels[-1]) + 1) for blocks in self.axes)
-        extent = bottom - top, right - left
-        size = (tile, tile) if tile else (self.region_size if self.stages else self.tile_size)(extent)
-        return tiles((top, bottom, left, right), *size)
-
     def region_size(self, extent: Sequence[int]) -> tuple[int, int]:
-        """Height and width of the largest regions that can be encoded in strips; the features take at most half of what
-        may be held."""
-        floats, channels = self.floats(), self.model.encoder.out_dim
+        """Height and width of the largest regions that can be encoded in strips."""
+        floats, kept = self.floats(), self.model.encoder.out_dim * self.model.wraps
 
         def fits(h, w):
             rows = strips.rows_per_strip(self.stages, w, self.strip, floats / 2)
-            held = h * w * channels
-            return held <= floats / 2 and held + w * strips.floats_per_column(self.stages, rows) <= floats
+            return w * (strips.floats_per_column(self.stages, rows) + kept * h) <= floats
 
         return largest_tile(extent[0], extent[1], self.model.receptive_field, fits)
 
@@ -226,72 +269,177 @@ class Rendering:
     def tile_size(self, extent: Sequence[int]) -> tuple[int, int]:
         """Height and width of a tile's inner part in a region of `extent`. On a CPU it is no larger than is useful:
         what is small stays in caches and is not taken from the system anew all the time."""
-        floats, each = self.floats(), self.model.floats_per_pixel
-        if self.stages:
-            floats -= self.model.encoder.out_dim * math.prod(extent)
-            each -= self.model.encoder_floats()
-        most = floats / max(each, 3)
+        floats, each, row = self.floats(), self.model.floats_per_pixel, 0
+        most = high = math.inf
         if self.on_cpu:
-            most = min(most, max(USEFUL, (USEFUL_MARGINS + 2) * self.margin) ** 2)
-        return largest_tile(extent[0], extent[1], self.margin, lambda h, w: h * w <= most)
+            most = max(USEFUL, (USEFUL_MARGINS + 2) * self.margin) ** 2
+            high = max(HIGH, HIGH_MARGINS * self.margin)
+        if self.stages:
+            each -= self.model.encoder_floats()
+            row = self.model.encoder.out_dim * extent[1]  # of a row's features
+            floats -= strips.floats_per_column(self.stages, 0) * extent[1]
+            if self.model.wraps:
+                floats, row = floats - row * extent[0], 0
 
-    # ------------------------------------------------------------ a region
+        def fits(h, w):
+            return h <= high and h * w <= most and h * (w * max(each, 3) + row) <= floats
 
-    def render_region(self, region: Region, tile: int | None) -> None:
-        """Write the output pixels that belong to the LR pixels of `region` to `out`, and count them in `bar`."""
+        return largest_tile(extent[0], extent[1], self.margin, fits)
+
+    def not_too_high(self, rows: int) -> int:
+        """As many `rows` of the LR image as a band may have, for its output to fit into memory until it is written; at
+        least one."""
+        if self.held is not None:
+            return rows
+        top, bottom = self.extent(0)
+        pixels = math.prod(int(blocks.output.max()) + 1 for blocks in self.axes) / (bottom - top)
+        return max(1, min(rows, int(self.floats() / 2 / (WRITTEN * pixels))))
+
+    def extent(self, axis: int) -> tuple[int, int]:
+        """The first LR pixel of an axis that has output pixels, and the one after the last."""
+        pixels = self.axes[axis].pixels
+        return int(pixels[0]), int(pixels[-1]) + 1
+
+    # ------------------------------------------------------------ from top to bottom
+
+    def bands(self) -> Iterator[Band]:
+        """The image from top to bottom: every row of tiles of a region as wide as the image, or regions side by side
+        with all of their tiles."""
+        for rows, regions in itertools.groupby(self.regions(), lambda region: region[:2]):
+            parts = [self.rows_of_tiles(region) for region in regions]
+            if len(parts) > 1:
+                yield Band(rows, sum(parts, []))
+            else:
+                yield from (Band(row[0][:2], [(row, maps_of)]) for row, maps_of in parts[0])
+
+    def regions(self) -> list[Region]:
+        """The parts of the LR image that are encoded one after the other: `tile` pixels to a side, or as large as
+        memory allows."""
+        (top, bottom), (left, right) = self.extent(0), self.extent(1)
+        extent = bottom - top, right - left
+        size = self.region_size if self.stages else self.tile_size
+        high, wide = (self.tile, self.tile) if self.tile else size(extent)
+        if not self.stages or wide < extent[1]:
+            high = self.not_too_high(high)
+        return tiles((top, bottom, left, right), high, wide)
+
+    def rows_of_tiles(self, region: Region) -> list[tuple[list[Region], MapsOf]]:
+        """The tiles of a region, row by row, and what gives the encoder's features for them."""
         top, bottom, left, right = region
         extent = bottom - top, right - left
-        if not self.stages:
-            return self.render_tile(region, self.whole_maps)
-        maps_in = functools.cache(functools.partial(self.strip_maps, region))
-        for part in tiles(region, *(extent if tile else self.tile_size(extent))):
-            self.render_tile(part, maps_in)
+        high, wide = self.tile_size(extent) if self.stages and not self.tile else extent
+        cut, maps_of = tiles(region, self.not_too_high(high), wide), self.maps_of(region)
+        return [(list(row), maps_of) for _, row in itertools.groupby(cut, lambda part: part[:2])]
 
-    def strip_maps(self, region: Region, precision: str) -> Known:
-        """The encoder's features of a region and around it, as far as its tiles need them, encoded in strips."""
-        top, bottom, left, right = region
-        margin = self.model.receptive_field + math.lcm(self.model.window, 2) - 1  # a tile starts at such a multiple
-        y, x = (with_margin(*ends, margin, self.model.window) for ends in ((top, bottom), (left, right)))
-        blocks = [blocks_between(axis, *ends, 0) for axis, ends in zip(self.axes, ((top, bottom), (left, right)))]
-        shares, begun = self.shares * math.prod(len(axis.pixels) for axis in blocks), self.bar.n
-        height, width = self.lr[0, 0, y, x].shape
+    def render_band(self, band: Band, out: torch.Tensor, above: int) -> None:
+        """Write the output pixels of a band to `out (B, 3, rows, w)`, and count them in `bar`; `above`: the rows of the
+        output above it."""
+        for row, maps_of in band.parts:
+            self.render_row(row, maps_of, out, above)
 
-        def done(rows):
-            if self.half or precision == self.precision:
-                self.bar.update(begun + shares * rows // height - self.bar.n)
+    def render_row(self, row: list[Region], maps_of: MapsOf, out: torch.Tensor, above: int) -> None:
+        """The same for a row of tiles. If it does not fit into memory, it is cut into four."""
+        region = top, bottom, left, right = (*row[0][:3], row[-1][3])
+        count = len(blocks_between(self.axes[0], top, bottom, 0).pixels)
+        count *= len(blocks_between(self.axes[1], left, right, 0).pixels)
+        begun, quarters = self.bar.n, []
 
-        rows = strips.rows_per_strip(self.stages, width, self.strip, self.floats() / 2)
-        with autocast(self.lr, precision):
-            maps = self.model.strip_maps(self.lr, y, x, rows, done)
-        if height > rows:
-            return_memory()
+        def encoded(share):
+            self.bar.update(begun + int(share * self.shares * count) - self.bar.n)
+            if share < 1:
+                return_memory()
+
+        try:
+            maps = maps_of(self.with_margin(top, bottom), self.encodes_in, encoded) if count else None
+            encoded(1)
+            if len(row) > 1:
+                return_memory()
+            for part in row:
+                self.render_tile(part, maps, maps_of, out, above)
+                if len(row) > 1:
+                    return_memory()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.bar.n = begun
+            quarters = cut_in_four(region)
+            if not quarters:
+                raise UserError(
+                    f'a tile of {SMALLEST_TILE} x {SMALLEST_TILE} pixels needs more memory than there is on '
+                    f'{self.lr.device}'
+                ) from error
+        for quarter in quarters:  # only here, as the error holds what did not fit
+            for smaller, own in self.rows_of_tiles(quarter):
+                self.render_row(smaller, own, out, above)
+
+    def maps_of(self, region: Region) -> MapsOf:
+        """What gives the encoder's features for the tiles of a region, row by row: `maps(rows, precision, done)`, None
+        where tiles are encoded by themselves. `done(share)` is told how much of what was missing is encoded."""
+        begun: dict[str, strips.Strips] = {}
+
+        def maps(rows, precision, done):
+            if not self.stages:
+                return self.whole_maps(precision)
+            if self.model.wraps:
+                rows = self.with_margin(*region[:2])
+            try:
+                with autocast(self.lr, precision):
+                    if precision not in begun:
+                        begun[precision] = self.strips_from(rows.start, region)
+                    return begun[precision].between(rows.start, rows.stop, done)
+            except BaseException:
+                begun.pop(precision, None)  # where it was interrupted it cannot go on
+                raise
+
         return maps
+
+    def strips_from(self, first: int, region: Region) -> strips.Strips:
+        """The encoder's features that the tiles of a region need, from a row of the LR image on."""
+        _, bottom, left, right = region
+        columns = self.with_margin(left, right)
+        depth, window = self.model.encoder.receptive_field, self.model.window
+        y = with_margin(first, self.with_margin(0, bottom).stop, depth, window)
+        x = with_margin(columns.start, columns.stop, depth, window)
+        rows = strips.rows_per_strip(self.stages, self.lr[0, 0, 0, x].numel(), self.strip, self.floats() / 2)
+        return self.model.strip_maps(self.lr, y, x, rows)
+
+    def with_margin(self, first: int, last: int) -> slice:
+        """The LR pixels `first` to `last - 1` of an axis with the margin of a tile."""
+        return with_margin(first, last, self.margin, self.model.window)
 
     # ------------------------------------------------------------ a tile
 
-    def render_tile(self, region: Region, maps_in: Callable[[str], Known | None]) -> None:
-        """As `render_region`; `maps_in(precision)` gives the encoder's features, where they are not the tile's own."""
+    def render_tile(self, region: Region, maps: Known | None, maps_of: MapsOf, out: torch.Tensor, above: int) -> None:
+        """The same for a tile, from the encoder's features `maps` where they are known."""
         top, bottom, left, right = region
-        y, x = (with_margin(*ends, self.margin, self.model.window) for ends in ((top, bottom), (left, right)))
+        y, x = self.with_margin(top, bottom), self.with_margin(left, right)
         rows = blocks_between(self.axes[0], top, bottom, y.start)
         columns = blocks_between(self.axes[1], left, right, x.start)
         if not len(rows.pixels) or not len(columns.pixels):
             return
-        maps = maps_in('fp32' if self.half else self.precision)
         begun = self.bar.n
-        finite = self.decode((y, x), rows, columns, maps, self.precision)
+        finite = self.decode((y, x), rows, columns, maps, self.precision, out, above)
         if not finite and PRECISIONS[self.precision]:
             better = str(self.lr.dtype).removeprefix('torch.')
             said = f'in {self.precision} the output is not finite: it is made in {better}'
-            warnings.warn(said, stacklevel=4)
+            warnings.warn(said, stacklevel=2)
             self.bar.n = begun
-            self.decode((y, x), rows, columns, maps_in('fp32'), 'fp32')
+            if self.encodes_in != 'fp32':
+                maps = maps_of(y, 'fp32', lambda share: None)
+            self.decode((y, x), rows, columns, maps, 'fp32', out, above)
 
     def decode(
-        self, part: tuple[slice, slice], rows: grid.Blocks, columns: grid.Blocks, maps: Known | None, precision: str
+        self,
+        part: tuple[slice, slice],
+        rows: grid.Blocks,
+        columns: grid.Blocks,
+        maps: Known | None,
+        precision: str,
+        out: torch.Tensor,
+        above: int,
     ) -> bool:
         """Encode a part of the LR image, `lr[:, :, y, x]`, from `maps` where they are known, and write the output
-        pixels of its blocks, `rows` and `columns`, to `out (B, 3, h, w)`, a few blocks at a time.
+        pixels of its blocks, `rows` and `columns`, to `out`, a few blocks at a time.
 
         On a CPU every thread decodes blocks of its own, so that what it works on stays in its core's cache.
         Returns whether all of the output is finite.
@@ -310,7 +458,7 @@ class Rendering:
         one_at_a_time, stop = threading.Lock(), threading.Event()
 
         def decoded(top, bottom, left, right):
-            finite = decode_blocks(model, features, plan, (rows, columns), (top, bottom, left, right), self.out)
+            finite = decode_blocks(model, features, plan, (rows, columns), (top, bottom, left, right), out, above)
             with one_at_a_time:
                 self.bar.update((PARTS - self.shares) * (bottom - top) * (right - left))
             return finite
@@ -382,9 +530,10 @@ def decode_blocks(
     axes: Sequence[grid.Blocks],
     region: Region,
     out: torch.Tensor,
+    above: int,
 ) -> torch.Tensor:
-    """Write the output pixels of a `region` of the plan's blocks, which are `axes` on the CPU, to `out (B, 3, h, w)`.
-    Returns whether they are finite, a bool `()`."""
+    """Write the output pixels of a `region` of the plan's blocks, which are `axes` on the CPU, to `out (B, 3, h, w)`,
+    above which there are so many rows of the output. Returns whether they are finite, a bool `()`."""
     top, bottom, left, right = region
     rows, columns = axes[0].part(top, bottom), axes[1].part(left, right)
     pairs = torch.cartesian_prod(*(torch.arange(*ends, device=out.device) for ends in ((top, bottom), (left, right))))
@@ -392,6 +541,6 @@ def decode_blocks(
     colour = colour.reshape(len(out), len(rows.pixels), len(columns.pixels), rows.size, columns.size, 3)
     colour = colour.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (B, 3, rows * my, columns * mx)
     colour = colour[:, :, rows.slots().to(out.device)][..., columns.slots().to(out.device)]
-    y, x = int(rows.output[0, 0]), int(columns.output[0, 0])
+    y, x = int(rows.output[0, 0]) - above, int(columns.output[0, 0])
     out[:, :, y : y + colour.shape[2], x : x + colour.shape[3]] = colour
     return colour.isfinite().all()

@@ -5,7 +5,6 @@ computed twice, and besides the result only a few rows of each stage are in memo
 CNN Accelerators* (MICRO 2016), where a chain of convolutions is computed so in hardware.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 
 Maps = tuple[torch.Tensor, ...]  # of the same height and width, each (B, channels, H, W)
 
-MARGINS = 32  # the least rows of a strip, in margins of a stage: at most 2 in 32 are then computed twice
+MARGINS = 16  # the least rows of a strip, in margins of a stage: at most 2 in 16 are then computed twice
 
 
 class Stage(NamedTuple):
@@ -49,28 +48,56 @@ def on_last(module: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Map
     return lambda *maps: (*maps[:-1], module(maps[-1]))
 
 
-def encode(stages: Sequence[Stage], image: torch.Tensor, rows: int, done: Callable[[int], Any]) -> torch.Tensor:
-    """The last map `(B, out_dim, H, W)` of the last stage for `image (B, 3, H, W)`, computed in strips of about `rows`
-    rows; `done(n)` is called with the number of rows completed so far."""
-    height = image.shape[2]
-    strips: Iterator[Maps] = ((image[:, :, top : top + rows],) for top in range(0, height, rows))
+def encode(stages: Sequence[Stage], strips: Iterator[torch.Tensor], height: int, rows: int) -> Iterator[torch.Tensor]:
+    """The last map `(B, out_dim, H, W)` of the last stage for an image of `height`, in strips of about `rows` rows,
+    each computed when it is asked for. `strips`: the image in strips of `rows` rows, `(B, 3, rows, W)`."""
+    maps: Iterator[Maps] = ((strip,) for strip in strips)
     for stage in stages:
-        strips = apply_stage(strips, stage, height, rows)
-    first = next(strips)[-1]
-    if first.shape[2] == height:
-        done(height)
-        return first
-    shape = *first.shape[:2], height, first.shape[3]
-    last = torch.channels_last if first.stride(1) == 1 else torch.contiguous_format
-    out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=last)
-    top = 0
-    for strip in itertools.chain([(first,)], strips):
-        bottom = top + strip[-1].shape[2]
-        out[:, :, top:bottom] = strip[-1]
-        del strip
-        top = bottom
-        done(top)
-    return out
+        maps = apply_stage(maps, stage, height, rows)
+    return (strip[-1] for strip in maps)
+
+
+class Strips:
+    """The encoder's features of a part of an image, computed from top to bottom as far as they are asked for. Those
+    above what was last asked for are forgotten.
+
+    `strips`: the features `(B, out_dim, rows, w)`, strip by strip, of the rows `top` to `bottom - 1` of the image;
+    `left`: their first column in it.
+    """
+
+    def __init__(self, strips: Iterator[torch.Tensor], top: int, bottom: int, left: int):
+        self.strips, self.bottom, self.left = strips, bottom, left
+        self.top = self.end = top  # of the rows that are held; the next strip begins at `end`
+        self.held: torch.Tensor | None = None
+
+    def between(self, first: int, last: int, done: Callable[[float], Any] = lambda share: None) -> Known:
+        """The features of the rows `first` to `last - 1` of the image, as far as the part reaches, and perhaps of some
+        more. `done(share)` is called with the share of those that were missing which is computed. Raises ValueError for
+        rows that are forgotten."""
+        last = min(last, self.bottom)
+        if first < self.top:
+            raise ValueError(f'the rows from {first} to {self.top} are not held any more')
+        pieces, begun = self.taken(first), self.end
+        while self.end < last:
+            strip = next(self.strips)
+            self.end += strip.shape[2]
+            if self.end > first:
+                pieces.append(strip)
+            else:
+                self.top = self.end
+            del strip
+            done(min(1, (self.end - begun) / (last - begun)))
+        self.held = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+        return Known(self.held, self.top, self.left)
+
+    def taken(self, first: int) -> list[torch.Tensor]:
+        """What is held of the rows from `first` on; nothing is held afterwards."""
+        held, self.held = self.held, None
+        if held is None or first >= self.end:
+            self.top = self.end
+            return []
+        above, self.top = first - self.top, first
+        return [held[:, :, above:].clone() if above else held]
 
 
 def apply_stage(strips: Iterator[Maps], stage: Stage, height: int, rows: int) -> Iterator[Maps]:

@@ -77,13 +77,13 @@ from models.device import keep_memory
 if sys.argv[1] == 'kept':
     keep_memory()
 for _ in range(20):
-    torch.zeros(2**24)
+    [torch.zeros(3 * 2**20) for _ in range(4)]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
 
 
 def test_freed_memory_is_kept():
-    """64 MB, 20 times: taken anew each time it is 16384 pages of 4 KiB at most, where pages are so small."""
+    """Four times 12 MB, 20 times, which glibc by itself gives back to the system each time."""
     pytest.importorskip('resource')
     if platform.libc_ver()[0] != 'glibc':
         pytest.skip('only the allocator of glibc can be told to keep memory')
@@ -91,4 +91,4 @@ def test_freed_memory_is_kept():
         int(subprocess.run([sys.executable, '-c', FAULTS, how], cwd=ROOT, capture_output=True, check=True).stdout)
         for how in ('new', 'kept')
     )
-    assert after < before
+    assert after < before - 10 * 48 * 2**20 / 2**16  # in pages of at most 64 KiB

@@ -65,7 +65,8 @@ def test_the_chain_is_the_encoder_in_strips(registered):
     model.encoder = registered['MyChain'](model.encoder.out_dim).eval().requires_grad_(False).double()
     stages, image = model.stages(), torch.rand(1, 3, 70, 9, dtype=torch.float64)
     assert sum(stage.margin for stage in stages) == model.encoder.receptive_field
-    assert (strips.encode(stages, image, 8, lambda n: None) - model.encoder(image)).abs().max() <= 1e-12
+    maps = strips.encode(stages, iter(image.split(8, dim=2)), 70, 8)
+    assert (torch.cat(list(maps), dim=2) - model.encoder(image)).abs().max() <= 1e-12
     assert (model.render(lr, (90, 27), tile=9) - by_query(model, lr, (90, 27))).abs().max() <= 1e-12
 
 

@@ -669,16 +669,24 @@ def test_strips_make_the_same_file_as_the_whole(tmp_path, suffix, bits, channels
     planes = picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_files, 'AT_ONCE', at_once)
+        patch.setattr(image_io, 'ROWS', at_once)
         notes = write_image(tmp_path / f'whole{suffix}', picture)
         with open_writer(tmp_path / f'strips{suffix}', (height, 6), picture) as writer:
             for rows in planes.split(high, dim=1):
                 writer.write(rows)
         whole, strips = (read_image(tmp_path / f'{name}{suffix}') for name in ('whole', 'strips'))
     assert torch.equal(whole[0].rgb, strips[0].rgb) and whole[0].dpi == strips[0].dpi and whole[1] == strips[1] == []
-    if suffix == '.avif':  # of which frames may come out in another way
-        return
-    in_memory = high < height and suffix not in ('.png', '.tif', '.tiff')
-    assert writer.notes[: len(notes)] == notes and len(writer.notes) == len(notes) + in_memory
+    assert writer.notes == notes
+
+
+@pytest.mark.parametrize('suffix', sorted(image_io.FORMATS))
+def test_a_large_image_of_a_format_without_strips_is_said_to_be_kept(tmp_path, monkeypatch, suffix):
+    picture, notes = Picture(torch.zeros(3, 20, 10)), []
+    for large in (20 * 10 * 3, 20 * 10 * 3 - 1):
+        monkeypatch.setattr(image_io, 'LARGE', large)
+        notes.append(write_image(tmp_path / f'a{suffix}', picture))
+    in_memory = suffix not in ('.png', '.tif', '.tiff')
+    assert notes[0] == [] and len(notes[1]) == in_memory and all('kept in memory' in note for note in notes[1])
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.tif', '.jpg'])

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from unittest import mock
 
 import pytest
@@ -151,6 +152,31 @@ def test_threads_share_the_work():
         torch.set_num_threads(threads)
 
 
+@given(specs(), st.integers(1, 2), side, side, extent, extent, st.sampled_from([None, 3]), st.sampled_from([1e2, 1e4]))
+@settings(max_examples=40, deadline=None)
+def test_bands_are_the_whole(spec, batch, height, width, h, w, tile, floats):
+    model = built(spec)
+    lr = torch.rand(batch, 3, height, width, dtype=torch.float64)
+    whole = model.render(lr, (h, w))
+    with mock.patch.object(rendering.Rendering, 'floats', lambda self: floats):
+        bands = list(model.render_bands(lr, (h, w), tile=tile))
+    assert len(bands) <= height and (torch.cat(bands, dim=2) - whole).abs().max() <= 1e-9
+
+
+def test_bands_are_made_when_they_are_asked_for_and_not_kept(monkeypatch):
+    model, encode, encoded = built(TINY), None, []
+    monkeypatch.setattr(rendering, 'HIGH', 8)
+    monkeypatch.setattr(rendering, 'HIGH_MARGINS', 0)
+    encode = model.encode_part
+    monkeypatch.setattr(model, 'encode_part', lambda *given: encoded.append(given) or encode(*given))
+    bands = model.render_bands(torch.rand(1, 3, 60, 9, dtype=torch.float64), (120, 20))
+    assert not encoded
+    kept = weakref.ref(next(bands))
+    before = len(encoded)
+    assert next(bands).shape[2] < 120 and kept() is None and len(encoded) > before > 0
+    bands.close()
+
+
 @given(st.data(), side, side, extent, extent, st.sampled_from(['replicate', 'circular']), st.sampled_from([None, 3]))
 @settings(max_examples=40, deadline=None)
 def test_a_part_is_cut_from_the_whole(data, height, width, h, w, fem, tile):
@@ -253,17 +279,34 @@ def test_the_tile_is_as_large_as_free_memory_allows(monkeypatch):
     model, sizes = built({**TINY, 'args': {**TINY['args'], 'msno_kernels': [101]}}), []
     image = rendering_of(model, 500, 400)
     for free in (2**24, 2**26, 2**30):
-        monkeypatch.setattr(rendering, 'free_memory', lambda device: free + image.out.nbytes)
+        monkeypatch.setattr(rendering, 'free_memory', lambda device: free + image.held)
         sizes.append(image.tile_size((500, 400)))
     assert sizes == sorted(sizes) and sizes[0] < sizes[1] and sizes[-1] == (500, 400)
+
+
+def test_a_band_is_no_higher_than_memory_allows(monkeypatch):
+    """At least a row of LR pixels, at most a row of tiles; where the output is held anyway, it does not count."""
+    model, heights = built(TINY), []
+    image = rendering_of(model, 300, 200, scale=8)
+    image.held = None
+    for free in (1e6, 1e8, 1e9, 1e12):
+        monkeypatch.setattr(rendering, 'free_memory', lambda device: free)
+        bands = [band.rows for band in image.bands()]
+        assert [row for rows in bands for row in range(*rows)] == list(range(300))
+        heights.append(max(bottom - top for top, bottom in bands))
+        assert heights[-1] == 1 or heights[-1] * 8 * 8 * 200 * rendering.WRITTEN * 4 <= free / 2
+    assert heights == sorted(heights) and heights[0] == 1 and heights[-1] > 64
+    monkeypatch.setattr(rendering, 'free_memory', lambda device: 1e6)
+    image.held = 1
+    assert max(bottom - top for band in image.bands() for top, bottom in [band.rows]) >= rendering.SMALLEST_TILE
 
 
 def rendering_of(model, height, width, scale=2, dtype=torch.float32):
     """The rendering of an image that takes no memory."""
     lr = torch.zeros((), dtype=dtype).expand(1, 3, height, width)
     axes = [grid.Blocks(n, scale * n) for n in (height, width)]
-    out = torch.empty(1, 3, scale * height, scale * width, device='meta')
-    return rendering.Rendering(model, lr, axes, torch.ones(2), 'fp32', out, None)
+    held = 3 * scale * height * scale * width * lr.element_size()
+    return rendering.Rendering(model, lr, axes, torch.ones(2), 'fp32', None, held, None)
 
 
 GB = 2**30
@@ -275,27 +318,33 @@ PUBLISHED = {
 
 @pytest.mark.parametrize('encoder', PUBLISHED)
 def test_published_sizes_encode_hardly_any_pixel_twice(monkeypatch, encoder):
-    """By calculation: how many pixels encoder and MSNO see, and what is held for them."""
+    """By calculation: how many pixels the encoder, and MSNO and MSSA see, by their work, and what is held for them."""
     with torch.device('meta'):
-        args = {**TINY['args'], 'encoder_spec': {'name': encoder}, 'channels': 256, 'msno_kernels': [33]}
-        model = models.build({**TINY, 'args': {**args, 'mssa_kernels': [9], 'radius': 3}})
+        args = {**TINY['args'], 'encoder_spec': {'name': encoder}, 'channels': 256, 'radius': 3}
+        args |= {'msno_kernels': list(range(3, 34, 2)), 'mssa_kernels': [3, 5, 7, 9]}
+        model = models.build({**TINY, 'args': args})
     for height, width, gigabytes, most in PUBLISHED[encoder]:
         image = rendering_of(model, height, width)
-        monkeypatch.setattr(rendering, 'free_memory', lambda device: gigabytes * GB + image.out.nbytes)
+        monkeypatch.setattr(rendering, 'free_memory', lambda device: gigabytes * GB + image.held)
         encoded = seen = 0
-        for region in image.regions(None):
+        for region in image.regions():
             extent = with_margins(region, model.receptive_field, height, width)
             rows = rendering.strips.rows_per_strip(image.stages, extent[1], image.strip, image.floats() / 2)
-            held = math.prod(extent) * model.encoder.out_dim
-            columns = rendering.strips.floats_per_column(image.stages, rows)
-            assert 4 * (held + extent[1] * columns) <= gigabytes * GB
+            encoding = extent[1] * rendering.strips.floats_per_column(image.stages, rows)
+            between = extent[1] * rendering.strips.floats_per_column(image.stages, 0)
             encoded += math.prod(extent) * (1 + 2 / rendering.strips.MARGINS)
-            size = image.tile_size((region[1] - region[0], region[3] - region[2]))
-            for tile in rendering.tiles(region, *size):
-                pixels = math.prod(with_margins(tile, image.margin, height, width))
-                assert 4 * (held + pixels * (model.floats_per_pixel - model.encoder_floats())) <= gigabytes * GB
-                seen += pixels
-        assert encoded <= most * height * width and seen <= most * height * width
+            for row, _ in image.rows_of_tiles(region):
+                known = extent[1] * (row[0][1] - row[0][0] + 2 * image.margin + rows) * model.encoder.out_dim
+                assert 4 * (2 * known + encoding) <= gigabytes * GB
+                for tile in row:
+                    pixels = math.prod(with_margins(tile, image.margin, height, width))
+                    each = model.floats_per_pixel - model.encoder_floats()
+                    assert 4 * (known + between + pixels * each) <= gigabytes * GB
+                    seen += pixels
+        of_encoder, of_rest = (sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.msno))
+        of_rest += sum(p.numel() for p in model.mssa.parameters())
+        times = (of_encoder * encoded + of_rest * seen) / (of_encoder + of_rest) / (height * width)
+        assert times <= most
 
 
 def with_margins(region, margin, height, width):

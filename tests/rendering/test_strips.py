@@ -17,6 +17,11 @@ from models.rendering.tiles import largest_tile
 WITH_STAGES = ['edsr-baseline', 'edsr', 'light', 'rdn']
 
 
+def encoded(encoder, image, rows):
+    """The strips of an encoder's features, of an image that is cut into strips of so many rows."""
+    return strips.encode(encoder.stages(), iter(image.split(rows, dim=2)), image.shape[2], rows)
+
+
 def encoder_of(name, device='cpu', **args):
     torch.manual_seed(0)
     return make_encoder({'name': name, 'args': ENCODERS[name] | args}).to(device, torch.float64).requires_grad_(False)
@@ -25,10 +30,29 @@ def encoder_of(name, device='cpu', **args):
 @given(st.sampled_from(WITH_STAGES), st.integers(1, 40), st.integers(1, 9), st.integers(1, 50), st.integers(1, 2))
 def test_strips_are_the_whole(name, height, width, rows, batch):
     encoder = encoder_of(name)
-    image, told = torch.rand(batch, 3, height, width, dtype=torch.float64), []
-    maps = strips.encode(encoder.stages(), image, rows, told.append)
-    assert (maps - encoder(image)).abs().max() <= 1e-12
-    assert told == sorted(told) and told[-1] == height
+    image = torch.rand(batch, 3, height, width, dtype=torch.float64)
+    assert (torch.cat(list(encoded(encoder, image, rows)), dim=2) - encoder(image)).abs().max() <= 1e-12
+
+
+@given(st.data(), st.integers(1, 40), st.integers(1, 9), st.integers(0, 30))
+def test_rows_are_had_as_they_are_asked_for(data, height, rows, top):
+    """From top to bottom, some of them again and some not at all."""
+    maps = torch.rand(2, 4, height, 5, dtype=torch.float64)
+    part = strips.Strips(iter(maps.split(rows, dim=2)), top, top + height, 7)
+    first = 0
+    for _ in range(data.draw(st.integers(1, 6))):
+        first = data.draw(st.integers(first, height - 1))
+        last, told = data.draw(st.integers(first + 1, height + 3)), []
+        end = part.end - top
+        new = min(last, height) > end
+        known = part.between(top + first, top + last, told.append)
+        cut = known.cut(slice(top + first, top + last), slice(7, 20))
+        assert torch.equal(cut, maps[:, :, first:last]) and known.left == 7
+        assert told == sorted(told) and told[-1:] == [1] * new
+        assert part.held.shape[2] < max(last, end) - first + 2 * rows  # above and below, less than a strip
+    if first:
+        with pytest.raises(ValueError, match='not held'):
+            strips.Strips(iter([]), top + 1, top + 2, 0).between(top, top + 1)
 
 
 @pytest.mark.parametrize('name', WITH_STAGES)
@@ -45,8 +69,9 @@ def test_no_more_is_held_than_is_said_whatever_the_height(name):
     for height in (400, 800):
         image = torch.empty(1, 3, height, width, dtype=torch.float64, device='meta')
         with Counter() as counter:
-            strips.encode(encoder.stages(), image, rows, lambda n: None)
-        peaks.append(counter.peak / width - (3 + encoder.out_dim) * height)  # beside the image and the result
+            for strip in encoded(encoder, image, rows):
+                del strip
+        peaks.append(counter.peak / width - 3 * height)  # beside the image
     said = strips.floats_per_column(encoder.stages(), rows)
     assert peaks[0] == peaks[1] <= 1.5 * said and said <= 4 * peaks[0]
 
@@ -60,7 +85,7 @@ def test_hardly_any_row_is_computed_twice():
 
     stages = [strips.Stage(step, margin, 3) for margin in (2, 0, 1, 2)]
     rows = strips.rows_per_strip(stages, 50, 100, 0)
-    strips.encode(stages, torch.rand(1, 3, 2000, 50), rows, lambda n: None)
+    list(strips.encode(stages, iter(torch.rand(1, 3, 2000, 50).split(rows, dim=2)), 2000, rows))
     assert rows == 2 * strips.MARGINS and 1 <= sum(computed) / (4 * 2000) < 1 + 2 / strips.MARGINS
 
 
@@ -124,3 +149,26 @@ def test_a_reduction_is_encoded_once(monkeypatch):
     monkeypatch.setattr(strips, 'encode', lambda *a: encoded.append(a) or encode(*a))
     model.render(torch.rand(1, 3, 30, 30), (4, 5))
     assert len(encoded) == 1
+
+
+@pytest.mark.parametrize('fem', ['replicate', 'circular'])
+def test_no_row_is_encoded_again_for_the_next_tiles(monkeypatch, fem):
+    """Nor are the features of the whole image held, unless what lies beyond one border is at the other."""
+    model, lr = built(spec_of('msit', 'light', fem=fem)), torch.rand(1, 3, 90, 20, dtype=torch.float64)
+    expected = model.render(lr, (99, 30))
+    monkeypatch.setattr(rendering, 'HIGH', 20)
+    monkeypatch.setattr(rendering, 'HIGH_MARGINS', 0)
+    monkeypatch.setattr(rendering, 'STRIP_CPU', 1)
+    monkeypatch.setattr(strips, 'MARGINS', 1)
+    parts, heights, begin, between = [], [], model.strip_maps, strips.Strips.between
+    monkeypatch.setattr(model, 'strip_maps', lambda *given: parts.append(given) or begin(*given))
+
+    def watched(*given):
+        known = between(*given)
+        heights.append(known.maps.shape[2])
+        return known
+
+    monkeypatch.setattr(strips.Strips, 'between', watched)
+    assert (model.render(lr, (99, 30)) - expected).abs().max() <= 1e-12
+    assert len(parts) == 1 and len(heights) > 3
+    assert set(heights) == {90} if fem == 'circular' else max(heights) < 60
