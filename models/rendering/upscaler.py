@@ -114,6 +114,7 @@ def joined(bands: Sequence[P]) -> P:
 
 def checked(out: torch.Tensor) -> torch.Tensor:
     """What a model has rendered, on the CPU. Raises UserError if it is not finite."""
+    out = out.cpu()
     if not torch.stack(out.aminmax()).isfinite().all():  # which takes no more memory
         raise UserError('the result has values that are not finite: the weights do not suit this image')
-    return out.cpu()
+    return out
