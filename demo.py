@@ -253,7 +253,9 @@ def super_resolve(job: Job, args: argparse.Namespace, upscalers: Upscalers) -> t
     notes += writer.notes
     if job.compare:
         with error_prefix(job.source), as_notes(notes):
-            figure = beside_bicubic(picture, joined(bands), upscaler.model.spec['name'].upper())
+            result = joined(bands)
+            bands.clear()
+            figure = beside_bicubic(picture, result, upscaler.model.spec['name'].upper())
         notes += write_figure(job.compare, figure, picture.labels)
     scales = [n / m for n, m in zip(size, input_size)]
     facts = {

@@ -57,14 +57,14 @@ class Bicubic(ImplicitModel):
     def render(self, lr: torch.Tensor, size: Sequence[int], tile: int | None = None, **options: Any) -> torch.Tensor:
         """As in every decoder. Encoding takes no memory, so without `tile` the image is one tile."""
         check_image(lr, lr)
-        return super().render(lr, size, tile=tile or max(lr.shape), **options)
+        return super().render(lr, size, tile=max(lr.shape) if tile is None else tile, **options)
 
     def render_bands(
         self, lr: torch.Tensor, size: Sequence[int], tile: int | None = None, **options: Any
     ) -> Iterator[torch.Tensor]:
         """As in every decoder, see `render`."""
         check_image(lr, lr)
-        return super().render_bands(lr, size, tile=tile or max(lr.shape), **options)
+        return super().render_bands(lr, size, tile=max(lr.shape) if tile is None else tile, **options)
 
 
 def tap_weights(offset: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:

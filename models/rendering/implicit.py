@@ -171,7 +171,8 @@ class ImplicitModel(nn.Module, abc.ABC):
         return render(self, lr, size, **options)
 
     def render_bands(self, lr: torch.Tensor, size: Sequence[int], **options: Any) -> Iterator[torch.Tensor]:
-        """What `render` returns, in bands of rows from top to bottom, each made when it is asked for."""
+        """What `render` returns, in bands of rows from top to bottom, each made when it is asked for. A class that
+        overrides one of the two overrides both: the demo takes bands."""
         return render_bands(self, lr, size, **options)
 
     @property

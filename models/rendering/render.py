@@ -293,7 +293,8 @@ class Rendering:
             return rows
         top, bottom = self.extent(0)
         pixels = math.prod(int(blocks.output.max()) + 1 for blocks in self.axes) / (bottom - top)
-        return max(1, min(rows, int(self.floats() / 2 / (WRITTEN * pixels))))
+        host = free_memory(torch.device('cpu')) / 2 / (4 * len(self.lr))  # where the output is written from
+        return max(1, min(rows, int(min(self.floats(), host) / 2 / (WRITTEN * pixels))))
 
     def extent(self, axis: int) -> tuple[int, int]:
         """The first LR pixel of an axis that has output pixels, and the one after the last."""
@@ -306,11 +307,11 @@ class Rendering:
         """The image from top to bottom: every row of tiles of a region as wide as the image, or regions side by side
         with all of their tiles."""
         for rows, regions in itertools.groupby(self.regions(), lambda region: region[:2]):
-            parts = [self.rows_of_tiles(region) for region in regions]
-            if len(parts) > 1:
-                yield Band(rows, sum(parts, []))
+            first, *others = regions
+            if others:
+                yield Band(rows, [part for region in (first, *others) for part in self.rows_of_tiles(region)])
             else:
-                yield from (Band(row[0][:2], [(row, maps_of)]) for row, maps_of in parts[0])
+                yield from (Band(row[0][:2], [(row, maps_of)]) for row, maps_of in self.rows_of_tiles(first))
 
     def regions(self) -> list[Region]:
         """The parts of the LR image that are encoded one after the other: `tile` pixels to a side, or as large as
@@ -334,15 +335,15 @@ class Rendering:
     def render_band(self, band: Band, out: torch.Tensor, above: int) -> None:
         """Write the output pixels of a band to `out (B, 3, rows, w)`, and count them in `bar`; `above`: the rows of the
         output above it."""
-        for row, maps_of in band.parts:
-            self.render_row(row, maps_of, out, above)
+        while band.parts:  # taken out, so that the features of a region are freed before those of the next are made
+            self.render_row(*band.parts.pop(0), out, above)
 
     def render_row(self, row: list[Region], maps_of: MapsOf, out: torch.Tensor, above: int) -> None:
         """The same for a row of tiles. If it does not fit into memory, it is cut into four."""
         region = top, bottom, left, right = (*row[0][:3], row[-1][3])
         count = len(blocks_between(self.axes[0], top, bottom, 0).pixels)
         count *= len(blocks_between(self.axes[1], left, right, 0).pixels)
-        begun, quarters = self.bar.n, []
+        begun, quarters, maps = self.bar.n, [], None
 
         def encoded(share):
             self.bar.update(begun + int(share * self.shares * count) - self.bar.n)
@@ -350,7 +351,8 @@ class Rendering:
                 return_memory()
 
         try:
-            maps = maps_of(self.with_margin(top, bottom), self.encodes_in, encoded) if count else None
+            if count:
+                maps = maps_of(self.with_margin(top, bottom), self.encodes_in, encoded)
             encoded(1)
             if len(row) > 1:
                 return_memory()
@@ -361,7 +363,7 @@ class Rendering:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.bar.n = begun
+            self.bar.n, maps = begun, None
             quarters = cut_in_four(region)
             if not quarters:
                 raise UserError(

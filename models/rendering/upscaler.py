@@ -89,9 +89,11 @@ class Upscaler:
     def rendered(self, lr: torch.Tensor, size: Sequence[int]) -> Iterator[torch.Tensor]:
         """`lr (B, 3, H, W)` rendered, in bands `(B, 3, rows, w)` on the CPU."""
         lr = lr.to(self.device)
-        if not self.ensemble:
+        strips = self.strips(size)
+        least = -(-size[0] // lr.shape[2])  # the rows of a row of LR pixels, the lowest band that `render_bands` makes
+        if not self.ensemble and least <= len(strips[0]):
             return map(checked, self.model.render_bands(lr, size, **self.options))
-        parts = ((rows, range(size[1])) for rows in self.strips(size))  # as transposed images are made by columns
+        parts = ((rows, range(size[1])) for rows in strips)  # of the ensemble, transposed images are made by columns
         return (checked(self.render(lr, size, part)) for part in parts)
 
     def render(self, lr: torch.Tensor, size: Sequence[int], part: Sequence[range] | None) -> torch.Tensor:

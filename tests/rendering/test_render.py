@@ -384,6 +384,12 @@ def test_what_makes_no_sense_is_refused(arguments, said):
         built(TINY).render(torch.rand(1, 3, 4, 4, dtype=torch.float64), **arguments)
 
 
+@pytest.mark.parametrize('way', ['render', 'render_bands'])
+def test_no_tile_of_bicubic_is_of_no_size(way):
+    with pytest.raises(UserError, match='tile'):
+        list(getattr(models.load('bicubic'), way)(torch.rand(1, 3, 4, 4), (8, 8), tile=0))
+
+
 def test_an_image_of_another_shape_is_refused():
     with pytest.raises(UserError, match='LR image'):
         built(TINY).render(torch.rand(3, 4, 4, dtype=torch.float64), (5, 5))

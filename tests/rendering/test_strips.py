@@ -1,5 +1,7 @@
 """Encoding in strips is encoding the whole image, in little memory."""
 
+import weakref
+
 import pytest
 import torch
 from conftest import TINY
@@ -172,3 +174,22 @@ def test_no_row_is_encoded_again_for_the_next_tiles(monkeypatch, fem):
     assert (model.render(lr, (99, 30)) - expected).abs().max() <= 1e-12
     assert len(parts) == 1 and len(heights) > 3
     assert set(heights) == {90} if fem == 'circular' else max(heights) < 60
+
+
+def test_the_features_of_one_tile_are_held_at_a_time(monkeypatch):
+    """Where tiles of a given size lie side by side, each with features of its own."""
+    model, there, most = built(spec_of('msit', 'light')), weakref.WeakSet(), []
+    begin, encode = model.strip_maps, model.encode_part
+
+    def made(*given):
+        there.add(part := begin(*given))
+        return part
+
+    def counted(*given):
+        most.append(sum(part.held is not None for part in there))
+        return encode(*given)
+
+    monkeypatch.setattr(model, 'strip_maps', made)
+    monkeypatch.setattr(model, 'encode_part', counted)
+    model.render(torch.rand(1, 3, 8, 60, dtype=torch.float64), (9, 70), tile=8)
+    assert len(most) == 8 and max(most) == 1
