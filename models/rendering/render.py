@@ -23,6 +23,7 @@ from utils import Note, UserError, in_a_log, is_out_of_memory
 CHUNK = 50e6  # numbers that decoding holds at a time
 CHUNK_CPU = 1.4e6  # the same on each thread of a CPU, so few that they stay in its cache
 FULLEST = 32  # output pixels of one LR pixel that are decoded at once, along an axis
+SHARE = 0.55  # of free memory that encoding a tile may take on a CPU
 LARGEST_WORK = 4 * 2**30  # bytes that encoding a tile may take on a CPU, however much is free
 USEFUL, USEFUL_MARGINS = 224, 28  # sides of tiles on a CPU, in pixels and in margins: larger ones save little work
 HIGH, HIGH_MARGINS = 128, 17  # the same for their height alone: low ones make low bands
@@ -249,7 +250,7 @@ class Rendering:
     def floats(self) -> float:
         """How many numbers an image may hold beside its output, which takes no memory before it is written."""
         free = free_memory(self.lr.device)
-        work = min(max(free - (self.held or 0), free / 4) / 2, LARGEST_WORK) if self.on_cpu else free / 2
+        work = min(max(free - (self.held or 0), free / 4) * SHARE, LARGEST_WORK) if self.on_cpu else free / 2
         return work / (self.lr.element_size() * len(self.lr))
 
     def region_size(self, extent: Sequence[int]) -> tuple[int, int]:

@@ -318,7 +318,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize('encoder', PUBLISHED)
 def test_published_sizes_encode_hardly_any_pixel_twice(monkeypatch, encoder):
-    """By calculation: how many pixels the encoder, and MSNO and MSSA see, by their work, and what is held for them."""
+    """By calculation: how many pixels the encoder, and MSNO and MSSA see, and what is held for them."""
     with torch.device('meta'):
         args = {**TINY['args'], 'encoder_spec': {'name': encoder}, 'channels': 256, 'radius': 3}
         args |= {'msno_kernels': list(range(3, 34, 2)), 'mssa_kernels': [3, 5, 7, 9]}
@@ -341,10 +341,7 @@ def test_published_sizes_encode_hardly_any_pixel_twice(monkeypatch, encoder):
                     each = model.floats_per_pixel - model.encoder_floats()
                     assert 4 * (known + between + pixels * each) <= gigabytes * GB
                     seen += pixels
-        of_encoder, of_rest = (sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.msno))
-        of_rest += sum(p.numel() for p in model.mssa.parameters())
-        times = (of_encoder * encoded + of_rest * seen) / (of_encoder + of_rest) / (height * width)
-        assert times <= most
+        assert encoded <= most * height * width and seen <= most * height * width
 
 
 def with_margins(region, margin, height, width):
